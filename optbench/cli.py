@@ -1,0 +1,198 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from optbench import __version__
+from optbench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK, TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Commands(TyperGroup):
+    """Shows a `UserError` as its text alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"optbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+            raise typer.Exit(USAGE) from None
+        except BrokenPipeError:  # `optbench report | head`
+            sys.stderr.close()
+            raise typer.Exit(OK) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Benchmark optimizers: train a small CNN under every combination of a sweep, compare with confidence.",
+)
+
+
+class What(str, Enum):
+    optimizers = "optimizers"
+    schedules = "schedules"
+    datasets = "datasets"
+
+
+class Format(str, Enum):
+    table = "table"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"optbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder that holds a folder for each sweep.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the datasets. [default: $OPTBENCH_DATA, else the user's cache]")
+]
+
+
+@app.command()
+def run(
+    sweep: Annotated[Path, typer.Argument(help="Sweep file (YAML); 'optbench init' writes one.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on a CPU. [default: one per core]", show_default=False)
+    ] = None,
+    output: Output = Path("results"),
+    data_dir: DataDir = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the sweep, e.g. --set epochs=2. Repeatable."),
+    ] = None,
+    stack_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials trained together; 1 measures time. [default: what the device likes]"),
+    ] = None,
+) -> None:
+    """Train every trial of a sweep that is not there yet. Run it again to resume."""
+    from optbench import spec
+
+    parsed = spec.load(sweep, settings or [])
+    from optbench import datasets, estimate, progress
+    from optbench.report import formats, tables
+    from optbench.run import execute, make_plan
+
+    plan = make_plan(parsed, output, device, workers, stack_size)
+    console = _console(stderr=not dry_run)
+    console.print(progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan)))
+    if dry_run:
+        return
+    if not plan.stacks:
+        console.print(f"nothing to do: all {len(plan.trials)} trials are in {plan.store.folder}", soft_wrap=True)
+    else:
+        datasets.ensure(parsed.dataset, data_dir)
+    with progress.Progress(plan, console) as display, progress.interruptible():
+        try:
+            for event in execute(plan, data_dir):
+                display.update(event)
+        except KeyboardInterrupt:
+            display.stop()
+            command = progress.command_line(sys.argv)
+            console.print(f"{display.done}/{len(plan.trials)} done; resume with: {command}", soft_wrap=True, markup=False)
+            raise typer.Exit(INTERRUPTED) from None
+    console.print(display.summary(), soft_wrap=True, markup=False)
+    if display.done > display.failed:
+        path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
+        console.print(f"report: {path} (tables: optbench report {plan.store.folder})", soft_wrap=True, markup=False)
+    if display.failed:
+        raise typer.Exit(TRIAL_FAILED)
+
+
+@app.command()
+def report(
+    results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How the tables are written.")] = Format.table,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Comparison tables: optimizers, schedules, batch sizes, dropout rates, accuracy by epoch."""
+    from optbench.report import formats, tables
+    from optbench.store import Store, newest
+
+    built = tables.build(Store(results or newest(Path("results"))))
+    if format is Format.table and output is None:
+        formats.terminal(built, _console())
+        return
+    text = formats.plain(built) if format is Format.table else formats.FORMATS[format.value](built)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+@app.command()
+def status(
+    results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+) -> None:
+    """How far a sweep is, also while it runs."""
+    from optbench.report import formats, tables
+    from optbench.store import Store, newest
+
+    formats.print_table(tables.status(Store(results or newest(Path("results")))), _console())
+
+
+@app.command("list")
+def list_(what: Annotated[What, typer.Argument(help="What to list.", show_default=False)]) -> None:
+    """The optimizers, schedules or datasets that a sweep file may name."""
+    from optbench.report import formats, listings
+
+    formats.print_table(listings.LISTINGS[what.value](), _console())
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("sweep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """Write a commented sweep file to start from."""
+    from importlib import resources
+
+    text = (resources.files("optbench") / "data" / "starter.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UserError(f"{path} is there already; --force overwrites it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"wrote {path}; next: optbench run {path}")
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)

@@ -1,0 +1,64 @@
+"""How long and how large a run will be: a few steps of each batch size are timed on the device that will train."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import torch
+
+from optbench import engine
+from optbench.datasets import DATASETS, Dataset, Split
+from optbench.run import Plan
+from optbench.stacks import Stack
+
+BYTES_PER_ROW = 130  # measured on finished sweeps: zstd and dictionaries leave little but the metrics
+_STEPS, _IMAGES = 4, 256
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Size of the rows that the run will add."""
+    return sum(len(stack) * (stack.epochs + 1) for stack in plan.stacks) * BYTES_PER_ROW
+
+
+def seconds(plan: Plan) -> float:
+    """Expected duration of the run, from a few measured steps on random images; takes about a second."""
+    if not plan.stacks:
+        return 0.0
+    if plan.device == "cpu":
+        torch.set_num_threads(1)  # like the workers
+    engine.make_deterministic()
+    info = DATASETS[plan.sweep.dataset]
+    evaluated = 2 * info.val + info.test
+    total = 0.0
+    rates: dict[tuple[int, int], tuple[float, float]] = {}
+    for stack in plan.stacks:
+        key = stack.batch_size, len(stack)
+        if key not in rates:
+            rates[key] = _seconds_per_image(stack, plan.device)
+        training, evaluation = rates[key]
+        total += stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
+    # The last stack to finish keeps one worker busy while the others wait.
+    return total / plan.workers
+
+
+def _seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
+    """Seconds for one image of every trial of the stack: to train on it and to evaluate it."""
+    info = DATASETS[stack.dataset]
+    n = min(info.train, max(_STEPS, _IMAGES // stack.batch_size) * stack.batch_size)
+    generator = torch.Generator().manual_seed(0)
+
+    def split(size: int) -> Split:
+        images = torch.randint(256, (size, 28, 28), generator=generator, dtype=torch.uint8)
+        return Split(images, torch.randint(10, (size,), generator=generator))
+
+    evaluated = split(_IMAGES)
+    data = Dataset(stack.dataset, dataclasses.replace(info, val=_IMAGES), split(n), evaluated, evaluated, evaluated)
+    once = Stack(tuple(dataclasses.replace(trial, epochs=2) for trial in stack.trials))
+    trained, clocks = [], []
+    for rows in engine.train(once, data, device):
+        trained.append(rows[0]["train_seconds"])
+        clocks.append(time.perf_counter())
+    training = trained[2] - trained[1]  # the first epoch warms up
+    evaluation = (clocks[2] - clocks[1]) - training
+    return training / n, max(0.0, evaluation) / (3 * _IMAGES)

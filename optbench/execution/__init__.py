@@ -1,0 +1,32 @@
+"""Where stacks run: `run` yields what happens to them, in the order in which it happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from optbench.execution.event import Event, Failure
+from optbench.stacks import Stack
+
+__all__ = ["Event", "Failure", "default_workers", "run"]
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(stacks: Sequence[Stack], device: str, workers: int, data_dir: Path | None) -> Iterator[Event]:
+    """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
+
+    Yields (stack, rows) after every epoch and (stack, Failure) when a stack is given up; a stack whose rows begin
+    again with epoch 0 was started again. Closing the iterator stops all work.
+    """
+    if device == "cpu":
+        from optbench.execution.processes import run_in_processes
+
+        return run_in_processes(stacks, workers, data_dir)
+    from optbench.execution.in_process import run_in_process
+
+    return run_in_process(stacks, device, data_dir)

@@ -1,0 +1,189 @@
+"""What a person sees while a sweep runs, on stderr: a live display in a terminal, else one plain line per stack."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from optbench.execution import Event, Failure
+from optbench.run import Plan
+from optbench.stacks import Stack
+from optbench.trials import Trial
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
+    """The plan in words: trials per optimizer, stacks, and what they will cost."""
+    sweep = plan.sweep
+    total = Counter(trial.optimizer for trial in plan.trials)
+    missing = Counter(trial.optimizer for stack in plan.stacks for trial in stack.trials)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
+        table.add_column(heading, justify="left" if heading == "optimizer" else "right")
+    for label, trials in total.items():
+        n = len(sweep.seeds)
+        table.add_row(Text(label), str(trials // n), str(n), str(trials), str(missing[label]))
+    where = "1 process" if plan.workers == 1 else f"{plan.workers} processes"
+    head = f"{sweep.name}: {len(plan.trials)} trials of {sweep.epochs} epochs on {sweep.dataset}"
+    parts: list[RenderableType] = [Text(head, style="bold"), table]
+    if plan.missing:
+        parts.append(
+            Text(
+                f"{plan.missing} trials to run in {len(plan.stacks)} stacks on {plan.device} ({where}): about "
+                f"{duration(seconds)} (from a few timed steps), {max(1, round(disk_bytes / 1024)):,} KiB in {plan.store.folder}"
+            )
+        )
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
+    return Group(*parts)
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command that was typed, to be typed again."""
+    return shlex.join([Path(argv[0]).name, *argv[1:]])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, which batch systems send, ends a run like Ctrl-C: what is finished is kept."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Progress:
+    """Counts what the events say; use as a context manager around them."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._trials = {trial.trial_id: trial for trial in plan.trials}
+        self._total = Counter(trial.optimizer for trial in plan.trials)
+        missing = Counter(trial.optimizer for stack in plan.stacks for trial in stack.trials)
+        self._done = Counter({label: self._total[label] - missing[label] for label in self._total})
+        self._epochs: dict[str, int] = {}
+        self._all_epochs = sum(len(stack) * stack.epochs for stack in plan.stacks)
+        self._best: dict[str, tuple[float, Trial, int]] = {}
+        self._stacks_done = 0
+        self._started = time.monotonic()
+        self.diverged = self.failed = 0
+        # A terminal is redrawn by Live's own thread, so the clock runs on between events.
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    @property
+    def done(self) -> int:
+        """Trials that need no more training, those of earlier runs included."""
+        return self._done.total()
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the live display away."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def summary(self) -> str:
+        """How the run ended."""
+        took = duration(time.monotonic() - self._started)
+        return (
+            f"{self.done}/{len(self._plan.trials)} trials done ({self.diverged} diverged and {self.failed} failed in this "
+            f"run, {took})"
+        )
+
+    def update(self, event: Event) -> None:
+        stack, message = event
+        if isinstance(message, Failure):
+            self.failed += len(stack)
+            self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
+            return
+        metric = self._plan.sweep.metric
+        for row in message:
+            trial, value = self._trials[row["trial_id"]], row[metric]
+            better = value if metric.endswith("accuracy") else -value
+            if not math.isnan(value) and better > self._best.get(trial.optimizer, (-math.inf,))[0]:
+                self._best[trial.optimizer] = better, trial, row["epoch"]
+        epoch = message[0]["epoch"]
+        self._epochs[stack.stack_id] = epoch
+        if epoch == stack.epochs:
+            diverged = sum(row["status"] == "diverged" for row in message)
+            self.diverged += diverged
+            self._done.update(trial.optimizer for trial in stack.trials)
+            best = max(message, key=lambda row: -math.inf if math.isnan(row["val_accuracy"]) else row["val_accuracy"])
+            name = self._trials[best["trial_id"]].optimizer
+            self._finish_stack(
+                stack,
+                f"best val_accuracy {best['val_accuracy']:.4f} ({name})" + (f", {diverged} diverged" if diverged else ""),
+            )
+
+    def _finish_stack(self, stack: Stack, result: str) -> None:
+        self._stacks_done += 1
+        if not self._console.is_terminal:
+            line = (
+                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trials, batch_size {stack.batch_size}, "
+                f"{result}; {self.done}/{len(self._plan.trials)} trials done, {self._time_left()}"
+            )
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _share(self) -> float:
+        sizes = {stack.stack_id: len(stack) for stack in self._plan.stacks}
+        return sum(sizes[i] * epoch for i, epoch in list(self._epochs.items())) / max(1, self._all_epochs)
+
+    def _time_left(self) -> str:
+        elapsed, share = time.monotonic() - self._started, self._share()
+        return f"{duration(elapsed * (1 - share) / share)} left" if share else "time left not known yet"
+
+    def _render(self) -> RenderableType:
+        elapsed = duration(time.monotonic() - self._started)
+        epochs = sum(self._epochs[s.stack_id] * len(s) for s in self._plan.stacks if s.stack_id in self._epochs)
+        head = Text(
+            f"{self._plan.sweep.name}: {self.done}/{len(self._plan.trials)} trials · "
+            f"{epochs}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
+        )
+        if self.diverged or self.failed:
+            head.append(f" · {self.diverged} diverged · {self.failed} failed", style="yellow")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("optimizer")
+        table.add_column("trials", justify="right")
+        table.add_column(f"best {self._plan.sweep.metric}", justify="right")
+        table.add_column("with", no_wrap=True, overflow="ellipsis")
+        for label, total in self._total.items():
+            best, value, where = self._best.get(label), "–", ""
+            if best:
+                value = f"{abs(best[0]):.4f}"
+                trial, epoch = best[1], best[2]
+                where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
+            table.add_row(Text(label), f"{self._done[label]}/{total}", value, Text(where))
+        bar = ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width))
+        return Group(head, bar, table)

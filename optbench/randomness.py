@@ -1,0 +1,82 @@
+"""Random numbers that depend on the seed alone: not on the stack, the worker, the device or the torch version.
+
+Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a key and a counter to four
+random words with integer arithmetic only, so CPU and CUDA agree to the bit. The seed is the key; the counter names
+the draw: (index, block, epoch, stream). Trials with the same seed draw the same numbers, so comparisons are paired.
+
+Shapes: S seeds, N numbers or examples, P parameters of one trial, F dropout units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# The last counter word separates the uses of one seed from each other.
+_WEIGHTS, _ORDER, _DROPOUT = 0, 1, 2
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32-bit word of a·b; both below 2³². Split so that no product leaves int64."""
+    low, high = (a & 0xFFFF) * b, (a >> 16) * b
+    middle = (low >> 16) + high  # < 2⁴⁹
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def philox(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Philox4x32-10. All words are int64 tensors holding 32-bit values, of broadcastable shapes; returns four."""
+    k0, k1 = key
+    c0, c1, c2, c3 = counter
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def _draw(seeds: Sequence[int], index: Tensor, blocks: int, epoch: int, stream: int) -> Tensor:
+    """Random words of shape (S, *index.shape, blocks·4); `index` may have a leading S of its own (S or 1)."""
+    device = index.device
+    seed = torch.tensor(list(seeds), dtype=torch.int64, device=device).view(-1, *[1] * index.dim())
+    block = torch.arange(blocks, device=device)
+    c0 = index.unsqueeze(-1).expand(len(seeds), *index.shape[1:], blocks)
+    words = philox(
+        (seed & _WORD, seed >> 32),
+        (c0, block.expand_as(c0), torch.full_like(c0, epoch), torch.full_like(c0, stream)),
+    )
+    return torch.stack(words, dim=-1).flatten(-2)
+
+
+def _uniform(words: Tensor) -> Tensor:
+    """float32 in [0, 1) from the upper 24 bits of each word: exact, hence equal on every device."""
+    return (words >> 8).to(torch.float32) * 2.0**-24
+
+
+def weights(seeds: Sequence[int], n: int, device: torch.device | str) -> Tensor:
+    """Uniform numbers in [0, 1) for the initial weights of each seed, float32 (S, P) with P = n."""
+    index_1P = torch.arange((n + 3) // 4, device=device).unsqueeze(0)
+    return _uniform(_draw(seeds, index_1P, 1, 0, _WEIGHTS)).flatten(1)[:, :n]
+
+
+def permutation(seeds: Sequence[int], epoch: int, n: int, device: torch.device | str) -> Tensor:
+    """A random order of 0 … n-1 for each seed in this epoch, int64 (S, N)."""
+    index_1N = torch.arange(n, device=device).unsqueeze(0)
+    words_SN4 = _draw(seeds, index_1N, 1, epoch, _ORDER)
+    key_SN = (words_SN4[..., 0] << 31) ^ words_SN4[..., 1]
+    return torch.argsort(key_SN, dim=1, stable=True)
+
+
+def dropout(seeds: Sequence[int], epoch: int, first: int, n: int, units: int, device: torch.device | str) -> Tensor:
+    """Uniform numbers in [0, 1) that decide dropout, float32 (S, N, F), F = units (a multiple of 4).
+
+    They belong to the examples at positions first … first+n-1 of the epoch's order, whatever the batch size.
+    """
+    index_1N = torch.arange(first, first + n, device=device).unsqueeze(0)
+    return _uniform(_draw(seeds, index_1N, units // 4, epoch, _DROPOUT))

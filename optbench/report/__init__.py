@@ -1,0 +1,1 @@
+"""Numbers → tables. `tables.py` says which tables a sweep has, `formats.py` how a table looks."""

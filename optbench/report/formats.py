@@ -1,0 +1,183 @@
+"""How a report looks: in a terminal, as Markdown, CSV, JSON or LaTeX."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pandas as pd
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from optbench.report.tables import Column, Report, Table
+
+JSON_VERSION = 1
+_MISSING = "–"
+_FREE_TEXT = {"configuration", "hyperparameters", "parameters", "learning rate", "here", "licence"}
+
+
+def cell(column: Column, row: Any, plus_minus: str = " ± ") -> str:
+    """A value as text, with its interval where it has one."""
+    value, half = row[column.name], row.get(f"{column.name}_interval", math.nan)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return _MISSING
+    if column.kind in ("percent", "points"):
+        text = f"{100 * value:+.2f}" if column.kind == "points" else f"{100 * value:.2f}"
+        return text if math.isnan(half) else f"{text}{plus_minus}{100 * half:.2f}"
+    if column.kind == "seconds":
+        return f"{value:.2f}" if math.isnan(half) else f"{value:.2f}{plus_minus}{half:.2f}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cells(table: Table, plus_minus: str = " ± ") -> list[list[str]]:
+    return [[cell(column, row, plus_minus) for column in table.columns] for row in table.data.to_dict("records")]
+
+
+# ---------------------------------------------------------------- terminal
+
+
+def terminal(report: Report, console: Console) -> None:
+    """Print to a console; a table wider than it is printed in parts that repeat the first column."""
+    console.print(Text(f"{report.sweep}: {report.summary}", style="bold"))
+    for table in report.tables:
+        console.print()
+        print_table(table, console)
+
+
+def plain(report: Report) -> str:
+    """The terminal's tables as text, wide enough for every column."""
+    stream = StringIO()
+    terminal(report, Console(file=stream, width=200, no_color=True, highlight=False))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def print_table(table: Table, console: Console) -> None:
+    console.print(Text(table.title, style="bold"))
+    rows = _cells(table)
+    for part in _fitting(table, rows, console.width):
+        console.print(_rich(table, rows, part))
+    console.print(Text(table.caption, style="dim"))
+
+
+def _needed(table: Table, rows: list[list[str]], index: int) -> int:
+    """Width without which a column would break inside a word or a number; free text may fold."""
+    column, heading = table.columns[index], max(map(cell_len, table.columns[index].heading.split()))
+    if column.name in _FREE_TEXT:
+        return max(heading, 18)
+    return max([heading, *(cell_len(row[index]) for row in rows)])
+
+
+def _fitting(table: Table, rows: list[list[str]], width: int) -> list[list[int]]:
+    """Column indices of each part of the table, such that every part fits the width."""
+    needed = [_needed(table, rows, i) + 2 for i in range(len(table.columns))]
+    parts, used = [[0]], needed[0]
+    for i in range(1, len(needed)):
+        if used + needed[i] > width and len(parts[-1]) > 1:
+            parts.append([0])
+            used = needed[0]
+        parts[-1].append(i)
+        used += needed[i]
+    return parts
+
+
+def _rich(table: Table, rows: list[list[str]], part: list[int]) -> RichTable:
+    rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i in part:
+        column = table.columns[i]
+        justify = "left" if column.kind == "text" else "right"
+        free = column.name in _FREE_TEXT
+        rich.add_column(
+            Text(column.heading),
+            justify=justify,  # type: ignore[arg-type]
+            overflow="fold",
+            min_width=None if free else _needed(table, rows, i),
+        )
+    for row in rows:
+        rich.add_row(*(Text(row[i]) for i in part))
+    return rich
+
+
+# ---------------------------------------------------------------- files
+
+
+def markdown(report: Report) -> str:
+    lines = [f"# {_markdown(report.sweep)}", "", report.summary + "."]
+    for table in report.tables:
+        lines += ["", f"## {table.title}", ""]
+        lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
+        lines.append("|" + "|".join(" :-- " if column.kind == "text" else " --: " for column in table.columns) + "|")
+        lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in _cells(table)]
+        lines += ["", _markdown(table.caption)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def csv(report: Report) -> str:
+    """All tables below each other; the column `table` tells them apart."""
+    tables = [table.data.assign(table=table.title) for table in report.tables]
+    frame = pd.concat([t[["table", *t.columns.drop("table")]] for t in tables], ignore_index=True)
+    stream = StringIO()
+    frame.to_csv(stream, index=False, lineterminator="\n")
+    return stream.getvalue()
+
+
+def to_json(report: Report) -> str:
+    tables = [
+        {"title": t.title, "caption": t.caption, "rows": json.loads(t.data.to_json(orient="records", double_precision=15))}
+        for t in report.tables
+    ]
+    content = {"version": JSON_VERSION, "sweep": report.sweep, "summary": report.summary, "tables": tables}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def latex(report: Report) -> str:
+    """Tables for a paper; they need the package booktabs."""
+    parts = [f"% {report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}."]
+    for table in report.tables:
+        alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+        body = [" & ".join(_latex(c.heading) for c in table.columns) + r" \\"]
+        body += [r"\midrule"]
+        body += [" & ".join(map(_latex, row)) + r" \\" for row in _cells(table)]
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{_latex(table.title)}. {_latex(table.caption)}}}",
+                    rf"\begin{{tabular}}{{{alignment}}}",
+                    r"\toprule",
+                    *body,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+} | {character: "\\" + character for character in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {"markdown": markdown, "csv": csv, "json": to_json, "latex": latex}

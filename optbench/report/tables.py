@@ -1,0 +1,189 @@
+"""Which tables a sweep has: one for each axis that it varies, in the form of the tables people know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from optbench import stats
+from optbench.errors import UserError
+from optbench.store import Outline, Store
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it is shown: `name` in the data, and how its values are written.
+
+    kind: "text", "count", "percent" (a share, shown × 100), "points" (a difference of shares, likewise) or "seconds".
+    A column `<name>_interval` in the data is shown as ± half width.
+    """
+
+    name: str
+    heading: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: `data` holds plain numbers, `columns` say which of them are shown and how; the first is the key."""
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    data: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Report:
+    """The tables of a sweep, and the line above them that counts its trials."""
+
+    sweep: str
+    summary: str
+    tables: tuple[Table, ...]
+
+
+_AXES = {
+    "optimizer": ("Optimizers", "optimizer"),
+    "schedule": ("Learning-rate schedules", "schedule"),
+    "batch_size": ("Batch sizes and training time", "batch size"),
+    "dropout": ("Dropout rates", "dropout"),
+    "lr": ("Learning rates", "lr"),
+}
+_TRAIN = Column("train_accuracy", "train accuracy %", "percent")
+_VAL = Column("val_accuracy", "validation accuracy %", "percent")
+_TEST = Column("test_accuracy", "test accuracy %", "percent")
+_GAP = Column("gap", "train − validation", "points")
+_SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
+_SCORES = {"batch_size": (_TEST, _VAL, _SECONDS), "dropout": (_TRAIN, _VAL, _GAP)}
+
+
+def build(store: Store) -> Report:
+    """The report of a folder of results. Raises `UserError` when nothing in it can be shown."""
+    rows, outline = store.rows(), store.outline()
+    if outline is not None:
+        rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
+    metric = outline.metric if outline else "val_accuracy"
+    name = outline.name if outline else store.folder.name
+    summary = count(rows, outline)
+    rows, hyperparameters = stats.with_hyperparameters(stats.with_dropout_labels(rows))
+    finals = stats.final(rows)
+    if finals.empty:
+        raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
+    shared = (
+        f"Best configuration of each row by mean {metric} over its seeds, which are also the seeds of its scores; "
+        "last epoch; ± is the 95 % interval of the mean (Student's t)."
+    )
+    varying = stats.varying(finals, stats.AXES)
+    within = [a for a in varying if a != "optimizer"] + hyperparameters
+    tables = [_axis(finals, "optimizer", [], within, metric, shared)]
+    keys = ["optimizer"] if "optimizer" in varying else []
+    tables += [_axis(finals, axis, keys, within, metric, shared) for axis in varying if axis != "optimizer"]
+    tables += [_axis(finals, axis, ["optimizer"], within, metric, shared) for axis in hyperparameters]
+    tables.append(_epochs(rows, finals, metric))
+    return Report(name, summary, tuple(tables))
+
+
+def count(rows: pd.DataFrame, outline: Outline | None) -> str:
+    """How many trials there are in which state, in words."""
+    states = rows.drop_duplicates("trial_id")["status"].value_counts().to_dict()
+    total = len(outline.trial_ids) if outline else sum(states.values())
+    states["missing"] = total - sum(states.values())
+    order = ("finished", "diverged", "failed", "running", "missing")
+    shown = [f"{states[state]} {state}" for state in order if states.get(state)]
+    return f"{total} trial{'s' * (total != 1)}: {', '.join(shown) or 'none'}"
+
+
+def status(store: Store) -> Table:
+    """How many trials of each optimizer are in which state; works while the sweep runs."""
+    rows, outline = store.rows(), store.outline()
+    if outline is None:
+        raise UserError(f"{store.folder}: no sweep has run here")
+    rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
+    states = ["finished", "diverged", "failed", "running"]
+    last = rows.sort_values("epoch", kind="stable").drop_duplicates("trial_id", keep="last")
+    # A diverged trial trains on to its last epoch; until then it is under way.
+    last["status"] = last["status"].where((last["epoch"] == last["epochs"]) | (last["status"] == "failed"), "running")
+    counts = last.groupby("optimizer")["status"].value_counts().unstack(fill_value=0)
+    data = pd.DataFrame({"optimizer": list(outline.optimizers), "trials": list(outline.optimizers.values())})
+    for state in states:
+        found = counts[state].to_dict() if state in counts else {}
+        data[state] = [int(found.get(label, 0)) for label in data["optimizer"]]
+    data["missing"] = data["trials"] - data[states].sum(axis=1)
+    done = int(data["finished"].sum() + data["diverged"].sum())
+    columns = [Column("optimizer", "optimizer"), *(Column(c, c, "count") for c in ("trials", *states, "missing"))]
+    caption = f"{done}/{len(outline.trial_ids)} trials done in {store.folder}."
+    return Table(f"Status of {outline.name}", caption, tuple(columns), data)
+
+
+def _axis(
+    finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence[str], metric: str, shared: str
+) -> Table:
+    """The table of one axis; `keys` are the columns that group it further, `within` what a configuration chooses."""
+    by = [*keys, axis]
+    if axis not in stats.AXES:  # a hyperparameter that some optimizers do not have
+        optimizers = finals.groupby("optimizer")[axis].nunique()
+        finals = finals[finals["optimizer"].isin(optimizers[optimizers > 1].index)]
+    data = stats.compare(finals, by, metric)
+    if axis != "optimizer":
+        data = _in_order(data, by)
+    choices = [name for name in within if name not in by]
+    configurations = finals.drop_duplicates("configuration_id").set_index("configuration_id")
+    data["configuration"] = [_configuration(configurations.loc[i], choices) for i in data["configuration_id"]]
+    data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
+    title, heading = _AXES.get(axis, (f"Hyperparameter {axis}", axis))
+    columns = [Column(key, key) for key in keys] + [Column(axis, heading)]
+    columns += [*_SCORES.get(axis, (_TEST, _VAL)), Column("n", "n", "count"), Column("diverged_of", "diverged", "count")]
+    if choices:
+        columns.append(Column("configuration", "best configuration"))
+    caption = shared
+    if axis == "batch_size":
+        caption += " Seconds are measured on trials that ran alone on the machine"
+        alone = data["seconds_per_epoch"].notna().any()
+        caption += "." if alone else ", and here none did: see 'optbench run --workers 1 --stack-size 1'."
+    return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]))
+
+
+def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Groups in the order of their best row, values within a group in ascending order."""
+    ranks = {name: {value: i for i, value in enumerate(data[name].unique())} for name in by[:-1]}
+
+    def key(column: pd.Series) -> pd.Series:
+        if column.name in ranks:
+            return column.map(ranks[column.name])
+        return pd.to_numeric(column, errors="coerce") if column.name == "dropout" else column
+
+    return data.sort_values(list(by), key=key, kind="stable")
+
+
+def _configuration(row: pd.Series, choices: Sequence[str]) -> str:
+    shown = {name: row[name] for name in choices if not _missing(row[name])}
+    return ", ".join(f"{name}={_number(value)}" for name, value in shown.items())
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _epochs(rows: pd.DataFrame, finals: pd.DataFrame, metric: str) -> Table:
+    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, two columns per optimizer."""
+    best = stats.compare(finals, ["optimizer"], metric)
+    curves = stats.by_epoch(rows, best["configuration_id"].tolist())
+    data = pd.DataFrame({"epoch": sorted(curves["epoch"].unique())})
+    columns = [Column("epoch", "epoch", "count")]
+    for optimizer in best["optimizer"]:
+        curve = curves[curves["optimizer"] == optimizer].set_index("epoch")
+        if curve.empty:  # every seed diverged
+            continue
+        for split, word in (("train_accuracy", "train"), ("val_accuracy", "validation")):
+            data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
+            columns.append(Column(f"{optimizer} {split}", f"{optimizer} {word} %", "percent"))
+    caption = "Mean over the seeds of each optimizer's best configuration; epoch 0 is before training."
+    return Table("Training and validation accuracy", caption, tuple(columns), data)

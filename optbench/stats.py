@@ -1,0 +1,118 @@
+"""Rows → numbers: pure functions on data frames, without I/O. Columns are those of `store.COLUMNS`.
+
+Accuracies are shares between 0 and 1. "Final" means the last epoch of a trial that was trained to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+AXES = ("optimizer", "schedule", "batch_size", "dropout")
+SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
+
+
+def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """`dropout` as text, so that trials with two different rates ("0.1 + 0.25") group and sort beside the others."""
+    pairs = rows[["dropout_conv", "dropout_linear"]].drop_duplicates()
+    labels = {(a, b): f"{a:g}" if a == b else f"{a:g} + {b:g}" for a, b in pairs.itertuples(index=False)}
+    keys = zip(rows["dropout_conv"], rows["dropout_linear"], strict=True)
+    return rows.assign(dropout=pd.Series([labels[key] for key in keys], index=rows.index, dtype=object))
+
+
+def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Columns for `lr` and the other hyperparameters that vary within an optimizer, as text where they are not numbers."""
+    parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
+    names = list(dict.fromkeys(name for values in parsed.values() for name in values))
+    columns = {
+        name: rows["hyperparameters"].map({text: _plain(values.get(name)) for text, values in parsed.items()})
+        for name in names
+    }
+    wide = rows.assign(**columns)
+    varying = [n for n in ("lr", *names) if (wide.groupby("optimizer")[n].nunique() > 1).any()]
+    return wide[[*rows.columns, *(name for name in varying if name != "lr")]], varying
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, (list, bool)) else value
+
+
+def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that hold more than one value."""
+    return [name for name in columns if rows[name].nunique(dropna=False) > 1]
+
+
+def final(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each trial that needs no more training: its last epoch, and `gap` = train − val accuracy."""
+    last = rows[(rows["epoch"] == rows["epochs"]) & rows["status"].isin(["finished", "diverged"])]
+    return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % confidence interval, t · s / √n with n − 1 degrees of freedom (Student, 1908).
+
+    NaN for what cannot be said: the mean of nothing, the width from fewer than two values.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n == 0:
+        return math.nan, math.nan
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+
+
+def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
+    """The best configuration of each group: the highest mean `metric` over its seeds (the lowest for a loss).
+
+    A configuration with a diverged seed comes after all without one. Returns configuration ids indexed by group.
+    """
+    sign = -1.0 if metric.endswith("loss") else 1.0
+    scores = finals.assign(score=sign * finals[metric], lost=finals["status"] == "diverged")
+    table = scores.groupby([*by, "configuration_id"], sort=False).agg(score=("score", "mean"), lost=("lost", "mean"))
+    ranked = table.reset_index().sort_values(
+        ["lost", "score", "configuration_id"], ascending=[True, False, True], na_position="last"
+    )
+    return ranked.groupby(list(by), sort=False)["configuration_id"].first()
+
+
+def compare(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+    """One row for each group: its best configuration's scores, each with the half width `…_interval`.
+
+    `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group. `seconds_per_epoch` is
+    measured on trials that ran alone and NaN where there are none. Best group first.
+    """
+    chosen = select(finals, by, metric)
+    result = []
+    for key, group in finals.groupby(list(by), sort=False):
+        configuration = group[group["configuration_id"] == chosen[key if len(by) > 1 else key[0]]]
+        usable = configuration[configuration["status"] == "finished"]
+        alone = usable[(usable["stack_size"] == 1) & (usable["workers"] == 1)]
+        row = dict(zip(by, key, strict=True))
+        for score in SCORES:
+            row[score], row[f"{score}_interval"] = interval(usable[score].tolist())
+        row["val_loss"] = interval(usable["val_loss"].tolist())[0]
+        row["seconds_per_epoch"], row["seconds_per_epoch_interval"] = interval(
+            (alone["train_seconds"] / alone["epochs"]).tolist()
+        )
+        row["n"], row["trials"] = len(usable), len(group)
+        row["diverged"] = int((group["status"] == "diverged").sum())
+        row["configuration_id"] = configuration["configuration_id"].iloc[0]
+        result.append(row)
+    return pd.DataFrame(result).sort_values(metric, ascending=metric.endswith("loss"), na_position="last", kind="stable")
+
+
+def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
+    """Mean train and validation accuracy of these configurations after each epoch, over their finished trials."""
+    usable = rows[rows["configuration_id"].isin(list(configurations)) & (rows["status"] == "finished")]
+    scores = ["train_accuracy", "val_accuracy"]
+    table = usable.groupby(["optimizer", "epoch"], sort=False)[scores].agg(["mean", "count"])
+    table.columns = pd.Index(["train_accuracy", "n", "val_accuracy", "_"])
+    return table.drop(columns="_").reset_index()

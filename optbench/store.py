@@ -1,0 +1,220 @@
+"""Rows in and out of parquet: one flat folder per sweep, one part per stack, one row per trial and epoch.
+
+    results/<sweep>/part-<stack>.parquet    rows; `pandas.read_parquet("results/<sweep>")` works at any moment
+    results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from optbench.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA_VERSION = 1
+
+_text, _real = pa.string(), pa.float64()
+# Name, type, and what the column says. The README's table of columns is held against this one by a test.
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("sweep", _text, "name of the sweep"),
+    ("phase", _text, "tune: a trial that configurations are selected by"),
+    ("trial_id", _text, "hash of the resolved trial"),
+    ("configuration_id", _text, "hash of the resolved trial without its seed"),
+    ("dataset", _text, "digits, mnist or fashion_mnist"),
+    ("epochs", pa.int32(), "how many epochs the trial trains"),
+    ("optimizer", _text, "label in the sweep file"),
+    ("algorithm", _text, "update rule behind the label"),
+    ("lr", _real, "base learning rate"),
+    ("hyperparameters", _text, "the optimizer's other hyperparameters, JSON"),
+    ("schedule", _text, "learning-rate schedule with what differs from its defaults"),
+    ("batch_size", pa.int32(), "images per step"),
+    ("dropout", _real, "dropout rate; null where the two rates differ"),
+    ("dropout_conv", _real, "dropout rate after the convolutions"),
+    ("dropout_linear", _real, "dropout rate after the linear layer"),
+    ("seed", pa.int64(), "seed of initial weights, batch order and dropout"),
+    ("epoch", pa.int32(), "epochs trained; 0 is before training"),
+    ("step", pa.int64(), "updates made"),
+    ("status", _text, "finished, running, diverged or failed; the same in all rows of a trial"),
+    ("scheduled_lr", _real, "learning rate of the epoch's last step"),
+    ("train_loss", _real, "mean cross-entropy on the train-eval slice, dropout off"),
+    ("train_accuracy", _real, "share of the train-eval slice classified correctly, 0 to 1"),
+    ("val_loss", _real, "the same on the validation set"),
+    ("val_accuracy", _real, "the same on the validation set"),
+    ("test_loss", _real, "the same on the test set"),
+    ("test_accuracy", _real, "the same on the test set"),
+    ("train_seconds", _real, "seconds of training so far, evaluation excluded, of the whole stack"),
+    ("stack", _text, "id of the stack"),
+    ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
+    ("workers", pa.int32(), "processes that trained at the same time on this machine"),
+    ("device", _text, "cpu, or the name of the GPU"),
+    ("precision", _text, "fp32"),
+    ("error", _text, "why the trial failed; null otherwise"),
+    ("optbench_version", _text, "version of optbench"),
+    ("torch_version", _text, "version of torch"),
+)
+_VERSION_KEY = b"optbench.schema_version"
+SCHEMA = pa.schema([(name, kind) for name, kind, _ in COLUMNS], metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+# A part is rewritten as epochs finish, but not more often than this: short epochs would spend their time here.
+_SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the folder says about its sweep besides rows: which trials belong to it, in the order of the file."""
+
+    name: str
+    metric: str
+    trial_ids: tuple[str, ...]
+    optimizers: dict[str, int]
+
+
+class Store:
+    """The results of one sweep, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta = folder / "_optbench"
+
+    # ------------------------------------------------------------ writing
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one run at a time may write to the folder. Raises `UserError` when another one does."""
+        try:
+            self.meta.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.meta / "lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"another 'optbench run' is writing to {self.folder}") from None
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{self.folder}: cannot be written: {error}") from None
+
+    def begin(self, outline: Outline, sweep_yaml: str, stack_ids: Sequence[str]) -> None:
+        """Record the sweep, and make sure that the folder can be read before its first epoch is done.
+
+        Parts without a finished trial that no stack of this run will replace are removed: their trials run again.
+        """
+        self.write_meta("sweep.yaml", sweep_yaml)
+        self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
+        planned = set(stack_ids)
+        for path in self.parts():
+            if path.stem.removeprefix("part-") not in planned:
+                table = pq.read_table(path, columns=["trial_id", "epoch", "epochs", "status"])
+                if not _finished(table):
+                    path.unlink()
+        if stack_ids and not any(True for _ in self.parts()):
+            self._replace(stack_ids[0], [])
+
+    def write_meta(self, name: str, text: str) -> Path:
+        """Write a file beside the rows, atomically."""
+        self.meta.mkdir(parents=True, exist_ok=True)
+        path, temporary = self.meta / name, self.meta / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    def _replace(self, stack_id: str, rows: list[dict[str, Any]]) -> None:
+        """Write a part in one step: a reader sees the old or the new one, never half of it."""
+        temporary = self.meta / f".part-{stack_id}.tmp"
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
+        os.replace(temporary, self.folder / f"part-{stack_id}.parquet")
+
+    # ------------------------------------------------------------ reading
+
+    def parts(self) -> Iterator[Path]:
+        return iter(sorted(self.folder.glob("part-*.parquet")))
+
+    def finished(self) -> set[str]:
+        """Ids of the trials that need no more training: trained to their last epoch, diverged or not."""
+        return set().union(*(_finished(_read(p, ["trial_id", "epoch", "epochs", "status"])) for p in self.parts()))
+
+    def outline(self) -> Outline | None:
+        """The sweep that ran last in this folder; None when there is none."""
+        try:
+            data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
+            return Outline(**(data | {"trial_ids": tuple(data["trial_ids"])}))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.meta / 'outline.json'}: damaged: {error}; 'optbench run' writes it anew") from None
+
+    def rows(self) -> DataFrame:
+        """All rows as a data frame. Raises `UserError` for no results, a foreign file or another schema version."""
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder of results")
+        parts = list(self.parts())
+        if not parts:
+            raise UserError(f"{self.folder}: holds no results (no part-*.parquet)")
+        return pa.concat_tables([_read(path) for path in parts]).to_pandas()
+
+
+def newest(output: Path) -> Path:
+    """The folder of the sweep that ran last in `output`. Raises `UserError` when there is none."""
+    found = {path.parent.parent: path.stat().st_mtime for path in output.glob("*/_optbench/outline.json")}
+    if not found:
+        raise UserError(f"{output}: holds no results; name a folder of results, or run a sweep first")
+    return max(found, key=lambda folder: found[folder])
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as parquet of optbench: {error}") from None
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise UserError(f"{path}: has schema version {version}; this optbench reads version {SCHEMA_VERSION}")
+    return table
+
+
+def _finished(table: pa.Table) -> set[str]:
+    columns = (table.column(name).to_pylist() for name in ("trial_id", "epoch", "epochs", "status"))
+    return {i for i, epoch, epochs, status in zip(*columns, strict=True) if epoch == epochs and status != "failed"}
+
+
+class Part:
+    """The rows of one stack on their way to disk."""
+
+    def __init__(self, store: Store, stack_id: str, columns: dict[str, dict[str, Any]]) -> None:
+        """`columns` holds for each trial id what is the same in all its rows."""
+        self._store, self._stack_id, self._columns = store, stack_id, columns
+        self._rows: list[dict[str, Any]] = []
+        self._written = -_SECONDS_BETWEEN_WRITES
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Append an epoch of every trial; epoch 0 starts the part anew."""
+        epoch, last = rows[0]["epoch"], self._columns[rows[0]["trial_id"]]["epochs"]
+        if epoch == 0:
+            self._rows = []
+        self._rows += [self._columns[row["trial_id"]] | row for row in rows]
+        now = time.monotonic()
+        if epoch in (0, last) or now - self._written >= _SECONDS_BETWEEN_WRITES:
+            self._write({row["trial_id"]: row["status"] for row in rows})
+            self._written = now
+
+    def fail(self, error: str) -> None:
+        """Mark every trial as failed; one that never began gets a row that says so."""
+        if not self._rows:
+            self._rows = [columns | {"epoch": 0, "step": 0} for columns in self._columns.values()]
+        for row in self._rows:
+            row["error"] = error
+        self._write(dict.fromkeys(self._columns, "failed"))
+
+    def _write(self, status: dict[str, str]) -> None:
+        for row in self._rows:
+            row["status"] = status[row["trial_id"]]
+        self._store._replace(self._stack_id, self._rows)
