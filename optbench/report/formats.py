@@ -18,6 +18,7 @@ from optbench.report.tables import Column, Report, Table
 
 JSON_VERSION = 1
 _MISSING = "–"
+_GAP = 2  # blanks between columns
 _FREE_TEXT = {"configuration", "hyperparameters", "parameters", "learning rate", "here", "licence"}
 
 
@@ -59,44 +60,44 @@ def plain(report: Report) -> str:
 def print_table(table: Table, console: Console) -> None:
     console.print(Text(table.title, style="bold"))
     rows = _cells(table)
-    for part in _fitting(table, rows, console.width):
-        console.print(_rich(table, rows, part))
+    needed = [_needed(table, rows, i) for i in range(len(table.columns))]
+    for part in _fitting(needed, console.width):
+        console.print(_rich(table, rows, part, list(needed), console.width))
     console.print(Text(table.caption, style="dim"))
 
 
 def _needed(table: Table, rows: list[list[str]], index: int) -> int:
-    """Width without which a column would break inside a word or a number; free text may fold."""
-    column, heading = table.columns[index], max(map(cell_len, table.columns[index].heading.split()))
-    if column.name in _FREE_TEXT:
-        return max(heading, 18)
-    return max([heading, *(cell_len(row[index]) for row in rows)])
+    """Width without which a column would break inside a word or a number; free text may fold between words."""
+    column, cells = table.columns[index], [row[index] for row in rows]
+    words = [word for cell in cells for word in cell.split()] if column.name in _FREE_TEXT else cells
+    return max(cell_len(text) for text in (*column.heading.split(), *words))
 
 
-def _fitting(table: Table, rows: list[list[str]], width: int) -> list[list[int]]:
-    """Column indices of each part of the table, such that every part fits the width."""
-    needed = [_needed(table, rows, i) + 2 for i in range(len(table.columns))]
+def _fitting(needed: list[int], width: int) -> list[list[int]]:
+    """Column indices of each part of the table: as many columns as fit the width, the first one repeated."""
     parts, used = [[0]], needed[0]
     for i in range(1, len(needed)):
-        if used + needed[i] > width and len(parts[-1]) > 1:
+        if used + _GAP + needed[i] > width and len(parts[-1]) > 1:
             parts.append([0])
             used = needed[0]
         parts[-1].append(i)
-        used += needed[i]
+        used += _GAP + needed[i]
     return parts
 
 
-def _rich(table: Table, rows: list[list[str]], part: list[int]) -> RichTable:
-    rich = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int], width: int) -> RichTable:
+    """Part of a table; what is left of the width goes to free text first, then to headings."""
+    left = width - sum(widths[i] + _GAP for i in part) + _GAP
+    rich = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for i in sorted(part, key=lambda i: table.columns[i].name not in _FREE_TEXT):
+        wanted = max(cell_len(text) for text in (table.columns[i].heading, *(row[i] for row in rows)))
+        extra = max(0, min(wanted - widths[i], left))
+        widths[i] += extra
+        left -= extra
     for i in part:
         column = table.columns[i]
         justify = "left" if column.kind == "text" else "right"
-        free = column.name in _FREE_TEXT
-        rich.add_column(
-            Text(column.heading),
-            justify=justify,  # type: ignore[arg-type]
-            overflow="fold",
-            min_width=None if free else _needed(table, rows, i),
-        )
+        rich.add_column(Text(column.heading), justify=justify, overflow="fold", width=widths[i])  # type: ignore[arg-type]
     for row in rows:
         rich.add_row(*(Text(row[i]) for i in part))
     return rich

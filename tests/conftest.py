@@ -1,0 +1,54 @@
+"""Shared by the tests: one thread, small datasets, short trials."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from optbench.datasets import DATASETS, Dataset, Split, load
+from optbench.spec import parse
+from optbench.trials import Trial, expand
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _denormals():
+    """Training in this process flushes denormals, which hypothesis cannot live with."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def tiny(digits: Dataset) -> Dataset:
+    """The first digits only: 256 to train on, 64 in each of the other splits."""
+    part = {name: getattr(digits, name)[:n] for name, n in (("train", 256), ("train_eval", 64), ("val", 64), ("test", 64))}
+    return dataclasses.replace(digits, info=dataclasses.replace(DATASETS["digits"], val=64), **part)
+
+
+@pytest.fixture(scope="session")
+def random_batch() -> Callable[[int, int, torch.dtype], Split]:
+    def make(seeds: int, batch: int, dtype: torch.dtype) -> Split:
+        generator = torch.Generator().manual_seed(1)
+        images = torch.randn(seeds, batch, 1, 28, 28, generator=generator, dtype=dtype)
+        return Split(images, torch.randint(10, (seeds, batch), generator=generator))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trials_of() -> Callable[..., list[Trial]]:
+    """Trials of a sweep given as the body of `optimizers:` and further top-level lines."""
+
+    def make(optimizers: str, *lines: str) -> list[Trial]:
+        return expand(parse("\n".join(["dataset: digits", f"optimizers: {optimizers}", *lines])))
+
+    return make

@@ -1,0 +1,183 @@
+"""The same trial is the same trial: alone or stacked, once or twice, beside one that diverges."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from optbench import engine, model
+from optbench.optimizers.rules import StackedOptimizer
+from optbench.stacks import Stack
+
+MIXED = """
+  sgd: {lr: 0.05, momentum: 0.9, nesterov: true, dropout: 0.5}
+  plain: {optimizer: sgd, lr: 0.1, dropout: 0, schedule: cosine}
+  adagrad: {lr: 0.01, schedule: exponential}
+  adadelta: {lr: [0.5, 1.0], dropout: [[0.1, 0.25]]}
+  rmsprop: {lr: 0.001, momentum: 0.5}
+  adam: {lr: 0.003, weight_decay: 0.001}
+  adamw: {lr: 0.003, schedule: {name: step, step_size: 1}}
+"""
+LINES = ("epochs: 2", "parameters: {batch_size: 32, dropout: 0.25}")
+NOT_OF_THE_TRIAL = {"train_seconds"}
+
+
+def in_order(trials):
+    """As `stacks.plan` orders them: neighbours with one optimizer share its update."""
+    return Stack(tuple(sorted(trials, key=lambda trial: trial.algorithm)))
+
+
+def rows_of(stack, dataset, **options):
+    """All rows by (trial id, epoch), less what belongs to the run and not to the trial."""
+    return {
+        (row["trial_id"], row["epoch"]): {k: v for k, v in row.items() if k not in NOT_OF_THE_TRIAL}
+        for rows in engine.train(stack, dataset, "cpu", **options)
+        for row in rows
+    }
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        a[k] == b[k] or (isinstance(a[k], float) and math.isnan(a[k]) and math.isnan(b[k])) for k in a
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(trials_of):
+    trials = trials_of(MIXED, *LINES)
+    assert len(trials) == 8
+    return trials
+
+
+def first_losses(stack, dataset, monkeypatch, n=20):
+    """The first gradients (T, P) and the first n losses (N, T) of a stack, watched inside `train`."""
+    seen = []
+    original = model.loss_and_gradients
+
+    def watch(*arguments):
+        loss_T, gradients_TP = original(*arguments)
+        seen.append((loss_T.clone(), gradients_TP.clone()))
+        return loss_T, gradients_TP
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "loss_and_gradients", watch)
+        long = Stack(tuple(dataclasses.replace(trial, epochs=3) for trial in stack.trials))
+        for _ in engine.train(long, dataset, "cpu"):
+            pass
+    return seen[0][1], torch.stack([loss_T for loss_T, _ in seen[:n]])
+
+
+def test_alone_and_in_a_stack_of_eight_a_trial_is_the_same(mixed, tiny, monkeypatch):
+    stack = in_order(mixed)
+    gradients_TP, losses_NT = first_losses(stack, tiny, monkeypatch)
+    assert losses_NT.shape == (20, 8)
+    for t, trial in enumerate(stack.trials):
+        gradients, losses = first_losses(Stack((trial,)), tiny, monkeypatch)
+        torch.testing.assert_close(gradients[0], gradients_TP[t], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(losses[:, 0], losses_NT[:, t], rtol=1e-3, atol=0)
+
+
+def test_on_a_cpu_even_the_rows_are_identical_alone_and_stacked(mixed, tiny):
+    together = rows_of(in_order(mixed), tiny)
+    alone = {}
+    for trial in mixed:
+        alone |= rows_of(Stack((trial,)), tiny)
+    assert together.keys() == alone.keys()
+    assert all(equal(together[key], alone[key]) for key in alone)
+
+
+def test_the_same_stack_twice_gives_identical_rows(mixed, tiny):
+    first, second = (rows_of(in_order(mixed), tiny) for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(equal(first[key], second[key]) for key in first)
+
+
+def test_a_diverging_trial_keeps_its_rows_and_leaves_the_others_bitwise_unchanged(mixed, tiny, trials_of):
+    (wild,) = trials_of("{wild: {optimizer: sgd, lr: 1e30}}", *LINES)
+    without, beside = rows_of(in_order(mixed), tiny), rows_of(in_order([*mixed, wild]), tiny)
+    assert all(equal(without[key], beside[key]) for key in without)
+    rows = [beside[wild.trial_id, epoch] for epoch in range(3)]
+    assert [row["status"] for row in rows] == ["running", "diverged", "diverged"]
+    assert rows[0]["val_accuracy"] > 0
+    for row in rows[1:]:
+        for split in ("train", "val", "test"):
+            assert math.isnan(row[f"{split}_loss"])
+            assert math.isnan(row[f"{split}_accuracy"])
+
+
+def test_several_seeds_share_a_stack_and_stay_apart(trials_of, tiny):
+    trials = trials_of("{adam: {lr: 0.003}}", "seeds: [3, 9]", *LINES)
+    together = rows_of(Stack(tuple(trials)), tiny)
+    for trial in trials:
+        for key, row in rows_of(Stack((trial,)), tiny).items():
+            assert equal(row, together[key])
+    assert together[trials[0].trial_id, 2]["val_loss"] != together[trials[1].trial_id, 2]["val_loss"]
+
+
+def test_rows_say_where_a_trial_is(trials_of, tiny):
+    (trial,) = trials_of("{adam: {schedule: {name: exponential, gamma: 0.5}}}", *LINES)
+    rows = [row for (row,) in engine.train(Stack((trial,)), tiny, "cpu")]
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [0, 8, 16]
+    assert [row["status"] for row in rows] == ["running", "running", "finished"]
+    assert [row["scheduled_lr"] for row in rows] == [1e-3, 1e-3, 0.5e-3]
+    seconds = [row["train_seconds"] for row in rows]
+    assert seconds[0] == 0
+    assert seconds == sorted(seconds)
+
+
+def test_training_equals_a_plain_loop(trials_of, tiny):
+    """An independent loop over torch.optim sees the same batches and ends at the same weights and metrics."""
+    from optbench import randomness
+    from tests.test_model import Net
+
+    (trial,) = trials_of("{adam: {lr: 0.002, dropout: 0, schedule: cosine}}", "epochs: 2", "parameters: {batch_size: 64}")
+    net = Net().double()
+    start = model.weights(model.initialize([0], torch.device("cpu"), torch.float64))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(start[name][0])
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.002)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
+
+    def scaled(images):
+        return ((images.double() / 255 - tiny.info.mean) / tiny.info.std)[:, None]
+
+    ones = torch.ones(1, 96, dtype=torch.float64)
+    for epoch in (1, 2):
+        order = randomness.permutation([0], epoch, 256, "cpu")[0]
+        for batch in order.split(64):
+            optimizer.zero_grad()
+            logits = net(scaled(tiny.train.images[batch]), ones)
+            torch.nn.functional.nll_loss(logits, tiny.train.labels[batch]).backward()
+            optimizer.step()
+            scheduler.step()
+    with torch.no_grad():
+        logits = net(scaled(tiny.val.images), ones)
+    *_, (last,) = engine.train(Stack((trial,)), tiny, "cpu", dtype=torch.float64)
+    loss = torch.nn.functional.nll_loss(logits, tiny.val.labels)
+    assert last["val_loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert last["val_accuracy"] == (logits.argmax(1) == tiny.val.labels).double().mean()
+
+
+def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
+    trials = trials_of("{adam: {dropout: [0.0, 0.5, [0.1, 0.25]]}}", "epochs: 1", "parameters: {batch_size: 64}")
+    like = torch.zeros(1)
+    scales = torch.cat(list(engine._dropout(Stack(tuple(trials)), [0], [0] * 3, 1, 30, like)), dim=1)  # type: ignore[arg-type]
+    assert scales.shape == (3, 30 * 64, 96)
+    for t, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.1, 0.25)]):
+        for rate, part in zip(rates, scales[t].split([32, 64], dim=-1), strict=True):
+            dropped = (part == 0).double().mean()
+            assert abs(dropped - rate) < 5 * (rate * (1 - rate) / part.numel()) ** 0.5 + 1e-12
+            torch.testing.assert_close(part.max(), torch.tensor(1 / (1 - rate)))
+
+
+def test_optimizer_groups_follow_the_order_of_the_stack(mixed):
+    stack = in_order(mixed)
+    optimizer = StackedOptimizer(
+        model.initialize([0] * 8, torch.device("cpu")),
+        [trial.algorithm for trial in stack.trials],
+        [trial.hyperparameters.model_dump() for trial in stack.trials],
+    )
+    assert len(optimizer._groups) == 6

@@ -1,0 +1,112 @@
+"""Every update rule against `torch.optim`, step by step. Adding an optimizer is one row of `TORCH`."""
+
+import inspect
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optbench.optimizers import OPTIMIZERS
+from optbench.optimizers.rules import RULES, StackedOptimizer
+
+TORCH = {
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+# Arguments of torch that are no hyperparameters, or are promised for later.
+NOT_OURS = {"params", "foreach", "maximize", "capturable", "differentiable", "fused", "amsgrad", "centered"} | {
+    "decoupled_weight_decay"
+}
+
+or_zero = st.one_of(st.just(0.0), st.floats(1e-6, 0.5))
+below_one = st.floats(0.0, 0.999)
+STRATEGIES = {
+    "lr": st.floats(1e-5, 1.0),
+    "weight_decay": or_zero,
+    "momentum": st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
+    "dampening": or_zero,
+    "lr_decay": or_zero,
+    "initial_accumulator_value": or_zero,
+    "eps": st.floats(1e-10, 1e-2),
+    "rho": below_one,
+    "alpha": below_one,
+    "betas": st.tuples(below_one, below_one),
+    "nesterov": st.booleans(),
+}
+PARAMETERS, STEPS = 12, 50
+
+
+@st.composite
+def hyperparameters(draw, name):
+    values = {key: draw(STRATEGIES[key]) for key in OPTIMIZERS[name].model_fields}
+    if values.get("nesterov"):
+        values |= {"dampening": 0.0, "momentum": draw(st.floats(0.01, 0.99))}
+    return OPTIMIZERS[name](**values).model_dump()
+
+
+def test_the_table_is_complete():
+    assert list(TORCH) == list(OPTIMIZERS) == list(RULES)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_arguments_and_defaults_are_those_of_torch(name):
+    signature = inspect.signature(TORCH[name]).parameters
+    theirs = {key: p.default for key, p in signature.items() if key not in NOT_OURS}
+    assert OPTIMIZERS[name]().model_dump() == theirs
+
+
+def run_torch(name, hyper, start_P, gradients_NP, lrs_N):
+    parameter = torch.nn.Parameter(start_P.clone())
+    optimizer = TORCH[name]([parameter], **hyper)
+    for gradient_P, lr in zip(gradients_NP, lrs_N, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        parameter.grad = gradient_P.clone()
+        optimizer.step()
+        yield parameter.detach().clone()
+
+
+@pytest.mark.parametrize("name", TORCH)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_rule_equals_torch(name, data):
+    hypers = data.draw(st.lists(hyperparameters(name), min_size=1, max_size=4))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    parameters_TP = torch.randn(len(hypers), PARAMETERS, generator=generator, dtype=torch.float64)
+    gradients_NTP = torch.randn(STEPS, len(hypers), PARAMETERS, generator=generator, dtype=torch.float64)
+    factors_N = torch.rand(STEPS, generator=generator, dtype=torch.float64)
+    lr_NT1 = factors_N[:, None, None] * torch.tensor([h["lr"] for h in hypers], dtype=torch.float64)[:, None]
+    references = [
+        run_torch(name, hyper, parameters_TP[t], gradients_NTP[:, t], lr_NT1[:, t, 0].tolist())
+        for t, hyper in enumerate(hypers)
+    ]
+    optimizer = StackedOptimizer(parameters_TP, [name] * len(hypers), hypers)
+    for step, expected in enumerate(zip(*references, strict=True)):
+        optimizer.step(gradients_NTP[step].clone(), lr_NT1[step])
+        for t, expected_P in enumerate(expected):
+            error = torch.linalg.norm(parameters_TP[t] - expected_P) / torch.linalg.norm(expected_P)
+            assert error <= 1e-5, f"step {step}, {hypers[t]}"
+
+
+def test_mixed_stack_updates_each_trial_as_if_alone():
+    names = [name for name in TORCH for _ in range(2)]
+    hypers = [OPTIMIZERS[name](lr=0.01 * (i + 1)).model_dump() for i, name in enumerate(names)]
+    generator = torch.Generator().manual_seed(0)
+    start_TP = torch.randn(len(names), PARAMETERS, generator=generator)
+    gradients_NTP = torch.randn(5, len(names), PARAMETERS, generator=generator)
+    lr_T1 = torch.tensor([h["lr"] for h in hypers])[:, None]
+
+    stacked = start_TP.clone()
+    optimizer = StackedOptimizer(stacked, names, hypers)
+    for gradients_TP in gradients_NTP:
+        optimizer.step(gradients_TP.clone(), lr_T1)
+    for t, name in enumerate(names):
+        alone = start_TP[t : t + 1].clone()
+        single = StackedOptimizer(alone, [name], [hypers[t]])
+        for gradients_TP in gradients_NTP:
+            single.step(gradients_TP[t : t + 1].clone(), lr_T1[t : t + 1])
+        assert torch.equal(stacked[t : t + 1], alone)
