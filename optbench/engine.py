@@ -23,7 +23,8 @@ from optbench.stacks import Stack
 
 Row = dict[str, Any]
 
-EVALUATION_BATCH = 500
+# Images evaluated at once: few enough that a CPU's caches hold them, enough to fill a GPU.
+EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}
 # Dropout is drawn for at least so many examples at once: small tensors cost more in calls than in arithmetic.
 DROPOUT_EXAMPLES = 2048
 
@@ -120,10 +121,9 @@ def evaluate(parameters_TP: Tensor, split: Split, data: Dataset, dtype: torch.dt
     trials = len(parameters_TP)
     loss_T = torch.zeros(trials, dtype=torch.float64, device=parameters_TP.device)
     correct_T = torch.zeros_like(loss_T)
+    size = EVALUATION_BATCH[parameters_TP.device.type]
     with torch.inference_mode():
-        for images, labels in zip(
-            split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-        ):
+        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
             labels_TB = labels.expand(trials, -1)
             logits_TBK = model.forward(weights, normalise(images[None], data, dtype), [0] * trials, None)
             loss_T += model.losses(logits_TBK, labels_TB).sum(dim=1)
