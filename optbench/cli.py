@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,13 +42,13 @@ app = typer.Typer(
 )
 
 
-class What(str, Enum):
+class What(StrEnum):
     optimizers = "optimizers"
     schedules = "schedules"
     datasets = "datasets"
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     table = "table"
     markdown = "markdown"
     csv = "csv"
@@ -120,7 +120,9 @@ def run(
         except KeyboardInterrupt:
             display.stop()
             command = progress.command_line(sys.argv)
-            console.print(f"{display.done}/{len(plan.trials)} done; resume with: {command}", soft_wrap=True, markup=False)
+            console.print(
+                f"{display.done}/{len(plan.trials)} done; resume with: {command}", soft_wrap=True, markup=False
+            )
             raise typer.Exit(INTERRUPTED) from None
     console.print(display.summary(), soft_wrap=True, markup=False)
     if display.done > display.failed:

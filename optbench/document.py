@@ -52,11 +52,11 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -170,7 +170,7 @@ class Document:
             raise UserError(f"--set {setting}: there is nothing below '{'.'.join(map(str, path[:-1]))}' to set")
         for known in [p for p in self.values if p[: len(path)] == path]:
             del self.values[known]
-        self.keys[path] = place
+        self.keys[path] = self.values[path] = place
         parent[str(path[-1])] = self.read(text, place.source, path)
 
     def place(self, loc: Sequence[str | int], key: bool = False) -> Place:

@@ -39,7 +39,9 @@ def make_deterministic() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Iterator[list[Row]]:
+def train(
+    stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Iterator[list[Row]]:
     """Train a stack; yields one row for each trial, first for epoch 0 (before training), then after each epoch.
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so

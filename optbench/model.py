@@ -72,7 +72,7 @@ class _Trunk(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         images_BCHW, w1, conv1, w2, conv2, winners, output = ctx.saved_tensors
         aten = torch.ops.aten
         grad = aten.threshold_backward(grad.contiguous(), output, 0).contiguous(memory_format=torch.channels_last)
@@ -88,7 +88,7 @@ def _trunk_loop(images_SBCHW: Tensor, seed_of_T: Sequence[int], w: dict[str, Ten
     """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
     trials = zip(seed_of_T, *(w[name].unbind(0) for name in names), strict=True)
-    return torch.stack([_Trunk.apply(images_SBCHW[seed], *rest) for seed, *rest in trials])
+    return torch.stack([_Trunk.apply(images_SBCHW[seed], *rest) for seed, *rest in trials])  # type: ignore[no-untyped-call]
 
 
 def _trunk_grouped(images_SBCHW: Tensor, seed_of_T: Sequence[int], w: dict[str, Tensor]) -> Tensor:
@@ -98,7 +98,8 @@ def _trunk_grouped(images_SBCHW: Tensor, seed_of_T: Sequence[int], w: dict[str, 
     x = images_SBCHW[index].squeeze(2).transpose(0, 1)  # (B, T, H, W): each trial is a group with one channel
     x = F.conv2d(x, w["conv1.weight"].flatten(0, 1), w["conv1.bias"].flatten(), groups=trials).relu()
     x = F.conv2d(x, w["conv2.weight"].flatten(0, 1), w["conv2.bias"].flatten(), groups=trials)
-    return F.max_pool2d(x, 2).relu().unflatten(1, (trials, 32)).transpose(0, 1)
+    x = F.max_pool2d(x, 2).relu()
+    return x.view(len(x), trials, 32, *x.shape[2:]).transpose(0, 1)
 
 
 def forward(w: dict[str, Tensor], images_SBCHW: Tensor, seed_of_T: Sequence[int], scale_TBU: Tensor | None) -> Tensor:

@@ -52,7 +52,8 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
         parts.append(
             Text(
                 f"{plan.missing} trials to run in {len(plan.stacks)} stacks on {plan.device} ({where}): about "
-                f"{duration(seconds)} (from a few timed steps), {max(1, round(disk_bytes / 1024)):,} KiB in {plan.store.folder}"
+                f"{duration(seconds)} (from a few timed steps), "
+                f"{max(1, round(disk_bytes / 1024)):,} KiB in {plan.store.folder}"
             )
         )
     parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
@@ -106,7 +107,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -118,8 +121,8 @@ class Progress:
         """How the run ended."""
         took = duration(time.monotonic() - self._started)
         return (
-            f"{self.done}/{len(self._plan.trials)} trials done ({self.diverged} diverged and {self.failed} failed in this "
-            f"run, {took})"
+            f"{self.done}/{len(self._plan.trials)} trials done "
+            f"({self.diverged} diverged and {self.failed} failed in this run, {took})"
         )
 
     def update(self, event: Event) -> None:
@@ -144,15 +147,17 @@ class Progress:
             name = self._trials[best["trial_id"]].optimizer
             self._finish_stack(
                 stack,
-                f"best val_accuracy {best['val_accuracy']:.4f} ({name})" + (f", {diverged} diverged" if diverged else ""),
+                f"best val_accuracy {best['val_accuracy']:.4f} ({name})"
+                + (f", {diverged} diverged" if diverged else ""),
             )
 
     def _finish_stack(self, stack: Stack, result: str) -> None:
         self._stacks_done += 1
         if not self._console.is_terminal:
             line = (
-                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trials, batch_size {stack.batch_size}, "
-                f"{result}; {self.done}/{len(self._plan.trials)} trials done, {self._time_left()}"
+                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trials, "
+                f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials done, "
+                f"{self._time_left()}"
             )
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

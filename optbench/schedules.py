@@ -78,6 +78,8 @@ class ReduceLROnPlateau(Schedule):
     min_lr: NonNegative = 0.0
 
 
+AnySchedule = Constant | Exponential | Step | ReduceLROnPlateau | Cosine
+
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
     "exponential": Exponential,
@@ -88,7 +90,16 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 # Promised for later: the sweep file is told so instead of "unknown".
 NOT_YET = frozenset(
-    "constant_with_warmup linear cosine_with_restarts polynomial inverse_sqrt warmup_stable_decay multistep one_cycle".split()
+    {
+        "constant_with_warmup",
+        "linear",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+        "multistep",
+        "one_cycle",
+    }
 )
 
 

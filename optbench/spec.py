@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,7 @@ from optbench.datasets import DATASETS
 from optbench.document import Document, Dumper, Key, Place, Problem
 from optbench.errors import UserError, did_you_mean
 from optbench.optimizers import OPTIMIZERS
-from optbench.schedules import SCHEDULES, Schedule
+from optbench.schedules import SCHEDULES, AnySchedule, Schedule
 
 MAX_SEEDS = 10_000
 
@@ -55,14 +54,10 @@ def _schedule(value: Any) -> Any:
     return value if isinstance(value, dict) else {"name": name}
 
 
-_AnySchedule = Schedule
-for _cls in SCHEDULES.values():
-    _AnySchedule = _AnySchedule | _cls if _AnySchedule is not Schedule else _cls  # type: ignore[assignment, operator]
-
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
-AnySchedule = Annotated[_AnySchedule, Field(discriminator="name"), BeforeValidator(_schedule)]
-_ScheduleOrName = Annotated[str | AnySchedule, BeforeValidator(lambda v: v if isinstance(v, str) else _schedule(v))]
+ScheduleValue = Annotated[AnySchedule, Field(discriminator="name"), BeforeValidator(_schedule)]
+_ScheduleOrName = Annotated[str | ScheduleValue, BeforeValidator(lambda v: v if isinstance(v, str) else _schedule(v))]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
@@ -75,7 +70,7 @@ def _axis(kind: Any) -> Any:
 PARAMETERS: dict[str, Any] = {
     "batch_size": Annotated[int, Field(ge=1)],
     "dropout": Dropout,
-    "schedule": AnySchedule,
+    "schedule": ScheduleValue,
 }
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "batch_size": (64,),
@@ -87,7 +82,9 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
 def _kinds(algorithm: str) -> dict[str, Any]:
     """Every parameter of a trial with this optimizer and the type of one value."""
     fields = OPTIMIZERS[algorithm].model_fields
-    return PARAMETERS | {n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in fields.items()}
+    return PARAMETERS | {
+        n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in fields.items()
+    }
 
 
 def _grid(kinds: Mapping[str, Any]) -> type[BaseModel]:
@@ -108,15 +105,17 @@ def _seeds(value: Any) -> Any:
 
 
 def _dataset(value: Any) -> Any:
-    if value not in DATASETS:
-        hint = did_you_mean(str(value), DATASETS)
-        raise PydanticCustomError("dataset", "unknown dataset '{name}'; {hint}", {"name": str(value), "hint": hint})
+    if isinstance(value, str) and value not in DATASETS:
+        hint = did_you_mean(value, DATASETS)
+        raise PydanticCustomError("dataset", "unknown dataset '{name}'; {hint}", {"name": value, "hint": hint})
     return value
 
 
 def _metric(value: Any) -> Any:
     if str(value).startswith("test_"):
-        raise PydanticCustomError("metric", "selecting on the test set would bias it; select on val_accuracy or val_loss")
+        raise PydanticCustomError(
+            "metric", "selecting on the test set would bias it; select on val_accuracy or val_loss"
+        )
     return value
 
 
@@ -132,7 +131,9 @@ class _File(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     dataset: Annotated[str, BeforeValidator(_dataset)]
     epochs: Annotated[int, Field(ge=1, le=100_000)]
-    seeds: Annotated[_axis(Seed), BeforeValidator(_seeds)] = (0,)
+    seeds: Annotated[
+        tuple[Seed, ...], Field(strict=False, min_length=1), BeforeValidator(_seeds), AfterValidator(_distinct)
+    ] = (0,)
     metric: Annotated[Literal["val_accuracy", "val_loss"], BeforeValidator(_metric)] = "val_accuracy"
     parameters: dict[str, Any] | None = None
     optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
@@ -187,7 +188,9 @@ def parse(text: str, source: str = "sweep", default_name: str = "sweep", setting
     for later, what in (("search", "searching a range"), ("confirm", "confirming on fresh seeds")):
         if later in document.data:
             del document.data[later]
-            document.problems.append(Problem(document.place((later,), key=True), f"'{later}': {what} is not supported yet"))
+            document.problems.append(
+                Problem(document.place((later,), key=True), f"'{later}': {what} is not supported yet")
+            )
 
     outline = _check(document, _File, document.data, ())
     blocks = document.data.get("optimizers")
@@ -228,13 +231,13 @@ def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        known = {p.place for p in document.problems}
+        known = {str(p.place) for p in document.problems}
         for detail in error.errors():
             if detail["type"] == "too_short" and detail["input"]:
                 continue  # only because the items have problems of their own
             loc = (*prefix, *detail["loc"])
             place = document.place(loc, key=detail["type"] == "extra_forbidden")
-            if place not in known:
+            if str(place) not in known:
                 document.problems.append(Problem(place, _message(detail, model)))
         return None
 
@@ -256,7 +259,13 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return "searching a range {min, max} is not supported yet; list the values"
     if kind == "tuple_type":
         return f"takes pairs, and a list is a grid axis: write one pair as [[a, b]], not {show(value)}"
-    types = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "dict": "a mapping"}
+    types = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "dict": "a mapping",
+    }
     for name, wanted in types.items():
         if kind in (f"{name}_type", f"{name}_parsing", f"{name}_from_float"):
             return f"must be {wanted}, not {show(value)}"
@@ -288,7 +297,9 @@ def _algorithm(document: Document, label: str, block: Any) -> str | None:
     """The optimizer that a label stands for; None and a problem when there is none."""
     given = isinstance(block, dict) and "optimizer" in block
     name = block["optimizer"] if given else label
-    place = document.place(("optimizers", label, "optimizer")) if given else document.place(("optimizers", label), key=True)
+    place = (
+        document.place(("optimizers", label, "optimizer")) if given else document.place(("optimizers", label), key=True)
+    )
     if not label.strip() or not label.isprintable():
         document.problems.append(Problem(place, "a label must be printable and not empty"))
     elif isinstance(name, str) and name in OPTIMIZERS:
@@ -338,11 +349,12 @@ def _exclude(document: Document, grids: Mapping[str, OptimizerGrid]) -> tuple[di
         exclusion = _block(document, kinds, entry, ("exclude", i))
         if entry == {}:
             document.problems.append(Problem(document.place(("exclude", i)), "this would exclude every trial"))
-        for name, values in exclusion.items():
-            for j, value in enumerate(values):
-                if not any(matches(actual, value) for actual in axes.get(name, ())):
-                    message = f"excludes nothing: no {name} of this sweep is {show(value)}"
-                    document.problems.append(Problem(document.place(("exclude", i, name, j)), message))
+        if not document.problems:  # else what is excluded may only be missing because it is misspelt elsewhere
+            for name, values in exclusion.items():
+                for j, value in enumerate(values):
+                    if not any(matches(actual, value) for actual in axes.get(name, ())):
+                        message = f"excludes nothing: no {name} of this sweep is {show(value)}"
+                        document.problems.append(Problem(document.place(("exclude", i, name, j)), message))
         exclusions.append(exclusion)
     return tuple(exclusions)
 

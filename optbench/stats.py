@@ -25,7 +25,7 @@ def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Columns for `lr` and the other hyperparameters that vary within an optimizer, as text where they are not numbers."""
+    """A column for each hyperparameter that varies within an optimizer, and their names; `lr` first if it does."""
     parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
     names = list(dict.fromkeys(name for values in parsed.values() for name in values))
     columns = {
@@ -89,10 +89,11 @@ def compare(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
     `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group. `seconds_per_epoch` is
     measured on trials that ran alone and NaN where there are none. Best group first.
     """
-    chosen = select(finals, by, metric)
+    selected = select(finals, by, metric)
+    chosen = {key if isinstance(key, tuple) else (key,): configuration for key, configuration in selected.items()}
     result = []
     for key, group in finals.groupby(list(by), sort=False):
-        configuration = group[group["configuration_id"] == chosen[key if len(by) > 1 else key[0]]]
+        configuration = group[group["configuration_id"] == chosen[key]]
         usable = configuration[configuration["status"] == "finished"]
         alone = usable[(usable["stack_size"] == 1) & (usable["workers"] == 1)]
         row = dict(zip(by, key, strict=True))
@@ -106,7 +107,9 @@ def compare(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         row["diverged"] = int((group["status"] == "diverged").sum())
         row["configuration_id"] = configuration["configuration_id"].iloc[0]
         result.append(row)
-    return pd.DataFrame(result).sort_values(metric, ascending=metric.endswith("loss"), na_position="last", kind="stable")
+    return pd.DataFrame(result).sort_values(
+        metric, ascending=metric.endswith("loss"), na_position="last", kind="stable"
+    )
 
 
 def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:

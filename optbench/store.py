@@ -1,7 +1,7 @@
 """Rows in and out of parquet: one flat folder per sweep, one part per stack, one row per trial and epoch.
 
-    results/<sweep>/part-<stack>.parquet    rows; `pandas.read_parquet("results/<sweep>")` works at any moment
-    results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
+results/<sweep>/part-<stack>.parquet    rows; `pandas.read_parquet("results/<sweep>")` works at any moment
+results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ class Store:
         parts = list(self.parts())
         if not parts:
             raise UserError(f"{self.folder}: holds no results (no part-*.parquet)")
-        return pa.concat_tables([_read(path) for path in parts]).to_pandas()
+        rows: DataFrame = pa.concat_tables([_read(path) for path in parts]).to_pandas()
+        return rows
 
 
 def newest(output: Path) -> Path:

@@ -30,7 +30,9 @@ def digits() -> Dataset:
 @pytest.fixture(scope="session")
 def tiny(digits: Dataset) -> Dataset:
     """The first digits only: 256 to train on, 64 in each of the other splits."""
-    part = {name: getattr(digits, name)[:n] for name, n in (("train", 256), ("train_eval", 64), ("val", 64), ("test", 64))}
+    part = {
+        name: getattr(digits, name)[:n] for name, n in (("train", 256), ("train_eval", 64), ("val", 64), ("test", 64))
+    }
     return dataclasses.replace(digits, info=dataclasses.replace(DATASETS["digits"], val=64), **part)
 
 

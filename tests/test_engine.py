@@ -132,7 +132,9 @@ def test_training_equals_a_plain_loop(trials_of, tiny):
     from optbench import randomness
     from tests.test_model import Net
 
-    (trial,) = trials_of("{adam: {lr: 0.002, dropout: 0, schedule: cosine}}", "epochs: 2", "parameters: {batch_size: 64}")
+    (trial,) = trials_of(
+        "{adam: {lr: 0.002, dropout: 0, schedule: cosine}}", "epochs: 2", "parameters: {batch_size: 64}"
+    )
     net = Net().double()
     start = model.weights(model.initialize([0], torch.device("cpu"), torch.float64))
     with torch.no_grad():

@@ -71,7 +71,9 @@ def test_a_trial_is_bitwise_the_same_in_any_stack(random_batch):
     parameters_TP = model.initialize(range(7), torch.device("cpu"))
     batch = random_batch(1, 32, torch.float32)
     for trials in (1, 2, 4, 7):
-        loss_T, gradients_TP = model.loss_and_gradients(parameters_TP[:trials], batch.images, batch.labels, [0] * trials)
+        loss_T, gradients_TP = model.loss_and_gradients(
+            parameters_TP[:trials], batch.images, batch.labels, [0] * trials
+        )
         alone = model.loss_and_gradients(parameters_TP[:1], batch.images, batch.labels, [0])
         assert torch.equal(loss_T[:1], alone[0])
         assert torch.equal(gradients_TP[:1], alone[1])

@@ -109,7 +109,8 @@ def main() -> None:
     import torch
 
     summary = {
-        name: {"median": statistics.median(v), "min": min(v), "max": max(v), "values": v} for name, v in measured.items()
+        name: {"median": statistics.median(v), "min": min(v), "max": max(v), "values": v}
+        for name, v in measured.items()
     }
     setup = {"torch": torch.__version__, "cores": os.cpu_count(), "trials": given.trials, "batch_size": BATCH}
     print(json.dumps({"unit": "images × trials per second", **setup, **summary}, indent=1, ensure_ascii=False))

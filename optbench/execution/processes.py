@@ -11,7 +11,7 @@ import os
 import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -45,8 +45,8 @@ def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | Non
                 attempts[stack.stack_id] += 1
                 busy[connection] = process, stack
                 _send(connection, stack)
-            for connection in wait(list(busy)):
-                assert isinstance(connection, Connection)
+            ready = wait(list(busy))
+            for connection in [c for c in busy if c in ready]:
                 process, stack = busy[connection]
                 try:
                     message = connection.recv()
@@ -82,10 +82,8 @@ def _start(data_dir: Path | None) -> tuple[Connection, SpawnProcess]:
 
 
 def _send(connection: Connection, stack: Stack) -> None:
-    try:
+    with suppress(OSError):  # the worker is dead; its pipe says so when it is read
         connection.send(stack)
-    except OSError:
-        pass  # the worker is dead; its pipe says so when it is read
 
 
 @contextmanager

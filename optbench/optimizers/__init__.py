@@ -84,6 +84,6 @@ OPTIMIZERS: dict[str, type[Hyperparameters]] = {
 
 # Known to torch.optim, not yet to optbench: the sweep file is told so instead of "unknown".
 NOT_YET = frozenset(
-    "adafactor adamax asgd lbfgs lion muon nadam radam rprop sam sparse_adam sparseadam".split(),
+    {"adafactor", "adamax", "asgd", "lbfgs", "lion", "muon", "nadam", "radam", "rprop", "sam", "sparseadam"}
 )
 NOT_YET_ARGUMENTS = frozenset({"amsgrad", "centered", "maximize"})

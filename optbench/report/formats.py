@@ -134,7 +134,11 @@ def csv(report: Report) -> str:
 
 def to_json(report: Report) -> str:
     tables = [
-        {"title": t.title, "caption": t.caption, "rows": json.loads(t.data.to_json(orient="records", double_precision=15))}
+        {
+            "title": t.title,
+            "caption": t.caption,
+            "rows": json.loads(t.data.to_json(orient="records", double_precision=15)),
+        }
         for t in report.tables
     ]
     content = {"version": JSON_VERSION, "sweep": report.sweep, "summary": report.summary, "tables": tables}

@@ -54,14 +54,17 @@ def schedules() -> Table:
 def datasets() -> Table:
     return _table(
         "Datasets",
-        "Missing ones are downloaded by 'optbench run'. train-eval, on which train accuracy is measured, is as large as "
-        "the validation set.",
+        "Missing ones are downloaded by 'optbench run'. Train accuracy is measured on a slice of the training set as "
+        "large as the validation set.",
         {
             "dataset": list(DATASETS),
             "train": [info.train for info in DATASETS.values()],
             "validation": [info.val for info in DATASETS.values()],
             "test": [info.test for info in DATASETS.values()],
-            "here": [str(locate(name, None) or "not yet") if info.files else "with optbench" for name, info in DATASETS.items()],
+            "here": [
+                str(locate(name, None) or "not yet") if info.files else "with optbench"
+                for name, info in DATASETS.items()
+            ],
             "licence": [info.licence for info in DATASETS.values()],
         },
     )

@@ -136,7 +136,11 @@ def _axis(
     data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
     title, heading = _AXES.get(axis, (f"Hyperparameter {axis}", axis))
     columns = [Column(key, key) for key in keys] + [Column(axis, heading)]
-    columns += [*_SCORES.get(axis, (_TEST, _VAL)), Column("n", "n", "count"), Column("diverged_of", "diverged", "count")]
+    columns += [
+        *_SCORES.get(axis, (_TEST, _VAL)),
+        Column("n", "n", "count"),
+        Column("diverged_of", "diverged", "count"),
+    ]
     if choices:
         columns.append(Column("configuration", "best configuration"))
     caption = shared

@@ -1,0 +1,357 @@
+"""Sweep files: what is valid round-trips, what is not names its line and column, and nothing is a traceback."""
+
+import re
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optbench import spec
+from optbench.errors import UserError
+from optbench.optimizers import OPTIMIZERS
+from optbench.schedules import SCHEDULES
+
+VALID = """\
+version: 1
+name: all-of-it
+dataset: mnist
+epochs: 10
+seeds: 3
+metric: val_loss
+parameters:
+  batch_size: [32, 128]
+  dropout: [0.0, [0.1, 0.25]]
+  schedule: [constant, {name: step, step_size: 3, gamma: 0.3}]
+optimizers:
+  sgd: {lr: [1e-3, 0.1], momentum: [0.0, 0.9]}
+  adam: {betas: [[0.9, 0.99]]}
+  mine: {optimizer: rmsprop, lr: 0.01, schedule: cosine}
+exclude:
+  - {batch_size: 32, optimizer: sgd}
+"""
+
+
+def problems(text, **options):
+    with pytest.raises(UserError) as caught:
+        spec.parse(text, **options)
+    return str(caught.value).splitlines()
+
+
+def with_line(old, new):
+    assert old in VALID
+    return VALID.replace(old, new)
+
+
+# ---------------------------------------------------------------- valid files
+
+
+def axis(items):
+    """A scalar or a list of distinct values."""
+    return st.one_of(items, st.lists(items, min_size=1, max_size=3, unique=True))
+
+
+def spelled(value):
+    """Equal for two spellings of the same schedule."""
+    return str(sorted(value.items())) if isinstance(value, dict) else value
+
+
+rates = st.floats(0, 0.9)
+schedule_values = st.one_of(
+    st.sampled_from(["constant", "exponential", "cosine", "reduce_lr_on_plateau"]),
+    st.fixed_dictionaries({"name": st.just("step"), "step_size": st.integers(1, 9)}),
+    st.fixed_dictionaries(
+        {"name": st.just("reduce_lr_on_plateau"), "patience": st.integers(0, 9), "factor": st.just(0.5)}
+    ),
+)
+shared = st.fixed_dictionaries(
+    {},
+    optional={
+        "batch_size": st.lists(st.integers(1, 1000), min_size=1, max_size=3, unique=True),
+        "dropout": st.lists(
+            st.one_of(rates, st.lists(rates, min_size=2, max_size=2)), min_size=1, max_size=2, unique_by=str
+        ),
+        "schedule": st.lists(schedule_values, min_size=1, max_size=2, unique_by=spelled),
+        "lr": axis(st.floats(1e-6, 1)),
+    },
+)
+labels = st.one_of(
+    st.sampled_from(["no", "yes", "010", "1e-3", "null", "a b", "ä: {#", "true", "[red]", "_", "on"]),
+    st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8),
+)
+blocks = st.builds(
+    lambda name, lr, rest: {"optimizer": name} | lr | rest,
+    st.sampled_from(list(OPTIMIZERS)),
+    st.fixed_dictionaries({}, optional={"lr": axis(st.floats(1e-6, 10)), "weight_decay": axis(st.floats(0, 0.1))}),
+    shared,
+)
+sweeps = st.fixed_dictionaries(
+    {
+        "dataset": st.sampled_from(["digits", "mnist", "fashion_mnist"]),
+        "epochs": st.integers(1, 100),
+        "optimizers": st.dictionaries(labels, blocks, min_size=1, max_size=4),
+    },
+    optional={
+        "version": st.just(1),
+        "name": st.from_regex(r"[a-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+        "seeds": st.one_of(
+            st.integers(1, 20), st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4, unique=True)
+        ),
+        "metric": st.sampled_from(["val_accuracy", "val_loss"]),
+        "parameters": shared,
+    },
+)
+
+
+def as_text(sweep):
+    """YAML as a user may write it: with this project's quoting rules, so that `name: 1e-3` is quoted."""
+    return yaml.dump(sweep, Dumper=spec.Dumper, sort_keys=False, allow_unicode=True)
+
+
+def distinct(sweep):
+    """Equal values under different spellings (0.1 and [0.1, 0.1]) are refused, and rightly so."""
+    blocks = [sweep.get("parameters", {}), *sweep["optimizers"].values()]
+    pairs = [[v if isinstance(v, list) else [v, v] for v in block.get("dropout", [])] for block in blocks]
+    return all(pair not in axis[:i] for axis in pairs for i, pair in enumerate(axis))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(sweeps.filter(distinct))
+def test_a_valid_file_round_trips(sweep):
+    parsed = spec.parse(as_text(sweep))
+    assert spec.parse(spec.to_yaml(parsed)) == parsed
+    assert parsed.epochs == sweep["epochs"]
+    assert list(parsed.optimizers) == list(sweep["optimizers"])
+    for label, block in sweep["optimizers"].items():
+        grid = parsed.optimizers[label]
+        assert grid.algorithm == block["optimizer"]
+        given = {**sweep.get("parameters", {}), **block}
+        for name in ("lr", "weight_decay", "batch_size"):
+            if name in given:
+                wanted = given[name] if isinstance(given[name], list) else [given[name]]
+                assert grid.axes[name] == tuple(wanted)
+
+
+def test_a_full_file_is_read_as_meant():
+    sweep = spec.parse(VALID)
+    assert sweep.seeds == (0, 1, 2)
+    assert sweep.optimizers["sgd"].axes["lr"] == (1e-3, 0.1)
+    assert sweep.optimizers["sgd"].axes["dropout"] == ((0.0, 0.0), (0.1, 0.25))
+    assert sweep.optimizers["adam"].axes["betas"] == ((0.9, 0.99),)
+    assert sweep.optimizers["mine"].axes["schedule"] == (SCHEDULES["cosine"](name="cosine"),)
+    assert spec.parse(spec.to_yaml(sweep)) == sweep
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("1e-3", 0.001), ("1E3", 1000.0), (".5", 0.5), ("1.", 1.0), ("010", 10.0), ("+0.1", 0.1)]
+)
+def test_numbers_are_numbers(written, read):
+    sweep = spec.parse(f"dataset: digits\nepochs: 1\noptimizers: {{adam: {{lr: {written}}}}}")
+    assert sweep.optimizers["adam"].axes["lr"] == (read,)
+
+
+def test_010_is_ten_and_no_is_a_word():
+    sweep = spec.parse("dataset: digits\nepochs: 010\noptimizers:\n  no: {optimizer: sgd}\n  010: {optimizer: adam}")
+    assert sweep.epochs == 10
+    assert list(sweep.optimizers) == ["no", "010"]
+    (line,) = problems("dataset: digits\nepochs: 1\noptimizers: {sgd: {nesterov: no, momentum: 0.9}}")
+    assert line == "sweep:3:30: must be true or false, not the text 'no'"
+
+
+def test_an_optimizers_own_value_wins_and_the_rest_is_inherited():
+    sweep = spec.parse(
+        "dataset: digits\nepochs: 1\nparameters: {lr: [0.1, 0.2], batch_size: 8}\noptimizers: {sgd: , adam: {lr: 1}}"
+    )
+    assert sweep.optimizers["sgd"].axes["lr"] == (0.1, 0.2)
+    assert sweep.optimizers["adam"].axes["lr"] == (1.0,)
+    assert sweep.optimizers["adam"].axes["batch_size"] == (8,)
+
+
+def test_the_name_defaults_to_the_file(tmp_path):
+    path = tmp_path / "my_sweep.yaml"
+    path.write_text("dataset: digits\nepochs: 1\noptimizers: {adam: }")
+    assert spec.load(path).name == "my_sweep"
+
+
+# ---------------------------------------------------------------- wrong files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("epochs: 10", "epoch: 10", ["1:1: missing key 'epochs'", "4:1: unknown key 'epoch'; did you mean 'epochs'?"]),
+        ("epochs: 10", "epochs: 1.5", ["4:9: must be a whole number, not 1.5"]),
+        ("epochs: 10", "epochs: 0", ["4:9: must be greater than or equal to 1, not 0"]),
+        ("epochs: 10", "epochs: true", ["4:9: must be a whole number, not true"]),
+        ("epochs: 10", "epochs: '10'", ["4:9: must be a whole number, not the text '10'"]),
+        ("epochs: 10", "epochs: 10\nepochs: 11", ["5:1: key 'epochs' stands twice (first in line 4)"]),
+        ("dataset: mnist", "dataset: mnsit", ["3:10: unknown dataset 'mnsit'; did you mean 'mnist'?"]),
+        ("seeds: 3", "seeds: [1, 1]", ["5:8: the value 1 stands twice"]),
+        ("seeds: 3", "seeds: 0", ["5:8: the number of seeds must be from 1 to 10000"]),
+        ("seeds: 3", "seeds: [-1]", ["5:9: must be greater than or equal to 0, not -1"]),
+        ("metric: val_loss", "metric: test_accuracy", ["6:9: selecting on the test set would bias it; select on"]),
+        ("[32, 128]", "[32, 70000]", ["8:20: batch_size 70000 is larger than the training set of 55000 images"]),
+        ("  batch_size:", "  batchsize:", ["8:3: unknown key 'batchsize'; did you mean 'batch_size'?"]),
+        ("[0.0, [0.1, 0.25]]", "[1.0]", ["9:13: must be less than 1, not 1.0"]),
+        ("[0.0, [0.1, 0.25]]", "[]", ["9:12: needs at least one value"]),
+        ("[constant,", "[cosin,", ["10:14: unknown schedule 'cosin'; did you mean 'cosine'?"]),
+        ("[constant,", "[linear,", ["10:14: schedule 'linear' is not supported yet"]),
+        ("step_size: 3, ", "", ["10:24: missing key 'step_size'"]),
+        (
+            "step_size: 3",
+            "stepsize: 3",
+            ["10:24: missing key 'step_size'", "10:37: unknown key 'stepsize'; did you mean"],
+        ),
+        ("sgd: {", "sdg: {", ["12:3: unknown optimizer 'sdg'; did you mean 'sgd'?"]),
+        ("momentum:", "momentun:", ["12:26: unknown key 'momentun'; did you mean 'momentum'?"]),
+        ("[1e-3, 0.1]", "{min: 1e-3, max: 1}", ["12:13: searching a range {min, max} is not supported yet"]),
+        ("[1e-3, 0.1]", "[1e-3, -1]", ["12:20: must be greater than or equal to 0, not -1"]),
+        ("[1e-3, 0.1]", "[1e-3, .nan]", ["12:20: must be a finite number"]),
+        ("[1e-3, 0.1]", "1e999", ["12:13: must be a finite number"]),
+        (
+            "[[0.9, 0.99]]",
+            "[0.9, 0.99]",
+            ["13:18: takes pairs, and a list is a grid axis: write one pair as [[a, b]]", "13:23: takes pairs"],
+        ),
+        ("betas: [[0.9, 0.99]]", "amsgrad: true", ["13:10: 'amsgrad' is not supported yet"]),
+        (
+            "optimizer: rmsprop",
+            "optimizer: pytorch_optimizer.lion",
+            ["14:21: optimizer 'pytorch_optimizer.lion' is not supp"],
+        ),
+        (
+            "optimizer: rmsprop",
+            "optimizer: my.module:Class",
+            ["14:21: optimizer 'my.module:Class' is not supported yet"],
+        ),
+        ("  mine: {optimizer: rmsprop,", "  Lion: {", ["14:3: optimizer 'Lion' is not supported yet"]),
+        (
+            "optimizer: sgd}",
+            "optimizer: sdg}",
+            ["16:33: excludes nothing: no optimizer of this sweep is the text 'sdg'"],
+        ),
+        ("{batch_size: 32, ", "{batch_size: 64, ", ["16:18: excludes nothing: no batch_size of this sweep is 64"]),
+        ("{batch_size: 32, ", "{batchsize: 32, ", ["16:6: unknown key 'batchsize'; did you mean 'batch_size'?"]),
+        ("exclude:", "search: {method: sobol}\nexclude:", ["15:1: 'search': searching a range is not supported yet"]),
+        (
+            "exclude:",
+            "confirm: {seeds: 3}\nexclude:",
+            ["15:1: 'confirm': confirming on fresh seeds is not supported yet"],
+        ),
+        ("name: all-of-it", "name: ../x", ["2:7: must be letters, digits"]),
+        ("version: 1", "version: 2", ["1:10: must be 1, not 2"]),
+        ("dataset: mnist", "dataset: !!python/name:os.system x", ["3:10: 'x' cannot be read as"]),
+        ("dataset: mnist", "dataset: [mnist", ["4:7: while parsing a flow sequence"]),
+        ("dataset: mnist", "dataset: \x07", ["3:10: a character is not allowed"]),
+    ],
+)
+def test_a_problem_has_its_place_and_its_words(old, new, expected):
+    lines = problems(with_line(old, new))
+    assert len(lines) == len(expected), lines
+    for line, words in zip(lines, expected, strict=True):
+        assert words in line
+        assert re.match(r"sweep:\d+:\d+: ", line)
+
+
+def test_all_problems_of_a_file_come_at_once():
+    text = VALID.replace("epochs: 10", "epochs: ten").replace("momentum", "momentun").replace("rmsprop", "rms")
+    places = [line.split(": ")[0] for line in problems(text)]
+    assert places == ["sweep:4:9", "sweep:12:26", "sweep:14:21"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing",
+        "- 1",
+        "5",
+        "a: &x [*x]",
+        "? [1]\n: 2",
+        "{",
+        "\t- x",
+        "a: " + "[" * 3000,
+        "a: *b",
+        "--- 1\n--- 2",
+        "%",
+    ],
+)
+def test_what_is_no_sweep_at_all(text):
+    assert re.match(r"sweep:\d+:\d+: ", problems(text)[0])
+
+
+def test_aliases_work_and_cannot_explode():
+    text = "dataset: digits\nepochs: 1\nparameters: {lr: &a [0.1, 0.2]}\noptimizers: {sgd: {lr: *a}}"
+    assert spec.parse(text).optimizers["sgd"].axes["lr"] == (0.1, 0.2)
+    bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
+    )
+    assert any("too many" in line for line in problems(bomb))
+
+
+mutations = st.one_of(
+    st.tuples(st.just("key"), st.text(max_size=6)),
+    st.tuples(st.just("value"), st.text(max_size=8)),
+    st.tuples(
+        st.just("value"),
+        st.sampled_from(
+            ["[]", "{}", "null", "-1", "1e999", ".nan", "true", "[[[]]]", "{min: 1}", "!!int x", "0x1F", "9" * 5000]
+        ),
+    ),
+    st.tuples(st.just("delete"), st.just("")),
+)
+spots = [match.span() for match in re.finditer(r"[^\s,:{}\[\]-][^\s,:{}\[\]]*", VALID)]
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(st.sampled_from(spots), mutations)
+def test_any_mutation_gives_a_sweep_or_problems_with_a_place(spot, mutation):
+    text = VALID[: spot[0]] + mutation[1] + VALID[spot[1] :]
+    try:
+        parsed = spec.parse(text)
+    except UserError as error:
+        for line in str(error).splitlines():
+            assert re.match(r"sweep:\d+:\d+: \S", line), line
+    else:
+        assert spec.parse(spec.to_yaml(parsed)) == parsed
+
+
+# ---------------------------------------------------------------- --set
+
+
+def test_settings_change_the_sweep():
+    sweep = spec.parse(
+        VALID, settings=["epochs=2", "optimizers.sgd.lr=[1e-2]", "parameters.batch_size=32", "exclude=null"]
+    )
+    assert sweep.epochs == 2
+    assert sweep.optimizers["sgd"].axes["lr"] == (0.01,)
+    assert sweep.optimizers["adam"].axes["batch_size"] == (32,)
+    assert spec.parse(
+        "dataset: digits\nepochs: 1\noptimizers: {adam: }", settings=["parameters.dropout=0.5"]
+    ).optimizers["adam"].axes["dropout"] == ((0.5, 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("epochs=ten", "--set epochs=ten: must be a whole number, not the text 'ten'"),
+        ("epoch=2", "--set epoch=2: unknown key 'epoch'; did you mean 'epochs'?"),
+        ("epochs", "--set epochs: write it as key=value"),
+        ("epochs.x=1", "--set epochs.x=1: there is nothing below 'epochs' to set"),
+        ("epochs=[", "--set epochs=[: while parsing"),
+        ("=1", "--set =1: write it as key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, expected):
+    (line,) = problems(VALID, settings=[setting])
+    assert line.startswith(expected)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="no such sweep file"):
+        spec.load(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        spec.load(tmp_path / "binary.yaml")
+    with pytest.raises(UserError, match="cannot be read"):
+        spec.load(tmp_path)
