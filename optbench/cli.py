@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,8 +116,9 @@ def run(
         datasets.ensure(parsed.dataset, data_dir)
     with progress.Progress(plan, console) as display, progress.interruptible():
         try:
-            for event in execute(plan, data_dir):
-                display.update(event)
+            with closing(execute(plan, data_dir)) as events:
+                for event in events:
+                    display.update(event)
         except KeyboardInterrupt:
             display.stop()
             command = progress.command_line(sys.argv)

@@ -34,6 +34,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
+    """What is wrong at a place of the text."""
+
     place: Place
     message: str
 
@@ -56,6 +58,8 @@ class _Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
+    """Writes YAML that the loader reads back: what would be read as a number is quoted if it is text."""
+
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,22 +102,23 @@ def _stack_size(trials: list[Trial], device: str) -> int:
     return max(1, min(_GPU_STACK, int(free * _GPU_MEMORY_SHARE) // each))
 
 
-def execute(plan: Plan, data_dir: Path | None) -> Iterator[Event]:
+def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train what the plan holds; every event has been stored when it is yielded."""
     with plan.store.locked():
         plan.store.begin(plan.outline, to_yaml(plan.sweep), [stack.stack_id for stack in plan.stacks])
         parts: dict[str, Part] = {}
-        for stack, message in execution.run(plan.stacks, plan.device, plan.workers, data_dir):
-            if stack.stack_id not in parts:
-                parts[stack.stack_id] = Part(plan.store, stack.stack_id, _columns(plan, stack))
-            part = parts[stack.stack_id]
-            if isinstance(message, Failure):
-                part.fail(message.error)
-            else:
-                part.add(message)
-            if isinstance(message, Failure) or message[0]["epoch"] == stack.epochs:
-                del parts[stack.stack_id]
-            yield stack, message
+        with closing(execution.run(plan.stacks, plan.device, plan.workers, data_dir)) as events:
+            for stack, message in events:
+                if stack.stack_id not in parts:
+                    parts[stack.stack_id] = Part(plan.store, stack.stack_id, _columns(plan, stack))
+                part = parts[stack.stack_id]
+                if isinstance(message, Failure):
+                    part.fail(message.error)
+                else:
+                    part.add(message)
+                if isinstance(message, Failure) or message[0]["epoch"] == stack.epochs:
+                    del parts[stack.stack_id]
+                yield stack, message
 
 
 def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,7 +58,7 @@ def _schedule(value: Any) -> Any:
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
 ScheduleValue = Annotated[AnySchedule, Field(discriminator="name"), BeforeValidator(_schedule)]
-_ScheduleOrName = Annotated[str | ScheduleValue, BeforeValidator(lambda v: v if isinstance(v, str) else _schedule(v))]
+ScheduleOrName = Annotated[str | ScheduleValue, BeforeValidator(lambda v: v if isinstance(v, str) else _schedule(v))]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
@@ -87,10 +88,23 @@ def _kinds(algorithm: str) -> dict[str, Any]:
     }
 
 
-def _grid(kinds: Mapping[str, Any]) -> type[BaseModel]:
-    """The model of a block that may set any of these parameters to a list of values."""
+def _model(kinds: Mapping[str, Any]) -> type[BaseModel]:
     fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
-    return create_model("Grid", __config__=_STRICT, **fields)
+    return create_model("Block", __config__=_STRICT, **fields)
+
+
+@cache
+def _block_model(algorithms: frozenset[str]) -> type[BaseModel]:
+    """A block that may set every parameter that all these optimizers have, each to a list of values."""
+    each = [_kinds(name) for name in sorted(algorithms)]
+    return _model({name: kind for name, kind in each[0].items() if all(name in other for other in each)})
+
+
+@cache
+def _exclusion_model(algorithms: frozenset[str]) -> type[BaseModel]:
+    """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
+    kinds = {name: kind for algorithm in sorted(algorithms) for name, kind in _kinds(algorithm).items()}
+    return _model(kinds | {"optimizer": str, "schedule": ScheduleOrName})
 
 
 # ---------------------------------------------------------------- the sweep
@@ -196,14 +210,18 @@ def parse(text: str, source: str = "sweep", default_name: str = "sweep", setting
     blocks = document.data.get("optimizers")
     blocks = blocks if isinstance(blocks, dict) else {}
     algorithms = {label: _algorithm(document, label, block) for label, block in blocks.items()}
-    kinds = {label: _kinds(name) for label, name in algorithms.items() if name}
-    in_all = {n: k for own in kinds.values() for n, k in own.items() if all(n in other for other in kinds.values())}
-    shared = _block(document, in_all, document.data.get("parameters"), ("parameters",))
+    known = {label: name for label, name in algorithms.items() if name}
+    shared = {}
+    if known:
+        model = _block_model(frozenset(known.values()))
+        shared = _block(document, model, document.data.get("parameters"), ("parameters",))
     grids = {}
-    for label, own_kinds in kinds.items():
-        block = {k: v for k, v in (blocks[label] or {}).items() if k != "optimizer"}
-        own = _block(document, own_kinds, block, ("optimizers", label))
-        grids[label] = OptimizerGrid(str(algorithms[label]), DEFAULTS | shared | own)
+    for label, name in known.items():
+        block = blocks[label]
+        if isinstance(block, dict):
+            block = {key: value for key, value in block.items() if key != "optimizer"}
+        own = _block(document, _block_model(frozenset({name})), block, ("optimizers", label))
+        grids[label] = OptimizerGrid(name, DEFAULTS | shared | own)
     _check_batch_sizes(document, grids)
     exclude = _exclude(document, grids)
     _stop_at(document.problems)
@@ -315,9 +333,9 @@ def _algorithm(document: Document, label: str, block: Any) -> str | None:
     return None
 
 
-def _block(document: Document, kinds: Mapping[str, Any], block: Any, path: Key) -> dict[str, tuple[Any, ...]]:
+def _block(document: Document, model: type[BaseModel], block: Any, path: Key) -> dict[str, tuple[Any, ...]]:
     """The axes that a block sets."""
-    checked = _check(document, _grid(kinds), block, path) if isinstance(block, dict) else None
+    checked = _check(document, model, block, path) if isinstance(block, dict) else None
     return {} if checked is None else {name: getattr(checked, name) for name in block}
 
 
@@ -337,16 +355,14 @@ def _exclude(document: Document, grids: Mapping[str, OptimizerGrid]) -> tuple[di
     entries = document.data.get("exclude")
     if not isinstance(entries, list) or not grids:
         return ()
-    kinds: dict[str, Any] = {"optimizer": str}
+    model = _exclusion_model(frozenset(grid.algorithm for grid in grids.values()))
     axes: dict[str, list[Any]] = {"optimizer": list(grids)}
     for grid in grids.values():
-        kinds |= _kinds(grid.algorithm)
         for name, values in grid.axes.items():
             axes.setdefault(name, []).extend(values)
-    kinds["schedule"] = _ScheduleOrName
     exclusions = []
     for i, entry in enumerate(entries):
-        exclusion = _block(document, kinds, entry, ("exclude", i))
+        exclusion = _block(document, model, entry, ("exclude", i))
         if entry == {}:
             document.problems.append(Problem(document.place(("exclude", i)), "this would exclude every trial"))
         if not document.problems:  # else what is excluded may only be missing because it is misspelt elsewhere

@@ -239,6 +239,8 @@ def test_the_name_defaults_to_the_file(tmp_path):
             ["15:1: 'confirm': confirming on fresh seeds is not supported yet"],
         ),
         ("name: all-of-it", "name: ../x", ["2:7: must be letters, digits"]),
+        ("{betas: [[0.9, 0.99]]}", "5", ["13:9: must be a mapping, not 5"]),
+        ("{betas: [[0.9, 0.99]]}", "[a]", ["13:9: must be a mapping, not ['a']"]),
         ("version: 1", "version: 2", ["1:10: must be 1, not 2"]),
         ("dataset: mnist", "dataset: !!python/name:os.system x", ["3:10: 'x' cannot be read as"]),
         ("dataset: mnist", "dataset: [mnist", ["4:7: while parsing a flow sequence"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from optbench.execution.event import Event, Failure
@@ -17,7 +17,7 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(stacks: Sequence[Stack], device: str, workers: int, data_dir: Path | None) -> Iterator[Event]:
+def run(stacks: Sequence[Stack], device: str, workers: int, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
 
     Yields (stack, rows) after every epoch and (stack, Failure) when a stack is given up; a stack whose rows begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from optbench import engine
@@ -12,7 +12,7 @@ from optbench.execution.event import Event, Failure
 from optbench.stacks import Stack
 
 
-def run_in_process(stacks: Iterable[Stack], device: str, data_dir: Path | None) -> Iterator[Event]:
+def run_in_process(stacks: Iterable[Stack], device: str, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train the stacks on `device`; an exception ends its own stack only."""
     engine.make_deterministic()
     loaded: dict[str, Dataset] = {}

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -31,7 +31,7 @@ _ENVIRONMENT = {
 }
 
 
-def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | None) -> Iterator[Event]:
+def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train the stacks in `workers` processes; see `execution.run`."""
     waiting = deque(stacks)
     attempts: Counter[str] = Counter()

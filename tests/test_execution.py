@@ -1,0 +1,97 @@
+"""Where stacks run makes no difference to their rows, and a worker's death none to the other stacks."""
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from optbench import execution
+from optbench.execution import Failure, processes
+from optbench.stacks import Stack, plan
+
+SWEEP = "{adam: {lr: [1e-3, 3e-3]}, sgd: {lr: [0.05, 1e30], momentum: 0.9}}"
+LINES = ("epochs: 2", "parameters: {batch_size: 64, dropout: 0.25}")
+
+
+@pytest.fixture(scope="module")
+def stacks(trials_of):
+    return plan(trials_of(SWEEP, *LINES), 1)
+
+
+def rows_of(events):
+    """Rows by (trial id, epoch), as text so that NaN equals NaN; a stack that began again counts once."""
+    rows = {}
+    for stack, message in events:
+        assert not isinstance(message, Failure), message
+        if message[0]["epoch"] == 0:
+            rows = {key: row for key, row in rows.items() if key[0] not in {t.trial_id for t in stack.trials}}
+        rows |= {
+            (row["trial_id"], row["epoch"]): str({k: v for k, v in row.items() if k != "train_seconds"})
+            for row in message
+        }
+    return rows
+
+
+def test_one_worker_or_two_in_any_order_give_identical_rows(stacks):
+    one = rows_of(execution.run(stacks, "cpu", 1, None))
+    two = rows_of(execution.run(list(reversed(stacks)), "cpu", 2, None))
+    assert len(one) == 4 * 3
+    assert one == two
+
+
+def test_a_dead_workers_stack_is_tried_again_and_the_others_go_on(stacks):
+    undisturbed = rows_of(execution.run(stacks, "cpu", 2, None))
+    killed = []
+
+    def events():
+        for event in execution.run(stacks, "cpu", 2, None):
+            if not killed:
+                victim = multiprocessing.active_children()[0]
+                killed.append(victim.pid)
+                os.kill(victim.pid, signal.SIGKILL)
+            yield event
+
+    assert rows_of(events()) == undisturbed
+    assert killed
+
+
+def test_a_stack_whose_workers_keep_dying_is_given_up(stacks, monkeypatch):
+    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    failures, finished = [], set()
+    for stack, message in execution.run(stacks, "cpu", 1, None):
+        if isinstance(message, Failure):
+            failures.append((stack, message))
+        elif message[0]["epoch"] == 2:
+            finished.add(stack.stack_id)
+        elif stack is stacks[1] and not failures:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    ((stack, failure),) = failures
+    assert stack is stacks[1]
+    assert failure.error == "its worker process died 1 times, exit code -9"
+    assert finished == {s.stack_id for s in stacks} - {stack.stack_id}
+
+
+def test_an_exception_fails_its_own_stack_with_its_traceback(stacks):
+    broken = Stack((dataclasses.replace(stacks[0].trials[0], dataset="nowhere"),))
+    events = list(execution.run([broken, stacks[1]], "cpu", 1, None))
+    assert "unknown dataset 'nowhere'" in events[0][1].error
+    assert "Traceback" in events[0][1].error
+    assert [stack for stack, message in events[1:]] == [stacks[1]] * 3
+
+
+def test_closing_stops_all_workers(stacks):
+    events = execution.run(stacks, "cpu", 2, None)
+    next(events)
+    assert len(multiprocessing.active_children()) == 2
+    events.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_diverging_trial_is_no_failure(stacks):
+    (wild,) = [stack for stack in stacks if stack.trials[0].hyperparameters.lr == 1e30]
+    *_, (_, (last,)) = execution.run([wild], "cpu", 1, None)
+    assert last["status"] == "diverged"
+    assert math.isnan(last["test_accuracy"])
