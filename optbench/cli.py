@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,13 +101,15 @@ def run(
     from optbench import spec
 
     parsed = spec.load(sweep, settings or [])
-    from optbench import datasets, estimate, progress
-    from optbench.report import formats, tables
-    from optbench.run import execute, make_plan
-
-    plan = make_plan(parsed, output, device, workers, stack_size)
     console = _console(stderr=not dry_run)
-    console.print(progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan)))
+    with console.status("planning …") if console.is_terminal else nullcontext():
+        from optbench import datasets, estimate, progress
+        from optbench.report import formats, tables
+        from optbench.run import execute, make_plan
+
+        plan = make_plan(parsed, output, device, workers, stack_size)
+        description = progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan))
+    console.print(description)
     if dry_run:
         return
     if not plan.stacks:
@@ -121,10 +123,8 @@ def run(
                     display.update(event)
         except KeyboardInterrupt:
             display.stop()
-            command = progress.command_line(sys.argv)
-            console.print(
-                f"{display.done}/{len(plan.trials)} done; resume with: {command}", soft_wrap=True, markup=False
-            )
+            resume = f"{plan.done()}/{len(plan.trials)} done; resume with: {progress.command_line(sys.argv)}"
+            console.print(resume, soft_wrap=True, markup=False)
             raise typer.Exit(INTERRUPTED) from None
     console.print(display.summary(), soft_wrap=True, markup=False)
     if display.done > display.failed:

@@ -7,10 +7,11 @@ import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -91,6 +92,10 @@ class Progress:
         self._epochs: dict[str, int] = {}
         self._all_epochs = sum(len(stack) * stack.epochs for stack in plan.stacks)
         self._best: dict[str, tuple[float, Trial, int]] = {}
+        if self.done:
+            for row in plan.store.rows()[["trial_id", "epoch", plan.sweep.metric]].to_dict("records"):
+                if row["trial_id"] in self._trials:
+                    self._compare(row)
         self._stacks_done = 0
         self._started = time.monotonic()
         self.diverged = self.failed = 0
@@ -131,12 +136,8 @@ class Progress:
             self.failed += len(stack)
             self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
             return
-        metric = self._plan.sweep.metric
         for row in message:
-            trial, value = self._trials[row["trial_id"]], row[metric]
-            better = value if metric.endswith("accuracy") else -value
-            if not math.isnan(value) and better > self._best.get(trial.optimizer, (-math.inf,))[0]:
-                self._best[trial.optimizer] = better, trial, row["epoch"]
+            self._compare(row)
         epoch = message[0]["epoch"]
         self._epochs[stack.stack_id] = epoch
         if epoch == stack.epochs:
@@ -150,6 +151,13 @@ class Progress:
                 f"best val_accuracy {best['val_accuracy']:.4f} ({name})"
                 + (f", {diverged} diverged" if diverged else ""),
             )
+
+    def _compare(self, row: Mapping[str, Any]) -> None:
+        """Keep the row in mind if it is its optimizer's best so far."""
+        trial, metric = self._trials[row["trial_id"]], self._plan.sweep.metric
+        value = row[metric] if metric.endswith("accuracy") else -row[metric]
+        if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
+            self._best[trial.optimizer] = value, trial, row["epoch"]
 
     def _finish_stack(self, stack: Stack, result: str) -> None:
         self._stacks_done += 1
@@ -190,5 +198,6 @@ class Progress:
                 trial, epoch = best[1], best[2]
                 where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
             table.add_row(Text(label), f"{self._done[label]}/{total}", value, Text(where))
-        bar = ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width))
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width)))
         return Group(head, bar, table)

@@ -46,6 +46,10 @@ class Plan:
     def missing(self) -> int:
         return sum(map(len, self.stacks))
 
+    def done(self) -> int:
+        """How many trials of the sweep need no more training, by what is on disk now."""
+        return len(self.store.finished() & {trial.trial_id for trial in self.trials})
+
     @property
     def outline(self) -> Outline:
         return Outline(

@@ -1,0 +1,280 @@
+"""The real command in a process of its own, from sweep file to tables; and what it says when something is wrong."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import optbench
+from optbench.spec import load, parse
+from optbench.store import COLUMNS
+from optbench.trials import expand
+
+REPOSITORY = Path(optbench.__file__).parent.parent
+EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
+
+SWEEP = """
+name: small
+dataset: digits
+epochs: 2
+seeds: 2
+parameters: {batch_size: [64, 128], dropout: 0.25}
+optimizers:
+  sgd: {lr: [0.05, 1e30], momentum: 0.9}
+  adam: {lr: 0.003, schedule: [constant, cosine]}
+"""
+# What differs between two runs of the same sweep and is not a result.
+OF_THE_RUN = ["train_seconds", "workers"]
+
+
+def start(*arguments, cwd, **environment):
+    command = [sys.executable, "-W", "error", "-m", "optbench", *map(str, arguments)]
+    env = {key: value for key, value in os.environ.items() if key != "OPTBENCH_DATA"} | {"COLUMNS": "80"} | environment
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+
+
+def optbench_(*arguments, cwd, code=0, **environment):
+    """Run to the end; returns stdout and stderr."""
+    with start(*arguments, cwd=cwd, **environment) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+def content(folder):
+    """The rows of a sweep in a fixed order, without what belongs to the run."""
+    rows = pd.read_parquet(folder).drop(columns=OF_THE_RUN)
+    return rows.sort_values(["trial_id", "epoch"]).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which the sweep has run without interruption in one process."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(SWEEP)
+    out, err = optbench_("run", "small.yaml", "--workers", "1", cwd=folder)
+    return folder, out, err
+
+
+def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
+    folder, out, err = finished
+    assert out == ""  # stdout is for results
+    assert "small: 16 trials of 2 epochs on digits" in err
+    plan = r"16 trials to run in 16 stacks on cpu \(1 process\): about [\w ]+ \(from a few timed steps\), \d+ KiB in"
+    assert re.search(plan, " ".join(err.split()))
+    assert len(re.findall(r"^stack \d+/16: 1 trials, batch_size (64|128), best val_accuracy", err, re.MULTILINE)) == 16
+    assert "16/16 trials done (4 diverged and 0 failed in this run" in err
+    rows = pd.read_parquet(folder / "results" / "small")
+    assert list(rows.columns) == [name for name, _, _ in COLUMNS]
+    assert len(rows) == 16 * 3
+    assert rows.groupby("trial_id")["epoch"].apply(list).map(sorted).tolist() == [[0, 1, 2]] * 16
+    assert rows.groupby("status")["trial_id"].nunique().to_dict() == {"diverged": 4, "finished": 12}
+    assert rows[rows["status"] == "diverged"].groupby("trial_id").size().tolist() == [3] * 4
+    learned = rows[(rows["status"] == "finished") & (rows["epoch"] == 2)]
+    assert (learned["test_accuracy"] > 0.5).all()
+    text = (folder / "results" / "small" / "_optbench" / "report.md").read_text(encoding="utf-8")
+    assert text == optbench_("report", "--format", "markdown", cwd=folder)[0]
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    folder, *_ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("results/small/*.parquet")}
+    _, err = optbench_("run", "small.yaml", cwd=folder)
+    assert "nothing to do: all 16 trials are in results/small" in err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("results/small/*.parquet")}
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_rows(finished, tmp_path):
+    """Two workers, stopped half-way by Ctrl-C and resumed: the content of an uninterrupted run in one process."""
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    folder = tmp_path / "results" / "small"
+    with start("run", "small.yaml", "--workers", "2", cwd=tmp_path) as process:
+        while not list(folder.glob("*.parquet")) or content(folder).query("epoch == 2")["trial_id"].nunique() < 3:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    done, resume = re.search(r"^(\d+)/16 done; resume with: (.*)$", err, re.MULTILINE).groups()
+    assert 3 <= int(done) < 16
+    assert "run small.yaml --workers 2" in resume
+    out, _ = optbench_("status", cwd=tmp_path)
+    assert f"{done}/16 trials done in results/small" in out
+    _, err = optbench_("run", "small.yaml", "--workers", "2", cwd=tmp_path)
+    assert f"{16 - int(done)} trials to run" in err
+    pd.testing.assert_frame_equal(content(folder), content(finished[0] / "results" / "small"))
+
+
+def test_a_longer_sweep_trains_only_what_is_missing(finished, tmp_path):
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    optbench_("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
+    _, err = optbench_("run", "small.yaml", "--stack-size", "3", cwd=tmp_path)
+    assert "8 trials to run" in err
+    longer, whole = (content(path / "results" / "small") for path in (tmp_path, finished[0]))
+    of_the_stack = ["stack", "stack_size"]
+    pd.testing.assert_frame_equal(longer.drop(columns=of_the_stack), whole.drop(columns=of_the_stack))
+
+
+def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    out, _ = optbench_("run", "small.yaml", "--dry-run", "--set", "seeds=5", cwd=tmp_path)
+    assert "small: 40 trials of 2 epochs on digits" in out
+    assert re.search(r"sgd +4 +5 +20 +20", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_schedule_that_cannot_act_is_warned_of(tmp_path):
+    (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 3\noptimizers: {adam: {schedule: reduce_lr_on_plateau}}")
+    out, _ = optbench_("run", "s.yaml", "--dry-run", cwd=tmp_path)
+    assert "warning: schedule reduce_lr_on_plateau cannot act" in out
+
+
+def test_the_report_comes_in_every_format(finished, tmp_path):
+    folder, *_ = finished
+    for width in (80, 120):
+        out, _ = optbench_("report", cwd=folder, COLUMNS=str(width))
+        assert max(map(len, out.splitlines())) <= width
+        assert "\x1b" not in out
+        for title in ("Optimizers", "Learning-rate schedules", "Batch sizes and training time", "Learning rates"):
+            assert title in out
+        assert "4/8" in out
+    content = json.loads(optbench_("report", "results/small", "-f", "json", cwd=folder)[0])
+    assert content["summary"] == "16 trials: 12 finished, 4 diverged"
+    frame = pd.read_csv(io.StringIO(optbench_("report", "-f", "csv", cwd=folder)[0]))
+    assert set(frame["table"]) == {table["title"] for table in content["tables"]}
+    out, _ = optbench_("report", "-f", "latex", "-o", tmp_path / "tables.tex", cwd=folder)
+    assert out == ""
+    assert r"\begin{tabular}" in (tmp_path / "tables.tex").read_text(encoding="utf-8")
+    optbench_("report", "-o", tmp_path / "tables.txt", cwd=folder)
+    assert "Optimizers" in (tmp_path / "tables.txt").read_text(encoding="utf-8")
+
+
+def test_no_color_is_honoured(finished):
+    out, _ = optbench_("report", cwd=finished[0], FORCE_COLOR="1")
+    assert "\x1b[1m" in out
+    out, _ = optbench_("report", cwd=finished[0], FORCE_COLOR="1", NO_COLOR="1")
+    assert not re.search(r"\x1b\[3\d", out)
+
+
+def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch, capfd):
+    from typer.testing import CliRunner
+
+    from optbench import execution
+    from optbench.cli import app
+
+    (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\noptimizers: {adam: , sgd: {lr: 0.05}}")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        real = execution.run
+
+        def failing(stacks, *rest):
+            yield stacks[0], execution.Failure("Traceback\nMemoryError: no memory")
+            yield from real(stacks[1:], *rest)
+
+        patch.setattr(execution, "run", failing)
+        result = CliRunner().invoke(app, ["run", "s.yaml"])
+    assert result.exit_code == 1
+    assert "failed: MemoryError: no memory" in result.stderr
+    rows = pd.read_parquet("results/s")
+    assert rows[rows["status"] == "failed"]["error"].tolist() == ["Traceback\nMemoryError: no memory"]
+    assert "1 failed" in CliRunner().invoke(app, ["report"]).stdout
+    result = CliRunner().invoke(app, ["run", "s.yaml"])
+    assert result.exit_code == 0
+    assert "1 trials to run" in result.stderr
+    assert set(pd.read_parquet("results/s")["status"]) == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "none.yaml"], "optbench: none.yaml: no such sweep file"),
+        (
+            ["run", "bad.yaml"],
+            "bad.yaml:2:9: must be a whole number, not the text 'ten'\nbad.yaml:3:14: unknown optimizer",
+        ),
+        (["run", "good.yaml", "--set", "epochs=x"], "optbench: --set epochs=x: must be a whole number"),
+        (["run", "good.yaml", "--device", "tpu"], "optbench: --device tpu: valid: auto, cpu, cuda, cuda:N"),
+        (["run", "good.yaml", "--output", "bad.yaml"], "optbench: bad.yaml/good: cannot be written"),
+        (
+            ["run", "good.yaml", "--set", "dataset=mnist", "--data-dir", "bad.yaml"],
+            "optbench: cannot write bad.yaml/mnist",
+        ),
+        (["report"], "optbench: results: holds no results"),
+        (["report", "nowhere"], "optbench: nowhere: no such folder of results"),
+        (["status", "."], "optbench: .: holds no results"),
+        (["init", "good.yaml"], "optbench: good.yaml is there already; --force overwrites it"),
+        (["init", "no/where.yaml"], "optbench: no/where.yaml: cannot be written"),
+        (["list", "nothing"], "nothing"),
+        (["run", "good.yaml", "--workers", "0"], "workers"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_what_the_user_can_mend_is_exit_code_2_and_no_traceback(tmp_path, arguments, expected):
+    (tmp_path / "bad.yaml").write_text("dataset: digits\nepochs: ten\noptimizers: {sdg: }")
+    (tmp_path / "good.yaml").write_text("dataset: digits\nepochs: 1\noptimizers: {sgd: }")
+    out, err = optbench_(*arguments, cwd=tmp_path, code=2)
+    assert out == ""
+    assert expected in err
+
+
+def test_a_foreign_file_among_the_results_is_named(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    pd.DataFrame({"x": [1]}).to_parquet(folder / "part-x.parquet")
+    _, err = optbench_("report", "results", cwd=tmp_path, code=2)
+    assert "schema version none" in err
+
+
+def test_list_and_version(tmp_path):
+    assert "nesterov=false" in optbench_("list", "optimizers", cwd=tmp_path)[0]
+    assert "reduce_lr_on_plateau" in optbench_("list", "schedules", cwd=tmp_path)[0]
+    assert "fashion_mnist" in optbench_("list", "datasets", cwd=tmp_path)[0]
+    assert optbench_("--version", cwd=tmp_path)[0] == f"optbench {optbench.__version__}\n"
+
+
+def test_init_writes_a_sweep_that_is_valid_as_it_stands(tmp_path):
+    out, _ = optbench_("init", cwd=tmp_path)
+    assert out == "wrote sweep.yaml; next: optbench run sweep.yaml\n"
+    assert len(expand(load(tmp_path / "sweep.yaml"))) == 108
+    optbench_("init", "--force", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_a_valid_sweep(path):
+    sweep = load(path)
+    trials = expand(sweep)
+    assert trials
+    assert sweep.name == path.stem.replace("_", "-")
+    budgets = {label: sum(trial.optimizer == label for trial in trials) for label in sweep.optimizers}
+    if path.stem not in ("smoke", "dropout"):
+        assert len(set(budgets.values())) == 1, budgets  # the same tuning budget for every optimizer
+
+
+def test_every_sweep_in_the_readme_is_valid():
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert expand(parse(block))
+
+
+def test_the_readme_lists_the_columns():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [name for name, _, _ in COLUMNS]
+
+
+def test_ci_calls_the_same_script():
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert any(step.get("run") == "bash .ci/run" for job in workflow["jobs"].values() for step in job["steps"])

@@ -1,0 +1,234 @@
+"""Reports: the right tables for what a sweep varies, in every format, fitting the terminal, with text escaped."""
+
+import io
+import json
+import math
+import re
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from optbench.errors import UserError
+from optbench.report import formats, listings, tables
+from optbench.run import Plan
+from optbench.spec import parse, to_yaml
+from optbench.store import Part, Store
+from optbench.trials import expand
+
+SWEEP = """
+dataset: digits
+name: everything
+epochs: 2
+seeds: 3
+parameters:
+  batch_size: [32, 128]
+  dropout: [0.0, [0.1, 0.25]]
+  schedule: [constant, {name: step, step_size: 3, gamma: 0.3}]
+optimizers:
+  sgd: {lr: [0.01, 0.1], momentum: [0.0, 0.9]}
+  "a_b & 50% [red]|x": {optimizer: adam, lr: 0.001}
+"""
+
+
+def fill(folder, text, value=lambda trial, epoch: 0.5, status=lambda trial: "finished", epochs=None, **columns):
+    """Write the rows of a sweep as a run would, with made-up accuracies."""
+    sweep = parse(text)
+    trials = expand(sweep)
+    store = Store(folder / sweep.name)
+    plan = Plan(sweep, trials, [], store, "cpu", 1)
+    store.begin(plan.outline, to_yaml(sweep), ["all"])
+    defaults = {"sweep": sweep.name, "stack": "all", "stack_size": 4, "workers": 2} | columns
+    part = Part(store, "all", {trial.trial_id: defaults | trial.columns() for trial in trials})
+    for epoch in range((sweep.epochs if epochs is None else epochs) + 1):
+        rows = []
+        for trial in trials:
+            lost = status(trial) == "diverged" and epoch > 0
+            accuracy = math.nan if lost else value(trial, epoch)
+            scores = {f"{split}_accuracy": accuracy for split in ("train", "val", "test")}
+            losses = {f"{split}_loss": 1 - accuracy for split in ("train", "val", "test")}
+            state = status(trial) if epoch == sweep.epochs or lost else "running"
+            row = {
+                "trial_id": trial.trial_id,
+                "epoch": epoch,
+                "step": epoch * 10,
+                "status": state,
+                "train_seconds": 2.0 * epoch,
+            }
+            rows.append(row | scores | losses)
+        part.add(rows)
+    return store
+
+
+def accuracy(trial, epoch):
+    """Known best: sgd at lr 0.1 with momentum, batch size 32, no dropout, constant."""
+    good = (trial.hyperparameters.lr == 0.1) + (trial.batch_size == 32) + (trial.dropout == (0.0, 0.0))
+    good += (trial.schedule.name == "constant") + getattr(trial.hyperparameters, "momentum", 0)
+    return 0.1 + 0.1 * good * epoch / 2 + 0.001 * trial.seed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("results"), SWEEP, accuracy)
+
+
+@pytest.fixture(scope="module")
+def report(store):
+    return tables.build(store)
+
+
+def shown(report, width):
+    stream = io.StringIO()
+    formats.terminal(report, Console(file=stream, width=width, highlight=False))
+    return stream.getvalue()
+
+
+def test_there_is_a_table_for_each_axis_that_varies(report):
+    assert [table.title for table in report.tables] == [
+        "Optimizers",
+        "Learning-rate schedules",
+        "Batch sizes and training time",
+        "Dropout rates",
+        "Learning rates",
+        "Hyperparameter momentum",
+        "Training and validation accuracy",
+    ]
+    assert report.summary == "120 trials: 120 finished"
+
+
+def test_a_sweep_that_varies_nothing_has_two_tables(tmp_path):
+    store = fill(tmp_path, "name: one\ndataset: digits\nepochs: 1\noptimizers: {adam: }")
+    assert [table.title for table in tables.build(store).tables] == ["Optimizers", "Training and validation accuracy"]
+
+
+def test_the_optimizers_table_says_what_was_put_in(report):
+    best = report.tables[0].data.iloc[0]
+    assert best["optimizer"] == "sgd"
+    assert best["val_accuracy"] == pytest.approx(0.1 + 0.1 * 4.9 + 0.001)
+    # Three equally spaced seeds 0.001 apart: s = 0.001, t(2) = 4.3027.
+    assert best["val_accuracy_interval"] == pytest.approx(4.302653 * 0.001 / 3**0.5)
+    assert best["configuration"] == "schedule=constant, batch_size=32, dropout=0, lr=0.1, momentum=0.9"
+    assert (best["n"], best["diverged_of"]) == (3, "0/96")
+
+
+def test_the_axis_tables_choose_the_best_of_everything_else(report):
+    dropout = report.tables[3].data
+    assert dropout["dropout"].tolist() == ["0", "0.1 + 0.25"] * 2
+    row = dropout[(dropout["optimizer"] == "sgd") & (dropout["dropout"] == "0.1 + 0.25")].iloc[0]
+    assert row["val_accuracy"] == pytest.approx(0.1 + 0.1 * 3.9 + 0.001)
+    assert row["configuration"] == "schedule=constant, batch_size=32, lr=0.1, momentum=0.9"
+
+
+def test_accuracy_by_epoch_starts_before_training(report):
+    curves = report.tables[-1].data
+    assert curves["epoch"].tolist() == [0, 1, 2]
+    assert curves["sgd val_accuracy"].tolist() == pytest.approx([0.101, 0.346, 0.591])
+
+
+def test_seconds_are_absent_unless_trials_ran_alone(report, tmp_path):
+    table = report.tables[2]
+    assert table.data["seconds_per_epoch"].isna().all()
+    assert "here none did" in table.caption
+    alone = tables.build(fill(tmp_path, SWEEP, accuracy, stack_size=1, workers=1)).tables[2]
+    assert alone.data["seconds_per_epoch"].tolist() == [2.0] * 4
+    assert "here none did" not in alone.caption
+
+
+def test_diverged_trials_count_in_every_table(tmp_path):
+    status = lambda trial: "diverged" if trial.hyperparameters.lr == 0.1 else "finished"  # noqa: E731
+    report = tables.build(fill(tmp_path, SWEEP, accuracy, status))
+    assert report.summary == "120 trials: 72 finished, 48 diverged"
+    data = report.tables[0].data.set_index("optimizer")
+    assert data.loc["sgd", "diverged_of"] == "48/96"
+    rates = report.tables[4].data.set_index("lr")
+    assert rates.loc[0.1, "diverged_of"] == "48/48"
+    assert math.isnan(rates.loc[0.1, "val_accuracy"])
+    assert "–" in shown(report, 120)
+
+
+def test_all_diverged_is_a_table_not_a_crash(tmp_path):
+    report = tables.build(fill(tmp_path, SWEEP, accuracy, lambda trial: "diverged"))
+    assert report.summary == "120 trials: 120 diverged"
+    for name in formats.FORMATS:
+        assert formats.FORMATS[name](report)
+    assert "96/96" in shown(report, 80)
+
+
+def test_a_sweep_that_has_only_begun_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"no trial has finished yet \(120 trials: 120 running\)"):
+        tables.build(fill(tmp_path, SWEEP, accuracy, epochs=1))
+
+
+def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
+    store = fill(tmp_path, SWEEP, accuracy)
+    smaller = expand(parse(SWEEP.replace("seeds: 3", "seeds: 2")))
+    sweep = parse(SWEEP.replace("seeds: 3", "seeds: 2"))
+    store.begin(Plan(sweep, smaller, [], store, "cpu", 1).outline, "", ["all"])
+    report = tables.build(store)
+    assert report.summary == "80 trials: 80 finished"
+    assert report.tables[0].data["n"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_the_terminal_is_never_overrun_and_no_number_is_broken(report, width):
+    text = shown(report, width)
+    assert max(map(len, text.splitlines())) <= width
+    if width >= 80:
+        for value in ("59.10 ± 0.25", "49.10 ± 0.25"):
+            assert value in text
+
+
+def test_json_holds_plain_numbers(report):
+    content = json.loads(formats.to_json(report))
+    assert content["version"] == 1
+    assert content["sweep"] == "everything"
+    first = content["tables"][0]["rows"][0]
+    assert first["val_accuracy"] == pytest.approx(0.591)
+    assert content["tables"][2]["rows"][0]["seconds_per_epoch"] is None
+
+
+def test_csv_holds_the_same_numbers(report):
+    frame = pd.read_csv(io.StringIO(formats.csv(report)))
+    assert frame["table"].unique().tolist() == [table.title for table in report.tables]
+    first = frame[(frame["table"] == "Optimizers") & (frame["optimizer"] == "sgd")].iloc[0]
+    assert first["val_accuracy"] == pytest.approx(0.591)
+
+
+def test_markdown_escapes_text_and_keeps_its_columns(report):
+    text = formats.markdown(report)
+    assert r"a\_b & 50% \[red\]\|x" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+
+
+def test_latex_is_balanced_and_escaped(report):
+    text = formats.latex(report)
+    assert r"a\_b \& 50\% [red]|x" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(report.tables)
+    assert r"59.10 $\pm$ 0.25" in text
+    for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
+        for line in block[1].splitlines():
+            if line.endswith(r"\\"):
+                assert len(re.findall(r"(?<!\\)&", line)) == len(block[0]) - 1
+    assert not re.search(r"[±−–]", text.split("\n", 1)[1])
+
+
+def test_the_terminal_shows_labels_as_they_are(report):
+    assert "a_b & 50% [red]|x" in shown(report, 120)
+
+
+def test_status_counts_every_trial(tmp_path):
+    table = tables.status(fill(tmp_path, SWEEP, accuracy, epochs=1))
+    data = table.data.set_index("optimizer")
+    assert data.loc["sgd"].to_dict() == {
+        "trials": 96, "finished": 0, "diverged": 0, "failed": 0, "running": 96, "missing": 0,
+    }  # fmt: skip
+    assert table.caption.startswith("0/120 trials done")
+
+
+def test_listings_name_everything():
+    assert set(listings.optimizers().data["optimizer"]) == {"sgd", "adagrad", "adadelta", "rmsprop", "adam", "adamw"}
+    assert "betas=[0.9, 0.999]" in listings.optimizers().data.set_index("optimizer").loc["adam", "hyperparameters"]
+    assert "step_size (required)" in listings.schedules().data.set_index("schedule").loc["step", "parameters"]
+    assert listings.datasets().data["train"].tolist() == [1200, 55000, 55000]

@@ -1,0 +1,180 @@
+"""Numbers against independent computations: scipy, brute force, simulation with known truth."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optbench import stats
+
+
+def frame(records):
+    """Rows as the store has them, from (optimizer, configuration, seed, epoch, val accuracy, status)."""
+    rows = []
+    for optimizer, configuration, seed, epoch, value, status in records:
+        rows.append(
+            {
+                "trial_id": f"{configuration}/{seed}",
+                "configuration_id": configuration,
+                "optimizer": optimizer,
+                "seed": seed,
+                "epoch": epoch,
+                "epochs": 2,
+                "status": status,
+                "train_accuracy": value + 0.01,
+                "val_accuracy": value,
+                "val_loss": 1 - value,
+                "test_accuracy": value - 0.01,
+                "train_seconds": 10.0,
+                "stack_size": 1,
+                "workers": 1,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+def test_interval_equals_scipy(values):
+    mean, half = stats.interval(values)
+    assert math.isclose(mean, float(np.mean(values)), rel_tol=1e-9, abs_tol=1e-9)
+    error = scipy.stats.sem(values)
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
+    assert math.isclose(half, (high - low) / 2, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_interval_says_nothing_it_cannot_know():
+    assert all(map(math.isnan, stats.interval([])))
+    mean, half = stats.interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(half)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_interval_covers_the_true_mean_in_95_percent(n):
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        mean, half = stats.interval(generator.normal(0.9, 0.01, n).tolist())
+        covered += abs(mean - 0.9) <= half
+    assert 0.92 <= covered / 2000 <= 0.98
+
+
+def test_selection_is_on_the_mean_over_seeds():
+    rows = frame(
+        [
+            ("adam", "lucky", 0, 2, 0.99, "finished"),
+            ("adam", "lucky", 1, 2, 0.80, "finished"),
+            ("adam", "steady", 0, 2, 0.91, "finished"),
+            ("adam", "steady", 1, 2, 0.92, "finished"),
+            ("sgd", "only", 0, 2, 0.50, "finished"),
+        ]
+    )
+    finals = stats.final(rows)
+    assert stats.select(finals, ["optimizer"], "val_accuracy").to_dict() == {"adam": "steady", "sgd": "only"}
+    assert stats.select(finals, ["optimizer"], "val_loss").to_dict() == {"adam": "steady", "sgd": "only"}
+
+
+def test_a_configuration_that_diverged_comes_after_all_that_did_not():
+    rows = frame(
+        [
+            ("adam", "wild", 0, 2, 0.99, "finished"),
+            ("adam", "wild", 1, 2, math.nan, "diverged"),
+            ("adam", "tame", 0, 2, 0.60, "finished"),
+            ("adam", "tame", 1, 2, 0.61, "finished"),
+        ]
+    )
+    finals = stats.final(rows)
+    assert stats.select(finals, ["optimizer"], "val_accuracy")["adam"] == "tame"
+    (row,) = stats.compare(finals, ["optimizer"], "val_accuracy").to_dict("records")
+    assert (row["n"], row["trials"], row["diverged"]) == (2, 4, 1)
+
+
+def test_what_diverged_everywhere_is_shown_and_not_filled():
+    rows = frame(
+        [("adam", "wild", seed, 2, math.nan, "diverged") for seed in (0, 1)] + [("sgd", "x", 0, 2, 0.1, "finished")]
+    )
+    first, second = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    assert first["optimizer"] == "sgd"
+    assert (second["n"], second["trials"], second["diverged"]) == (0, 2, 2)
+    assert math.isnan(second["test_accuracy"])
+
+
+def test_compare_equals_brute_force():
+    generator = np.random.default_rng(3)
+    records = [
+        (optimizer, f"{optimizer}{c}", seed, epoch, float(generator.uniform()), "finished")
+        for optimizer in ("a", "b", "c")
+        for c in range(4)
+        for seed in range(5)
+        for epoch in (0, 1, 2)
+    ]
+    result = stats.compare(stats.final(frame(records)), ["optimizer"], "val_accuracy").set_index("optimizer")
+    for optimizer in ("a", "b", "c"):
+        groups = {}
+        for o, configuration, _, epoch, value, _ in records:
+            if o == optimizer and epoch == 2:
+                groups.setdefault(configuration, []).append(value)
+        best = max(groups, key=lambda configuration: np.mean(groups[configuration]))
+        row = result.loc[optimizer]
+        assert row["configuration_id"] == best
+        assert row["val_accuracy"] == pytest.approx(np.mean(groups[best]))
+        assert row["test_accuracy"] == pytest.approx(np.mean(groups[best]) - 0.01)
+        assert row["gap"] == pytest.approx(0.01)
+        assert row["n"] == 5
+        assert row["seconds_per_epoch"] == pytest.approx(5.0)
+    assert result["val_accuracy"].is_monotonic_decreasing
+
+
+def test_seconds_come_from_trials_that_ran_alone():
+    rows = frame([("adam", "x", seed, 2, 0.9, "finished") for seed in range(3)])
+    rows["stack_size"] = [1, 4, 1]
+    rows["train_seconds"] = [10.0, 99.0, 14.0]
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    assert row["seconds_per_epoch"] == 6.0
+    rows["workers"] = 2
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    assert math.isnan(row["seconds_per_epoch"])
+
+
+def test_only_finished_and_diverged_trials_at_their_last_epoch_are_final():
+    rows = frame(
+        [
+            ("adam", "x", 0, 1, 0.1, "finished"),
+            ("adam", "x", 0, 2, 0.2, "finished"),
+            ("adam", "x", 1, 1, 0.3, "running"),
+            ("adam", "x", 2, 2, 0.4, "failed"),
+            ("adam", "x", 3, 1, math.nan, "diverged"),
+            ("adam", "x", 4, 2, math.nan, "diverged"),
+        ]
+    )
+    assert stats.final(rows)["trial_id"].tolist() == ["x/0", "x/4"]
+
+
+def test_hyperparameters_become_columns_where_they_vary():
+    rows = pd.DataFrame(
+        {
+            "optimizer": ["sgd", "sgd", "adam", "adam"],
+            "lr": [0.1, 0.2, 0.3, 0.3],
+            "hyperparameters": [
+                '{"momentum": 0.0, "nesterov": false}',
+                '{"momentum": 0.9, "nesterov": false}',
+                '{"betas": [0.9, 0.99]}',
+                '{"betas": [0.9, 0.999]}',
+            ],
+        }
+    )
+    wide, varying = stats.with_hyperparameters(rows)
+    assert varying == ["lr", "momentum", "betas"]
+    assert wide["momentum"].tolist()[:2] == [0.0, 0.9]
+    assert wide["betas"].tolist()[2:] == ["[0.9, 0.99]", "[0.9, 0.999]"]
+    assert "nesterov" not in wide
+
+
+def test_dropout_has_one_label_for_both_rates():
+    rows = pd.DataFrame({"dropout": [0.5, None], "dropout_conv": [0.5, 0.1], "dropout_linear": [0.5, 0.25]})
+    assert stats.with_dropout_labels(rows)["dropout"].tolist() == ["0.5", "0.1 + 0.25"]
