@@ -152,7 +152,7 @@ class Progress:
                 + (f", {diverged} diverged" if diverged else ""),
             )
 
-    def _compare(self, row: Mapping[str, Any]) -> None:
+    def _compare(self, row: Mapping[Any, Any]) -> None:
         """Keep the row in mind if it is its optimizer's best so far."""
         trial, metric = self._trials[row["trial_id"]], self._plan.sweep.metric
         value = row[metric] if metric.endswith("accuracy") else -row[metric]
