@@ -163,7 +163,7 @@ class Progress:
         self._stacks_done += 1
         if not self._console.is_terminal:
             line = (
-                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trials, "
+                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trial{'s' * (len(stack) > 1)}, "
                 f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials done, "
                 f"{self._time_left()}"
             )

@@ -74,7 +74,7 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
     assert "small: 16 trials of 2 epochs on digits" in err
     plan = r"16 trials to run in 16 stacks on cpu \(1 process\): about [\w ]+ \(from a few timed steps\), \d+ KiB in"
     assert re.search(plan, " ".join(err.split()))
-    assert len(re.findall(r"^stack \d+/16: 1 trials, batch_size (64|128), best val_accuracy", err, re.MULTILINE)) == 16
+    assert len(re.findall(r"^stack \d+/16: 1 trial, batch_size (64|128), best val_accuracy", err, re.MULTILINE)) == 16
     assert "16/16 trials done (4 diverged and 0 failed in this run" in err
     rows = pd.read_parquet(folder / "results" / "small")
     assert list(rows.columns) == [name for name, _, _ in COLUMNS]

@@ -24,6 +24,9 @@ _FREE_TEXT = {"configuration", "hyperparameters", "parameters", "learning rate",
 
 def cell(column: Column, row: Any, plus_minus: str = " ± ") -> str:
     """A value as text, with its interval where it has one."""
+    if column.kind == "pair":
+        parts = (Column(f"{column.name} {split}_accuracy", "", "percent") for split in ("train", "val"))
+        return " / ".join(cell(part, row) for part in parts)
     value, half = row[column.name], row.get(f"{column.name}_interval", math.nan)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return _MISSING
@@ -48,6 +51,8 @@ def terminal(report: Report, console: Console) -> None:
     for table in report.tables:
         console.print()
         print_table(table, console)
+    console.print()
+    console.print(Text(report.note, style="dim"))
 
 
 def plain(report: Report) -> str:
@@ -63,7 +68,8 @@ def print_table(table: Table, console: Console) -> None:
     needed = [_needed(table, rows, i) for i in range(len(table.columns))]
     for part in _fitting(needed, console.width):
         console.print(_rich(table, rows, part, list(needed), console.width))
-    console.print(Text(table.caption, style="dim"))
+    if table.caption:
+        console.print(Text(table.caption, style="dim"))
 
 
 def _needed(table: Table, rows: list[list[str]], index: int) -> int:
@@ -113,7 +119,9 @@ def markdown(report: Report) -> str:
         lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
         lines.append("|" + "|".join(" :-- " if column.kind == "text" else " --: " for column in table.columns) + "|")
         lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in _cells(table)]
-        lines += ["", _markdown(table.caption)]
+        if table.caption:
+            lines += ["", _markdown(table.caption)]
+    lines += ["", _markdown(report.note)]
     return "\n".join(lines) + "\n"
 
 
@@ -141,7 +149,13 @@ def to_json(report: Report) -> str:
         }
         for t in report.tables
     ]
-    content = {"version": JSON_VERSION, "sweep": report.sweep, "summary": report.summary, "tables": tables}
+    content = {
+        "version": JSON_VERSION,
+        "sweep": report.sweep,
+        "summary": report.summary,
+        "note": report.note,
+        "tables": tables,
+    }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -158,7 +172,7 @@ def latex(report: Report) -> str:
                 [
                     r"\begin{table}",
                     r"\centering",
-                    rf"\caption{{{_latex(table.title)}. {_latex(table.caption)}}}",
+                    rf"\caption{{{_latex(f'{table.title}. {table.caption} {report.note}')}}}",
                     rf"\begin{{tabular}}{{{alignment}}}",
                     r"\toprule",
                     *body,

@@ -18,8 +18,9 @@ from optbench.store import Outline, Store
 class Column:
     """A column as it is shown: `name` in the data, and how its values are written.
 
-    kind: "text", "count", "percent" (a share, shown × 100), "points" (a difference of shares, likewise) or "seconds".
-    A column `<name>_interval` in the data is shown as ± half width.
+    kind: "text", "count", "percent" (a share, shown × 100), "points" (a difference of shares, likewise), "seconds", or
+    "pair" (two shares, `<name> train_accuracy` and `<name> val_accuracy`, in one cell). A column `<name>_interval` in
+    the data is shown as ± half width.
     """
 
     name: str
@@ -39,11 +40,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """The tables of a sweep, and the line above them that counts its trials."""
+    """The tables of a sweep, the line above them that counts its trials, and what holds for all of them."""
 
     sweep: str
     summary: str
     tables: tuple[Table, ...]
+    note: str
 
 
 _AXES = {
@@ -73,18 +75,19 @@ def build(store: Store) -> Report:
     finals = stats.final(rows)
     if finals.empty:
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
-    shared = (
-        f"Best configuration of each row by mean {metric} over its seeds, which are also the seeds of its scores; "
-        "last epoch; ± is the 95 % interval of the mean (Student's t)."
+    note = (
+        f"Each row shows its best configuration by mean {metric} over the seeds, after the last epoch. The same seeds "
+        "select and score. n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; none for n = 1); "
+        "diverged: of all trials of the row."
     )
     varying = stats.varying(finals, stats.AXES)
     within = [a for a in varying if a != "optimizer"] + hyperparameters
-    tables = [_axis(finals, "optimizer", [], within, metric, shared)]
+    tables = [_axis(finals, "optimizer", [], within, metric)]
     keys = ["optimizer"] if "optimizer" in varying else []
-    tables += [_axis(finals, axis, keys, within, metric, shared) for axis in varying if axis != "optimizer"]
-    tables += [_axis(finals, axis, ["optimizer"], within, metric, shared) for axis in hyperparameters]
+    tables += [_axis(finals, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
+    tables += [_axis(finals, axis, ["optimizer"], within, metric) for axis in hyperparameters]
     tables.append(_epochs(rows, finals, metric))
-    return Report(name, summary, tuple(tables))
+    return Report(name, summary, tuple(tables), note)
 
 
 def count(rows: pd.DataFrame, outline: Outline | None) -> str:
@@ -119,9 +122,7 @@ def status(store: Store) -> Table:
     return Table(f"Status of {outline.name}", caption, tuple(columns), data)
 
 
-def _axis(
-    finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence[str], metric: str, shared: str
-) -> Table:
+def _axis(finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence[str], metric: str) -> Table:
     """The table of one axis; `keys` are the columns that group it further, `within` what a configuration chooses."""
     by = [*keys, axis]
     if axis not in stats.AXES:  # a hyperparameter that some optimizers do not have
@@ -143,9 +144,9 @@ def _axis(
     ]
     if choices:
         columns.append(Column("configuration", "best configuration"))
-    caption = shared
+    caption = ""
     if axis == "batch_size":
-        caption += " Seconds are measured on trials that ran alone on the machine"
+        caption = "Seconds are measured on trials that ran alone on the machine"
         alone = data["seconds_per_epoch"].notna().any()
         caption += "." if alone else ", and here none did: see 'optbench run --workers 1 --stack-size 1'."
     return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]))
@@ -177,7 +178,7 @@ def _number(value: Any) -> str:
 
 
 def _epochs(rows: pd.DataFrame, finals: pd.DataFrame, metric: str) -> Table:
-    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, two columns per optimizer."""
+    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, a column per optimizer."""
     best = stats.compare(finals, ["optimizer"], metric)
     curves = stats.by_epoch(rows, best["configuration_id"].tolist())
     data = pd.DataFrame({"epoch": sorted(curves["epoch"].unique())})
@@ -186,8 +187,8 @@ def _epochs(rows: pd.DataFrame, finals: pd.DataFrame, metric: str) -> Table:
         curve = curves[curves["optimizer"] == optimizer].set_index("epoch")
         if curve.empty:  # every seed diverged
             continue
-        for split, word in (("train_accuracy", "train"), ("val_accuracy", "validation")):
+        for split in ("train_accuracy", "val_accuracy"):
             data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
-            columns.append(Column(f"{optimizer} {split}", f"{optimizer} {word} %", "percent"))
-    caption = "Mean over the seeds of each optimizer's best configuration; epoch 0 is before training."
+        columns.append(Column(optimizer, optimizer, "pair"))
+    caption = "Training / validation accuracy in %, mean over the seeds; epoch 0 is before training."
     return Table("Training and validation accuracy", caption, tuple(columns), data)
