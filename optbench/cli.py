@@ -115,7 +115,7 @@ def run(
     if not plan.stacks:
         console.print(f"nothing to do: all {len(plan.trials)} trials are in {plan.store.folder}", soft_wrap=True)
     else:
-        datasets.ensure(parsed.dataset, data_dir)
+        datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
     with progress.Progress(plan, console) as display, progress.interruptible():
         try:
             with closing(execute(plan, data_dir)) as events:
@@ -127,7 +127,7 @@ def run(
             console.print(resume, soft_wrap=True, markup=False)
             raise typer.Exit(INTERRUPTED) from None
     console.print(display.summary(), soft_wrap=True, markup=False)
-    if display.done > display.failed:
+    if plan.done():
         path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
         console.print(f"report: {path} (tables: optbench report {plan.store.folder})", soft_wrap=True, markup=False)
     if display.failed:

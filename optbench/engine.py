@@ -23,8 +23,10 @@ from optbench.stacks import Stack
 
 Row = dict[str, Any]
 
-# Images evaluated at once: few enough that a CPU's caches hold them, enough to fill a GPU.
-EVALUATION_BATCH = {"cpu": 100, "cuda": 1000}
+# Images evaluated at once: on a CPU, trial by trial, few enough for its caches; elsewhere images × trials, to bound the
+# memory of a large stack (about 130 KB each).
+EVALUATION_IMAGES_CPU = 100
+EVALUATION_IMAGES_ALL_TRIALS = 32_768
 # Dropout is drawn for at least so many examples at once: small tensors cost more in calls than in arithmetic.
 DROPOUT_EXAMPLES = 2048
 
@@ -51,7 +53,7 @@ def train(
     device = torch.device(device)
     data = dataset.to(device)
     seeds = list(dict.fromkeys(trial.seed for trial in stack.trials))
-    seed_of_T = [seeds.index(trial.seed) for trial in stack.trials]
+    seed_of_T = torch.tensor([seeds.index(trial.seed) for trial in stack.trials], device=device)
     batch_size = stack.batch_size
     steps_per_epoch = len(data.train.labels) // batch_size  # the examples left over differ from epoch to epoch
 
@@ -123,18 +125,21 @@ def evaluate(parameters_TP: Tensor, split: Split, data: Dataset, dtype: torch.dt
     trials = len(parameters_TP)
     loss_T = torch.zeros(trials, dtype=torch.float64, device=parameters_TP.device)
     correct_T = torch.zeros_like(loss_T)
-    size = EVALUATION_BATCH[parameters_TP.device.type]
+    size = EVALUATION_IMAGES_CPU
+    if parameters_TP.device.type != "cpu":
+        size = max(1, min(1000, EVALUATION_IMAGES_ALL_TRIALS // trials))
+    same_T = torch.zeros(trials, dtype=torch.int64, device=parameters_TP.device)
     with torch.inference_mode():
         for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
             labels_TB = labels.expand(trials, -1)
-            logits_TBK = model.forward(weights, normalise(images[None], data, dtype), [0] * trials, None)
+            logits_TBK = model.forward(weights, normalise(images[None], data, dtype), same_T, None)
             loss_T += model.losses(logits_TBK, labels_TB).sum(dim=1)
             correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
     return loss_T / len(split.labels), correct_T / len(split.labels)
 
 
 def _dropout(
-    stack: Stack, seeds: Sequence[int], seed_of_T: Sequence[int], epoch: int, steps: int, like: Tensor
+    stack: Stack, seeds: Sequence[int], seed_of_T: Tensor, epoch: int, steps: int, like: Tensor
 ) -> Iterator[Tensor | None]:
     """For each step of an epoch, what dropout multiplies the units with: (T, B, U), or None when no trial has any."""
     rate_T2 = torch.tensor([trial.dropout for trial in stack.trials], dtype=like.dtype, device=like.device)
@@ -150,7 +155,7 @@ def _dropout(
         n = min(steps_at_once, steps - first)
         uniform_SNU = randomness.dropout(seeds, epoch, first * size, n * size, model.DROPOUT_UNITS, like.device)
         for uniform_SBU in uniform_SNU.split(size, dim=1):
-            yield (uniform_SBU[list(seed_of_T)] >= rate_T1U) * scale_T1U
+            yield (uniform_SBU[seed_of_T] >= rate_T1U) * scale_T1U
 
 
 def _clock(device: torch.device) -> float:

@@ -84,29 +84,32 @@ class _Trunk(torch.autograd.Function):
         return None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
-def _trunk_loop(images_SBCHW: Tensor, seed_of_T: Sequence[int], w: dict[str, Tensor]) -> Tensor:
+def _trunk_loop(images_SBCHW: Tensor, seed_of_T: Tensor, w: dict[str, Tensor]) -> Tensor:
     """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
-    trials = zip(seed_of_T, *(w[name].unbind(0) for name in names), strict=True)
-    return torch.stack([_Trunk.apply(images_SBCHW[seed], *rest) for seed, *rest in trials])  # type: ignore[no-untyped-call]
+    trials = zip(seed_of_T.tolist(), *(w[name].unbind(0) for name in names), strict=True)
+    outputs = [
+        _Trunk.apply(images_SBCHW[seed], *tensors)  # type: ignore[no-untyped-call]
+        for seed, *tensors in trials
+    ]
+    return torch.stack(outputs)
 
 
-def _trunk_grouped(images_SBCHW: Tensor, seed_of_T: Sequence[int], w: dict[str, Tensor]) -> Tensor:
+def _trunk_grouped(images_SBCHW: Tensor, seed_of_T: Tensor, w: dict[str, Tensor]) -> Tensor:
     """All trials as groups of one convolution, for devices on which a launch costs more than its arithmetic."""
     trials = len(seed_of_T)
-    index = torch.tensor(seed_of_T, device=images_SBCHW.device)
-    x = images_SBCHW[index].squeeze(2).transpose(0, 1)  # (B, T, H, W): each trial is a group with one channel
+    x = images_SBCHW[seed_of_T].squeeze(2).transpose(0, 1)  # (B, T, H, W): each trial is a group with one channel
     x = F.conv2d(x, w["conv1.weight"].flatten(0, 1), w["conv1.bias"].flatten(), groups=trials).relu()
     x = F.conv2d(x, w["conv2.weight"].flatten(0, 1), w["conv2.bias"].flatten(), groups=trials)
     x = F.max_pool2d(x, 2).relu()
     return x.view(len(x), trials, 32, *x.shape[2:]).transpose(0, 1)
 
 
-def forward(w: dict[str, Tensor], images_SBCHW: Tensor, seed_of_T: Sequence[int], scale_TBU: Tensor | None) -> Tensor:
+def forward(w: dict[str, Tensor], images_SBCHW: Tensor, seed_of_T: Tensor, scale_TBU: Tensor | None) -> Tensor:
     """Logits (T, B, K) of a stack.
 
-    `images_SBCHW` are normalised; trial t sees the batch `seed_of_T[t]`. `scale_TBU` holds what dropout multiplies
-    each example's 32 channels and 64 features with (0 or 1 / (1 - p)); None means evaluation.
+    `images_SBCHW` are normalised; trial t sees the batch `seed_of_T[t]`, an int64 index. `scale_TBU` holds what dropout
+    multiplies each example's 32 channels and 64 features with (0 or 1 / (1 - p)); None means evaluation.
     """
     trunk = _trunk_grouped if images_SBCHW.is_cuda else _trunk_loop
     x_TBCHW = trunk(images_SBCHW, seed_of_T, w)
@@ -127,7 +130,7 @@ def loss_and_gradients(
     parameters_TP: Tensor,
     images_SBCHW: Tensor,
     labels_SB: Tensor,
-    seed_of_T: Sequence[int],
+    seed_of_T: Tensor,
     scale_TBU: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Each trial's mean loss over its own batch (T,) and its gradient (T, P).
@@ -136,6 +139,6 @@ def loss_and_gradients(
     """
     leaves = {name: view.detach().requires_grad_() for name, view in weights(parameters_TP).items()}
     logits_TBK = forward(leaves, images_SBCHW, seed_of_T, scale_TBU)
-    loss_T = losses(logits_TBK, labels_SB[list(seed_of_T)]).mean(dim=1)
+    loss_T = losses(logits_TBK, labels_SB[seed_of_T]).mean(dim=1)
     gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
     return loss_T.detach(), torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)

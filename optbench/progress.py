@@ -6,7 +6,6 @@ import math
 import shlex
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,21 +37,19 @@ def duration(seconds: float) -> str:
 def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
     """The plan in words: trials per optimizer, stacks, and what they will cost."""
     sweep = plan.sweep
-    total = Counter(trial.optimizer for trial in plan.trials)
-    missing = Counter(trial.optimizer for stack in plan.stacks for trial in stack.trials)
     table = Table(box=None, pad_edge=False)
     for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right")
-    for label, trials in total.items():
+    for label, trials in plan.per_optimizer.items():
         n = len(sweep.seeds)
-        table.add_row(Text(label), str(trials // n), str(n), str(trials), str(missing[label]))
+        table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
     where = "1 process" if plan.workers == 1 else f"{plan.workers} processes"
     head = f"{sweep.name}: {len(plan.trials)} trials of {sweep.epochs} epochs on {sweep.dataset}"
     parts: list[RenderableType] = [Text(head, style="bold"), table]
-    if plan.missing:
+    if plan.stacks:
         parts.append(
             Text(
-                f"{plan.missing} trials to run in {len(plan.stacks)} stacks on {plan.device} ({where}): about "
+                f"{plan.missing.total()} trials to run in {len(plan.stacks)} stacks on {plan.device} ({where}): about "
                 f"{duration(seconds)} (from a few timed steps), "
                 f"{max(1, round(disk_bytes / 1024)):,} KiB in {plan.store.folder}"
             )
@@ -63,7 +60,8 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
 
 def command_line(argv: Sequence[str]) -> str:
     """The command that was typed, to be typed again."""
-    return shlex.join([Path(argv[0]).name, *argv[1:]])
+    program = Path(argv[0]).name
+    return shlex.join([*(["python", "-m", "optbench"] if program == "__main__.py" else [program]), *argv[1:]])
 
 
 @contextmanager
@@ -86,9 +84,7 @@ class Progress:
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
         self._trials = {trial.trial_id: trial for trial in plan.trials}
-        self._total = Counter(trial.optimizer for trial in plan.trials)
-        missing = Counter(trial.optimizer for stack in plan.stacks for trial in stack.trials)
-        self._done = Counter({label: self._total[label] - missing[label] for label in self._total})
+        self._done = plan.per_optimizer - plan.missing
         self._epochs: dict[str, int] = {}
         self._all_epochs = sum(len(stack) * stack.epochs for stack in plan.stacks)
         self._best: dict[str, tuple[float, Trial, int]] = {}
@@ -144,13 +140,13 @@ class Progress:
             diverged = sum(row["status"] == "diverged" for row in message)
             self.diverged += diverged
             self._done.update(trial.optimizer for trial in stack.trials)
-            best = max(message, key=lambda row: -math.inf if math.isnan(row["val_accuracy"]) else row["val_accuracy"])
-            name = self._trials[best["trial_id"]].optimizer
-            self._finish_stack(
-                stack,
-                f"best val_accuracy {best['val_accuracy']:.4f} ({name})"
-                + (f", {diverged} diverged" if diverged else ""),
-            )
+            metric = self._plan.sweep.metric
+            values = [
+                (row[metric], self._trials[row["trial_id"]].optimizer) for row in message if row[metric] == row[metric]
+            ]
+            value, label = (min if metric.endswith("loss") else max)(values, default=(math.nan, ""))
+            best = f"best {metric} {value:.4f} ({label})" if label else "all diverged"
+            self._finish_stack(stack, best + (f", {diverged} diverged" if label and diverged else ""))
 
     def _compare(self, row: Mapping[Any, Any]) -> None:
         """Keep the row in mind if it is its optimizer's best so far."""
@@ -191,7 +187,7 @@ class Progress:
         table.add_column("trials", justify="right")
         table.add_column(f"best {self._plan.sweep.metric}", justify="right")
         table.add_column("with", no_wrap=True, overflow="ellipsis")
-        for label, total in self._total.items():
+        for label, total in self._plan.per_optimizer.items():
             best, value, where = self._best.get(label), "–", ""
             if best:
                 value = f"{abs(best[0]):.4f}"

@@ -26,7 +26,7 @@ from optbench.trials import Trial, expand
 _CPU_STACK = 4
 _CPU_STACKS_AT_LEAST = 16
 _GPU_STACK = 512
-_GPU_MEMORY_SHARE = 0.6
+_GPU_MEMORY_SHARE = 0.5
 # Parameters, their gradient twice (autograd's and the flat one), and at most two buffers of optimizer state.
 _COPIES_OF_PARAMETERS = 5
 
@@ -43,8 +43,14 @@ class Plan:
     workers: int
 
     @cached_property
-    def missing(self) -> int:
-        return sum(map(len, self.stacks))
+    def per_optimizer(self) -> Counter[str]:
+        """Number of trials of each label, in the order of the sweep file."""
+        return Counter(trial.optimizer for trial in self.trials)
+
+    @cached_property
+    def missing(self) -> Counter[str]:
+        """How many of them are still to be trained."""
+        return Counter(trial.optimizer for stack in self.stacks for trial in stack.trials)
 
     def done(self) -> int:
         """How many trials of the sweep need no more training, by what is on disk now."""
@@ -56,7 +62,7 @@ class Plan:
             self.sweep.name,
             self.sweep.metric,
             tuple(trial.trial_id for trial in self.trials),
-            dict(Counter(trial.optimizer for trial in self.trials)),
+            dict(self.per_optimizer),
         )
 
     @property
@@ -65,10 +71,11 @@ class Plan:
         found = {}
         for trial in self.trials:
             s = trial.schedule
-            if isinstance(s, ReduceLROnPlateau) and s.patience + 1 >= trial.epochs:
+            # The first epoch sets the mark, patience + 1 may miss it, the next is the first with a lower rate.
+            if isinstance(s, ReduceLROnPlateau) and trial.epochs < s.patience + 3:
                 found[str(s)] = (
-                    f"schedule {s} cannot act: patience {s.patience} needs more than {s.patience + 1} epochs, "
-                    f"the sweep has {trial.epochs}; set a smaller patience"
+                    f"schedule {s} cannot act: with patience {s.patience} it needs {s.patience + 3} epochs at least, "
+                    f"the sweep has {trial.epochs}"
                 )
         return list(found.values())
 
@@ -100,15 +107,18 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
 def _stack_size(trials: list[Trial], device: str) -> int:
     if device == "cpu":
         return min(_CPU_STACK, max(1, len(trials) // _CPU_STACKS_AT_LEAST))
-    free, _ = torch.cuda.mem_get_info(device)
+    # Of the total, not of what is free now: a resumed run must cut the same stacks.
+    _, total = torch.cuda.mem_get_info(device)
     largest = max(trial.batch_size for trial in trials)
     each = largest * model.ACTIVATION_BYTES + model.PARAMETERS * 4 * _COPIES_OF_PARAMETERS
-    return max(1, min(_GPU_STACK, int(free * _GPU_MEMORY_SHARE) // each))
+    return max(1, min(_GPU_STACK, int(total * _GPU_MEMORY_SHARE) // each))
 
 
 def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train what the plan holds; every event has been stored when it is yielded."""
     with plan.store.locked():
+        if plan.done() + plan.missing.total() > len(plan.trials):
+            raise UserError(f"{plan.store.folder}: another run has finished trials meanwhile; run again")
         plan.store.begin(plan.outline, to_yaml(plan.sweep), [stack.stack_id for stack in plan.stacks])
         parts: dict[str, Part] = {}
         with closing(execution.run(plan.stacks, plan.device, plan.workers, data_dir)) as events:

@@ -5,6 +5,7 @@ pydantic checks types and bounds; its errors are put into the user's words and g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -115,6 +116,8 @@ def _seeds(value: Any) -> Any:
         if not 1 <= value <= MAX_SEEDS:
             raise PydanticCustomError("seeds", f"the number of seeds must be from 1 to {MAX_SEEDS}")
         return list(range(value))
+    if not isinstance(value, list):
+        raise PydanticCustomError("seeds", "takes a number of seeds or a list of them, not {got}", {"got": show(value)})
     return value
 
 
@@ -197,7 +200,7 @@ def parse(text: str, source: str = "sweep", default_name: str = "sweep", setting
         raise UserError(f"{source}:1:1: a sweep file is a mapping such as 'dataset: mnist'; 'optbench init' writes one")
     for setting in settings:
         document.override(setting)
-    document.data.setdefault("name", default_name)
+    document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", default_name).strip("-._") or "sweep")
 
     for later, what in (("search", "searching a range"), ("confirm", "confirming on fresh seeds")):
         if later in document.data:
@@ -270,10 +273,17 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
         for part in detail["loc"]:  # a schedule's own parameters
             if part in SCHEDULES:
                 fields = set(SCHEDULES[str(part)].model_fields)
+        if model is _File and word in {*PARAMETERS, "lr"}:
+            return f"'{word}' belongs under 'parameters'"
+        owners = [name for name, hyperparameters in OPTIMIZERS.items() if word in hyperparameters.model_fields]
+        if owners and model is not _File:
+            return f"'{word}' is a hyperparameter of {', '.join(owners)} only; it belongs under them"
         return f"unknown key '{word}'; {did_you_mean(word, sorted(fields))}"
+    if kind == "missing" and isinstance(detail["loc"][-1], int):
+        return f"takes pairs: two numbers, not {show(value)}"
     if kind == "missing":
         return f"missing key '{word}'"
-    if isinstance(value, dict) and {"min", "max"} & set(value):
+    if isinstance(value, dict) and {"min", "max"} & set(value) and model is not _File:
         return "searching a range {min, max} is not supported yet; list the values"
     if kind == "tuple_type":
         return f"takes pairs, and a list is a grid axis: write one pair as [[a, b]], not {show(value)}"
@@ -289,6 +299,8 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
             return f"must be {wanted}, not {show(value)}"
     if kind == "too_short":
         return "needs at least one value"
+    if kind == "too_long":
+        return f"takes pairs: two numbers, not {show(value)}"
     if kind == "list_type":
         return f"must be a list, not {show(value)}"
     if kind == "string_pattern_mismatch":

@@ -29,7 +29,7 @@ def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
     names = list(dict.fromkeys(name for values in parsed.values() for name in values))
     columns = {
-        name: rows["hyperparameters"].map({text: _plain(values.get(name)) for text, values in parsed.items()})
+        name: rows["hyperparameters"].map({text: _label(values.get(name)) for text, values in parsed.items()})
         for name in names
     }
     wide = rows.assign(**columns)
@@ -37,8 +37,9 @@ def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return wide[[*rows.columns, *(name for name in varying if name != "lr")]], varying
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, (list, bool)) else value
+def _label(value: Any) -> Any:
+    """Pairs and booleans as the sweep file writes them, numbers as they are."""
+    return json.dumps(value) if isinstance(value, (list, bool)) else value
 
 
 def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -50,6 +51,16 @@ def final(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for each trial that needs no more training: its last epoch, and `gap` = train − val accuracy."""
     last = rows[(rows["epoch"] == rows["epochs"]) & rows["status"].isin(["finished", "diverged"])]
     return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
+
+
+def states(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each trial, its last, with `state`: finished, diverged, failed or running.
+
+    A diverged trial trains on to its last epoch; until then it is running.
+    """
+    last = rows.loc[rows.groupby("trial_id", sort=False)["epoch"].idxmax()]
+    done = (last["epoch"] == last["epochs"]) | (last["status"] == "failed")
+    return last.assign(state=last["status"].where(done, "running"))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -72,13 +83,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     """The best configuration of each group: the highest mean `metric` over its seeds (the lowest for a loss).
 
-    A configuration with a diverged seed comes after all without one. Returns configuration ids indexed by group.
+    Configurations with fewer seeds than others come last, so that in half a sweep no lucky seed wins against a mean of
+    many; then those with a diverged seed. Returns configuration ids indexed by group.
     """
     sign = -1.0 if metric.endswith("loss") else 1.0
     scores = finals.assign(score=sign * finals[metric], lost=finals["status"] == "diverged")
-    table = scores.groupby([*by, "configuration_id"], sort=False).agg(score=("score", "mean"), lost=("lost", "mean"))
+    table = scores.groupby([*by, "configuration_id"], sort=False).agg(
+        score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
+    )
     ranked = table.reset_index().sort_values(
-        ["lost", "score", "configuration_id"], ascending=[True, False, True], na_position="last"
+        ["seeds", "lost", "score", "configuration_id"], ascending=[False, True, False, True], na_position="last"
     )
     return ranked.groupby(list(by), sort=False)["configuration_id"].first()
 

@@ -94,14 +94,18 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one run at a time may write to the folder. Raises `UserError` when another one does."""
+        lock = FileLock(self.meta / "lock", timeout=0)
         try:
             self.meta.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.meta / "lock", timeout=0):
-                yield
+            lock.acquire()
         except Timeout:
             raise UserError(f"another 'optbench run' is writing to {self.folder}") from None
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"{self.folder}: cannot be written: {error}") from None
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, outline: Outline, sweep_yaml: str, stack_ids: Sequence[str]) -> None:
         """Record the sweep, and make sure that the folder can be read before its first epoch is done.
@@ -117,21 +121,31 @@ class Store:
                 if not _finished(table):
                     path.unlink()
         if stack_ids and not any(True for _ in self.parts()):
-            self._replace(stack_ids[0], [])
+            self.replace(stack_ids[0], [])
 
     def write_meta(self, name: str, text: str) -> Path:
         """Write a file beside the rows, atomically."""
         self.meta.mkdir(parents=True, exist_ok=True)
         path, temporary = self.meta / name, self.meta / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
         return path
 
-    def _replace(self, stack_id: str, rows: list[dict[str, Any]]) -> None:
+    def replace(self, stack_id: str, rows: list[dict[str, Any]]) -> None:
         """Write a part in one step: a reader sees the old or the new one, never half of it."""
         temporary = self.meta / f".part-{stack_id}.tmp"
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
-        os.replace(temporary, self.folder / f"part-{stack_id}.parquet")
+        path = self.folder / f"part-{stack_id}.parquet"
+        try:
+            with temporary.open("wb") as stream:
+                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), stream, compression="zstd")
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power cut could leave an empty part under the final name
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
     # ------------------------------------------------------------ reading
 
@@ -175,7 +189,8 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         table = pq.read_table(path, columns=columns)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as parquet of optbench: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as parquet of optbench: {reason}; delete it and run again") from None
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise UserError(f"{path}: has schema version {version}; this optbench reads version {SCHEMA_VERSION}")
@@ -218,4 +233,4 @@ class Part:
     def _write(self, status: dict[str, str]) -> None:
         for row in self._rows:
             row["status"] = status[row["trial_id"]]
-        self._store._replace(self._stack_id, self._rows)
+        self._store.replace(self._stack_id, self._rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -96,24 +96,36 @@ def expand(sweep: Sweep) -> list[Trial]:
     """
     count = sum(math.prod(map(len, grid.axes.values())) for grid in sweep.optimizers.values()) * len(sweep.seeds)
     if count > MAX_TRIALS:
-        raise UserError(f"{sweep.name}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have")
+        raise UserError(
+            f"{_place(sweep, 'optimizers')}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
+        )
     refused: dict[str, None] = {}
     configurations = []
+    useful: set[int] = set()
     for label, grid in sweep.optimizers.items():
-        for combination in _combinations(sweep, label, grid):
+        for combination in _combinations(grid):
+            exclusions = {i for i, exclusion in enumerate(sweep.exclude) if _matches(label, combination, exclusion)}
+            if exclusions:
+                useful |= exclusions
+                continue
             own = {k: v for k, v in combination.items() if k not in PARAMETERS}
             try:
                 hyperparameters = OPTIMIZERS[grid.algorithm](**own)
             except ValidationError as error:
                 why = error.errors()[0]["msg"].removeprefix("Value error, ")
-                at = sweep.places.get(("optimizers", label))
-                refused[f"{at or sweep.name}: {label}: {why} (use 'exclude' for single combinations)"] = None
+                at = _place(sweep, "optimizers", label)
+                refused[f"{at}: {label}: {why} (use 'exclude' for single combinations)"] = None
                 continue
             configurations.append((label, grid.algorithm, hyperparameters, combination))
+    for i in range(len(sweep.exclude)):
+        if i not in useful:
+            refused[f"{_place(sweep, 'exclude', i)}: excludes nothing: no combination of this sweep is like this"] = (
+                None
+            )
     if refused:
         raise UserError("\n".join(refused))
     if not configurations:
-        raise UserError(f"{sweep.name}: 'exclude' leaves no trial")
+        raise UserError(f"{_place(sweep, 'exclude')}: 'exclude' leaves no trial")
     return [
         Trial(
             dataset=sweep.dataset,
@@ -131,13 +143,18 @@ def expand(sweep: Sweep) -> list[Trial]:
     ]
 
 
-def _combinations(sweep: Sweep, label: str, grid: OptimizerGrid) -> Iterator[dict[str, Any]]:
-    """Every combination of the grid's values that no exclusion matches."""
+def _combinations(grid: OptimizerGrid) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid's values."""
     for values in product(*grid.axes.values()):
-        combination = dict(zip(grid.axes, values, strict=True))
-        named = combination | {"optimizer": label}
-        if not any(
-            all(key in named and any(matches(named[key], v) for v in wanted) for key, wanted in exclusion.items())
-            for exclusion in sweep.exclude
-        ):
-            yield combination
+        yield dict(zip(grid.axes, values, strict=True))
+
+
+def _matches(label: str, combination: Mapping[str, Any], exclusion: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether every key of the exclusion names this combination's value among its own."""
+    named = {**combination, "optimizer": label}
+    return all(key in named and any(matches(named[key], v) for v in wanted) for key, wanted in exclusion.items())
+
+
+def _place(sweep: Sweep, *path: str | int) -> str:
+    """Where in the sweep file the path stands, or the sweep's name when it came from elsewhere."""
+    return str(sweep.places.get(path, sweep.name))

@@ -11,6 +11,7 @@ ROOT = Path(optbench.__file__).parent
 # A module may import those above it. The registries stand before `spec`, which checks a sweep file against them.
 LINE = [
     "errors",
+    "bounds",
     "randomness",
     "datasets",
     "document",

@@ -74,7 +74,14 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
     assert "small: 16 trials of 2 epochs on digits" in err
     plan = r"16 trials to run in 16 stacks on cpu \(1 process\): about [\w ]+ \(from a few timed steps\), \d+ KiB in"
     assert re.search(plan, " ".join(err.split()))
-    assert len(re.findall(r"^stack \d+/16: 1 trial, batch_size (64|128), best val_accuracy", err, re.MULTILINE)) == 16
+    assert (
+        len(
+            re.findall(
+                r"^stack \d+/16: 1 trial, batch_size (64|128), (?:best val_accuracy|all diverged)", err, re.MULTILINE
+            )
+        )
+        == 16
+    )
     assert "16/16 trials done (4 diverged and 0 failed in this run" in err
     rows = pd.read_parquet(folder / "results" / "small")
     assert list(rows.columns) == [name for name, _, _ in COLUMNS]
@@ -137,9 +144,36 @@ def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
 
 
 def test_a_schedule_that_cannot_act_is_warned_of(tmp_path):
-    (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 3\noptimizers: {adam: {schedule: reduce_lr_on_plateau}}")
+    (tmp_path / "s.yaml").write_text(
+        "dataset: digits\nepochs: 12\noptimizers: {adam: {schedule: reduce_lr_on_plateau}}"
+    )
     out, _ = optbench_("run", "s.yaml", "--dry-run", cwd=tmp_path)
-    assert "warning: schedule reduce_lr_on_plateau cannot act" in out
+    assert "warning: schedule reduce_lr_on_plateau cannot act: with patience 10 it needs 13 epochs" in " ".join(
+        out.split()
+    )
+    assert "warning" not in optbench_("run", "s.yaml", "--dry-run", "--set", "epochs=13", cwd=tmp_path)[0]
+
+
+def test_a_damaged_dataset_is_found_before_anything_trains(tmp_path):
+    (tmp_path / "s.yaml").write_text("dataset: mnist\nepochs: 1\noptimizers: {adam: }")
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    for kind in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "data" / "mnist" / f"{kind}-ubyte.gz").write_bytes(b"damaged")
+    _, err = optbench_("run", "s.yaml", "--data-dir", "data", cwd=tmp_path, code=2)
+    assert "train-images-idx3-ubyte.gz is damaged: its sha256 is" in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_that_another_one_overtook_says_so(tmp_path):
+    from optbench.errors import UserError
+    from optbench.run import execute, make_plan
+
+    sweep = parse("name: s\ndataset: digits\nepochs: 1\noptimizers: {adam: }")
+    early, late = (make_plan(sweep, tmp_path, "cpu", 1, None) for _ in range(2))
+    for _ in execute(early, None):
+        pass
+    with pytest.raises(UserError, match="another run has finished trials meanwhile"):
+        next(execute(late, None))
 
 
 def test_the_report_comes_in_every_format(finished, tmp_path):
@@ -208,6 +242,7 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
         (["run", "good.yaml", "--set", "epochs=x"], "optbench: --set epochs=x: must be a whole number"),
         (["run", "good.yaml", "--device", "tpu"], "optbench: --device tpu: valid: auto, cpu, cuda, cuda:N"),
         (["run", "good.yaml", "--output", "bad.yaml"], "optbench: bad.yaml/good: cannot be written"),
+        (["run", "good.yaml", "--output", "/proc/none"], "optbench: /proc/none/good: cannot be written"),
         (
             ["run", "good.yaml", "--set", "dataset=mnist", "--data-dir", "bad.yaml"],
             "optbench: cannot write bad.yaml/mnist",

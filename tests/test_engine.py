@@ -166,7 +166,7 @@ def test_training_equals_a_plain_loop(trials_of, tiny):
 def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
     trials = trials_of("{adam: {dropout: [0.0, 0.5, [0.1, 0.25]]}}", "epochs: 1", "parameters: {batch_size: 64}")
     like = torch.zeros(1)
-    scales = torch.cat(list(engine._dropout(Stack(tuple(trials)), [0], [0] * 3, 1, 30, like)), dim=1)  # type: ignore[arg-type]
+    scales = torch.cat(list(engine._dropout(Stack(tuple(trials)), [0], torch.zeros(3, dtype=int), 1, 30, like)), dim=1)  # type: ignore[arg-type]
     assert scales.shape == (3, 30 * 64, 96)
     for t, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.1, 0.25)]):
         for rate, part in zip(rates, scales[t].split([32, 64], dim=-1), strict=True):

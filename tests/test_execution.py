@@ -74,6 +74,16 @@ def test_a_stack_whose_workers_keep_dying_is_given_up(stacks, monkeypatch):
     assert finished == {s.stack_id for s in stacks} - {stack.stack_id}
 
 
+def test_a_worker_that_dies_after_its_work_is_not_asked_again(stacks):
+    def events():
+        for stack, message in execution.run(stacks[:1], "cpu", 1, None):
+            if message[0]["epoch"] == 2:
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            yield stack, message
+
+    assert [message[0]["epoch"] for _, message in events()] == [0, 1, 2]
+
+
 def test_an_exception_fails_its_own_stack_with_its_traceback(stacks):
     broken = Stack((dataclasses.replace(stacks[0].trials[0], dataset="nowhere"),))
     events = list(execution.run([broken, stacks[1]], "cpu", 1, None))

@@ -46,7 +46,7 @@ def test_initial_weights_have_the_bounds_and_spread_of_torch():
 @pytest.mark.parametrize("dropout", [False, True])
 def test_loss_and_gradients_equal_the_module(trunk, dropout, random_batch, monkeypatch):
     monkeypatch.setattr(model, "_trunk_loop", trunk)
-    seed_of_T = [0, 1, 1]
+    seed_of_T = torch.tensor([0, 1, 1])
     parameters_TP = model.initialize([4, 5, 6], torch.device("cpu"), torch.float64)
     batch = random_batch(2, 8, torch.float64)
     scale_TBU = torch.ones(3, 8, 96, dtype=torch.float64)
@@ -55,7 +55,7 @@ def test_loss_and_gradients_equal_the_module(trunk, dropout, random_batch, monke
     loss_T, gradients_TP = model.loss_and_gradients(
         parameters_TP, batch.images, batch.labels, seed_of_T, scale_TBU if dropout else None
     )
-    for t, seed in enumerate(seed_of_T):
+    for t, seed in enumerate(seed_of_T.tolist()):
         net = Net().double()
         with torch.no_grad():
             for name, p in net.named_parameters():
@@ -72,9 +72,9 @@ def test_a_trial_is_bitwise_the_same_in_any_stack(random_batch):
     batch = random_batch(1, 32, torch.float32)
     for trials in (1, 2, 4, 7):
         loss_T, gradients_TP = model.loss_and_gradients(
-            parameters_TP[:trials], batch.images, batch.labels, [0] * trials
+            parameters_TP[:trials], batch.images, batch.labels, torch.zeros(trials, dtype=int)
         )
-        alone = model.loss_and_gradients(parameters_TP[:1], batch.images, batch.labels, [0])
+        alone = model.loss_and_gradients(parameters_TP[:1], batch.images, batch.labels, torch.zeros(1, dtype=int))
         assert torch.equal(loss_T[:1], alone[0])
         assert torch.equal(gradients_TP[:1], alone[1])
 
@@ -82,9 +82,9 @@ def test_a_trial_is_bitwise_the_same_in_any_stack(random_batch):
 def test_nan_in_one_trial_leaves_the_others_bitwise_unchanged(random_batch):
     parameters_TP = model.initialize(range(3), torch.device("cpu"))
     batch = random_batch(1, 16, torch.float32)
-    clean = model.loss_and_gradients(parameters_TP, batch.images, batch.labels, [0] * 3)
+    clean = model.loss_and_gradients(parameters_TP, batch.images, batch.labels, torch.zeros(3, dtype=int))
     parameters_TP[1] = float("nan")
-    dirty = model.loss_and_gradients(parameters_TP, batch.images, batch.labels, [0] * 3)
+    dirty = model.loss_and_gradients(parameters_TP, batch.images, batch.labels, torch.zeros(3, dtype=int))
     for before, after in zip(clean, dirty, strict=True):
         assert torch.equal(before[[0, 2]], after[[0, 2]])
         assert not after[1].isfinite().all()

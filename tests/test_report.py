@@ -159,6 +159,39 @@ def test_a_sweep_that_has_only_begun_says_so(tmp_path):
         tables.build(fill(tmp_path, SWEEP, accuracy, epochs=1))
 
 
+def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
+    """One learning rate done, the other running; one optimizer failed: no axis has two finished values."""
+    text = "name: half\ndataset: digits\nepochs: 2\noptimizers: {sgd: {lr: [0.01, 0.1]}, adam: }"
+    store = fill(tmp_path, text, accuracy, epochs=1)
+    first, _, failing = trials = expand(parse(text))
+    for trial in trials:
+        part = Part(store, trial.optimizer + str(trial.hyperparameters.lr), {trial.trial_id: trial.columns()})
+        (store.folder / "part-all.parquet").unlink(missing_ok=True)
+        row = {"trial_id": trial.trial_id, "step": 0, "status": "running", "stack_size": 1, "workers": 1}
+        scores = {f"{split}_accuracy": 0.5 for split in ("train", "val", "test")} | {"val_loss": 0.5}
+        part.add([row | scores | {"epoch": 0}])
+        if trial is failing:
+            part.fail("no memory")
+        if trial is first:
+            part.add([row | scores | {"epoch": 2, "status": "finished", "train_seconds": 1.0}])
+    report = tables.build(store)
+    assert report.summary == "3 trials: 1 finished, 1 failed, 1 running"
+    assert [table.title for table in report.tables] == ["Optimizers", "Training and validation accuracy"]
+    optimizers = report.tables[0].data.set_index("optimizer")
+    assert optimizers["n"].to_dict() == {"sgd": 1, "adam": 0}
+    assert "adam" in shown(report, 80)
+    for name in formats.FORMATS:
+        assert "adam" in formats.FORMATS[name](report)
+
+
+def test_a_long_label_folds_and_leaves_the_numbers_whole(tmp_path):
+    label = "a-very-long-label-" * 6
+    text = f"name: long\ndataset: digits\nepochs: 2\nseeds: 3\noptimizers: {{{label}: {{optimizer: adam}}, sgd: }}"
+    text = shown(tables.build(fill(tmp_path, text, lambda trial, epoch: 0.5 + trial.seed / 100)), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "51.00 ± 2.48" in text
+
+
 def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
     store = fill(tmp_path, SWEEP, accuracy)
     smaller = expand(parse(SWEEP.replace("seeds: 3", "seeds: 2")))

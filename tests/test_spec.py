@@ -171,6 +171,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
     path = tmp_path / "my_sweep.yaml"
     path.write_text("dataset: digits\nepochs: 1\noptimizers: {adam: }")
     assert spec.load(path).name == "my_sweep"
+    assert spec.load(path.rename(tmp_path / "my sweep (1).yaml")).name == "my-sweep-1"
 
 
 # ---------------------------------------------------------------- wrong files
@@ -187,6 +188,15 @@ def test_the_name_defaults_to_the_file(tmp_path):
         ("epochs: 10", "epochs: 10\nepochs: 11", ["5:1: key 'epochs' stands twice (first in line 4)"]),
         ("dataset: mnist", "dataset: mnsit", ["3:10: unknown dataset 'mnsit'; did you mean 'mnist'?"]),
         ("seeds: 3", "seeds: [1, 1]", ["5:8: the value 1 stands twice"]),
+        ("seeds: 3", "seeds: {min: 1}", ["5:8: takes a number of seeds or a list of them"]),
+        ("seeds: 3", "seeds: 3\nschedule: cosine", ["6:1: 'schedule' belongs under 'parameters'"]),
+        (
+            "  batch_size:",
+            "  momentum: 0.9\n  batch_size:",
+            ["8:3: 'momentum' is a hyperparameter of sgd, rmsprop only"],
+        ),
+        ("[0.0, [0.1, 0.25]]", "[[0.1, 0.2, 0.3]]", ["9:13: takes pairs: two numbers, not [0.1, 0.2, 0.3]"]),
+        ("[0.0, [0.1, 0.25]]", "[[0.1]]", ["9:13: takes pairs: two numbers, not [0.1]"]),
         ("seeds: 3", "seeds: 0", ["5:8: the number of seeds must be from 1 to 10000"]),
         ("seeds: 3", "seeds: [-1]", ["5:9: must be greater than or equal to 0, not -1"]),
         ("metric: val_loss", "metric: test_accuracy", ["6:9: selecting on the test set would bias it; select on"]),

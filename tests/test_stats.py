@@ -94,6 +94,28 @@ def test_a_configuration_that_diverged_comes_after_all_that_did_not():
     assert (row["n"], row["trials"], row["diverged"]) == (2, 4, 1)
 
 
+def test_a_configuration_with_fewer_seeds_does_not_win_by_luck():
+    rows = frame(
+        [("adam", "lucky", 4, 2, 0.99, "finished")] + [("adam", "known", seed, 2, 0.9, "finished") for seed in range(5)]
+    )
+    assert stats.select(stats.final(rows), ["optimizer"], "val_accuracy")["adam"] == "known"
+
+
+def test_states_follow_the_last_row_of_a_trial():
+    rows = frame(
+        [
+            ("a", "x", 0, 1, 0.5, "finished"),
+            ("a", "x", 0, 2, 0.5, "finished"),
+            ("a", "x", 1, 1, math.nan, "diverged"),  # interrupted on its way
+            ("a", "x", 2, 2, math.nan, "diverged"),
+            ("a", "x", 3, 0, 0.5, "failed"),
+            ("a", "x", 4, 1, 0.5, "running"),
+        ]
+    )
+    found = stats.states(rows).set_index("trial_id")["state"].to_dict()
+    assert found == {"x/0": "finished", "x/1": "running", "x/2": "diverged", "x/3": "failed", "x/4": "running"}
+
+
 def test_what_diverged_everywhere_is_shown_and_not_filled():
     rows = frame(
         [("adam", "wild", seed, 2, math.nan, "diverged") for seed in (0, 1)] + [("sgd", "x", 0, 2, 0.1, "finished")]

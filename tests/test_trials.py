@@ -40,7 +40,7 @@ def test_trials_are_the_product_less_the_exclusions(names, grid, seed_list, data
     kept = [c for c in combinations if any(c[key] != value for key, value in entry.items())]
     text = text_of(names, grid, seed_list, [entry])
     if not kept:
-        with pytest.raises(UserError, match="leaves no trial"):
+        with pytest.raises(UserError, match=r"^sweep:\d+:\d+: .*leaves no trial"):
             expand(parse(text))
         return
     trials = expand(parse(text))
@@ -131,8 +131,15 @@ def test_a_schedule_is_excluded_by_name_or_whole():
     assert names("[{schedule: [cosine, {name: step, step_size: 2}]}]") == ["step(step_size=1)"]
 
 
+def test_an_exclusion_that_matches_no_combination_is_refused():
+    base = HEAD + "optimizers: {sgd: {momentum: [0.0, 0.9]}, adam: }\nexclude:\n"
+    with pytest.raises(UserError, match=r"^sweep:5:5: excludes nothing: no combination of this sweep is like this$"):
+        expand(parse(base + "  - {optimizer: adam, momentum: 0.9}"))
+    assert len(expand(parse(base + "  - {momentum: 0.9}"))) == 2
+
+
 def test_a_sweep_that_is_too_large_is_refused_before_it_is_expanded():
     lrs = ", ".join(str(i / 1000) for i in range(1, 300))
     text = HEAD + f"seeds: 10000\noptimizers: {{adam: {{lr: [{lrs}], eps: [{lrs}]}}}}"
-    with pytest.raises(UserError, match="894,010,000 trials are more than"):
+    with pytest.raises(UserError, match=r"^sweep:4:13: 894,010,000 trials are more than"):
         expand(parse(text))

@@ -35,6 +35,7 @@ def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | Non
     """Train the stacks in `workers` processes; see `execution.run`."""
     waiting = deque(stacks)
     attempts: Counter[str] = Counter()
+    complete: set[str] = set()
     busy: dict[Connection, tuple[SpawnProcess, Stack]] = {}
     idle: list[tuple[Connection, SpawnProcess]] = []
     try:
@@ -54,7 +55,9 @@ def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | Non
                     del busy[connection]
                     connection.close()
                     process.join()
-                    if attempts[stack.stack_id] < ATTEMPTS:
+                    if stack.stack_id in complete:
+                        pass  # it died after its work was done
+                    elif attempts[stack.stack_id] < ATTEMPTS:
                         waiting.appendleft(stack)
                     else:
                         yield stack, Failure(f"its worker process died {ATTEMPTS} times, exit code {process.exitcode}")
@@ -63,6 +66,8 @@ def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | Non
                     del busy[connection]
                     idle.append((connection, process))
                 else:
+                    if isinstance(message, Failure) or message[0]["epoch"] == stack.epochs:
+                        complete.add(stack.stack_id)
                     yield stack, message
     finally:
         for connection, process in [*idle, *((c, p) for c, (p, _) in busy.items())]:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-UpToOne = Annotated[float, Field(ge=0, le=1)]
+from optbench.bounds import BelowOne, NonNegative, UpToOne
+
 Betas = Annotated[tuple[BelowOne, BelowOne], Field(strict=False)]
 
 

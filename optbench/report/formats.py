@@ -19,7 +19,7 @@ from optbench.report.tables import Column, Report, Table
 JSON_VERSION = 1
 _MISSING = "–"
 _GAP = 2  # blanks between columns
-_FREE_TEXT = {"configuration", "hyperparameters", "parameters", "learning rate", "here", "licence"}
+_LABEL_WIDTH = 30  # a longer label folds rather than take the numbers' place
 
 
 def cell(column: Column, row: Any, plus_minus: str = " ± ") -> str:
@@ -75,8 +75,9 @@ def print_table(table: Table, console: Console) -> None:
 def _needed(table: Table, rows: list[list[str]], index: int) -> int:
     """Width without which a column would break inside a word or a number; free text may fold between words."""
     column, cells = table.columns[index], [row[index] for row in rows]
-    words = [word for cell in cells for word in cell.split()] if column.name in _FREE_TEXT else cells
-    return max(cell_len(text) for text in (*column.heading.split(), *words))
+    texts = [word for cell in cells for word in cell.split()] if column.kind == "prose" else cells
+    needed = max(cell_len(text) for text in (*column.heading.split(), *texts))
+    return min(needed, _LABEL_WIDTH) if column.kind == "text" else needed
 
 
 def _fitting(needed: list[int], width: int) -> list[list[int]]:
@@ -95,14 +96,14 @@ def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int
     """Part of a table; what is left of the width goes to free text first, then to headings."""
     left = width - sum(widths[i] + _GAP for i in part) + _GAP
     rich = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for i in sorted(part, key=lambda i: table.columns[i].name not in _FREE_TEXT):
+    for i in sorted(part, key=lambda i: table.columns[i].kind != "prose"):
         wanted = max(cell_len(text) for text in (table.columns[i].heading, *(row[i] for row in rows)))
         extra = max(0, min(wanted - widths[i], left))
         widths[i] += extra
         left -= extra
     for i in part:
         column = table.columns[i]
-        justify = "left" if column.kind == "text" else "right"
+        justify = "left" if column.kind in ("text", "prose") else "right"
         rich.add_column(Text(column.heading), justify=justify, overflow="fold", width=widths[i])  # type: ignore[arg-type]
     for row in rows:
         rich.add_row(*(Text(row[i]) for i in part))
@@ -117,7 +118,9 @@ def markdown(report: Report) -> str:
     for table in report.tables:
         lines += ["", f"## {table.title}", ""]
         lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
-        lines.append("|" + "|".join(" :-- " if column.kind == "text" else " --: " for column in table.columns) + "|")
+        lines.append(
+            "|" + "|".join(" :-- " if column.kind in ("text", "prose") else " --: " for column in table.columns) + "|"
+        )
         lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in _cells(table)]
         if table.caption:
             lines += ["", _markdown(table.caption)]
@@ -163,7 +166,7 @@ def latex(report: Report) -> str:
     """Tables for a paper; they need the package booktabs."""
     parts = [f"% {report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}."]
     for table in report.tables:
-        alignment = "".join("l" if column.kind == "text" else "r" for column in table.columns)
+        alignment = "".join("l" if column.kind in ("text", "prose") else "r" for column in table.columns)
         body = [" & ".join(_latex(c.heading) for c in table.columns) + r" \\"]
         body += [r"\midrule"]
         body += [" & ".join(map(_latex, row)) + r" \\" for row in _cells(table)]

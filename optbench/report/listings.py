@@ -27,7 +27,10 @@ def _parameters(model: type[BaseModel], without: Iterable[str] = ()) -> str:
 
 
 def _table(title: str, caption: str, columns: dict[str, list[object]]) -> Table:
-    shown = tuple(Column(name, name, "count" if isinstance(v[0], int) else "text") for name, v in columns.items())
+    """The first column is the name, numbers are counts, all else may fold."""
+    name, *others = columns
+    kinds = {other: "count" if isinstance(columns[other][0], int) else "prose" for other in others}
+    shown = (Column(name, name), *(Column(other, other, kind) for other, kind in kinds.items()))
     return Table(title, caption, shown, pd.DataFrame(columns))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -18,9 +18,9 @@ from optbench.store import Outline, Store
 class Column:
     """A column as it is shown: `name` in the data, and how its values are written.
 
-    kind: "text", "count", "percent" (a share, shown × 100), "points" (a difference of shares, likewise), "seconds", or
-    "pair" (two shares, `<name> train_accuracy` and `<name> val_accuracy`, in one cell). A column `<name>_interval` in
-    the data is shown as ± half width.
+    kind: "text", "prose" (text that may fold between words), "count", "percent" (a share, shown × 100), "points" (a
+    difference of shares, likewise), "seconds", or "pair" (two shares in one cell, `<name> train_accuracy` and
+    `<name> val_accuracy`). A column `<name>_interval` in the data is shown as ± half width.
     """
 
     name: str
@@ -71,8 +71,8 @@ def build(store: Store) -> Report:
     metric = outline.metric if outline else "val_accuracy"
     name = outline.name if outline else store.folder.name
     summary = count(rows, outline)
-    rows, hyperparameters = stats.with_hyperparameters(stats.with_dropout_labels(rows))
-    finals = stats.final(rows)
+    rows = stats.with_dropout_labels(rows)
+    finals, hyperparameters = stats.with_hyperparameters(stats.final(rows))
     if finals.empty:
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
     note = (
@@ -82,7 +82,10 @@ def build(store: Store) -> Report:
     )
     varying = stats.varying(finals, stats.AXES)
     within = [a for a in varying if a != "optimizer"] + hyperparameters
-    tables = [_axis(finals, "optimizer", [], within, metric)]
+    optimizers = _axis(finals, "optimizer", [], within, metric)
+    if outline:
+        optimizers = _with_all(optimizers, outline.optimizers)
+    tables = [optimizers]
     keys = ["optimizer"] if "optimizer" in varying else []
     tables += [_axis(finals, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
     tables += [_axis(finals, axis, ["optimizer"], within, metric) for axis in hyperparameters]
@@ -92,7 +95,7 @@ def build(store: Store) -> Report:
 
 def count(rows: pd.DataFrame, outline: Outline | None) -> str:
     """How many trials there are in which state, in words."""
-    states = rows.drop_duplicates("trial_id")["status"].value_counts().to_dict()
+    states = stats.states(rows)["state"].value_counts().to_dict()
     total = len(outline.trial_ids) if outline else sum(states.values())
     states["missing"] = total - sum(states.values())
     order = ("finished", "diverged", "failed", "running", "missing")
@@ -107,10 +110,7 @@ def status(store: Store) -> Table:
         raise UserError(f"{store.folder}: no sweep has run here")
     rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
     states = ["finished", "diverged", "failed", "running"]
-    last = rows.sort_values("epoch", kind="stable").drop_duplicates("trial_id", keep="last")
-    # A diverged trial trains on to its last epoch; until then it is under way.
-    last["status"] = last["status"].where((last["epoch"] == last["epochs"]) | (last["status"] == "failed"), "running")
-    counts = last.groupby("optimizer")["status"].value_counts().unstack(fill_value=0)
+    counts = stats.states(rows).groupby("optimizer")["state"].value_counts().unstack(fill_value=0)
     data = pd.DataFrame({"optimizer": list(outline.optimizers), "trials": list(outline.optimizers.values())})
     for state in states:
         found = counts[state].to_dict() if state in counts else {}
@@ -143,13 +143,24 @@ def _axis(finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence
         Column("diverged_of", "diverged", "count"),
     ]
     if choices:
-        columns.append(Column("configuration", "best configuration"))
+        columns.append(Column("configuration", "best configuration", "prose"))
     caption = ""
     if axis == "batch_size":
         caption = "Seconds are measured on trials that ran alone on the machine"
         alone = data["seconds_per_epoch"].notna().any()
         caption += "." if alone else ", and here none did: see 'optbench run --workers 1 --stack-size 1'."
     return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]))
+
+
+def _with_all(table: Table, optimizers: Iterable[str]) -> Table:
+    """The table with a row for those optimizers, too, none of whose trials could be trained or has been yet."""
+    lost = [label for label in optimizers if label not in set(table.data["optimizer"])]
+    if not lost:
+        return table
+    empty = pd.DataFrame(
+        {"optimizer": lost, "n": 0, "trials": 0, "diverged": 0, "diverged_of": "0/0", "configuration": ""}
+    )
+    return replace(table, data=pd.concat([table.data, empty], ignore_index=True))
 
 
 def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
