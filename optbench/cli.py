@@ -126,7 +126,8 @@ def run(
             resume = f"{plan.done()}/{len(plan.trials)} done; resume with: {progress.command_line(sys.argv)}"
             console.print(resume, soft_wrap=True, markup=False)
             raise typer.Exit(INTERRUPTED) from None
-    console.print(display.summary(), soft_wrap=True, markup=False)
+    if plan.stacks:
+        console.print(display.summary(), soft_wrap=True, markup=False)
     if plan.done():
         path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
         console.print(f"report: {path} (tables: optbench report {plan.store.folder})", soft_wrap=True, markup=False)

@@ -31,10 +31,14 @@ EVALUATION_IMAGES_ALL_TRIALS = 32_768
 DROPOUT_EXAMPLES = 2048
 
 
-def make_deterministic() -> None:
-    """Settings under which the same stack gives the same bits; call once in each process that trains."""
+def make_deterministic(device: str) -> None:
+    """Settings under which the same stack gives the same bits; call once in each process that trains.
+
+    On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` takes it back).
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order
-    torch.set_flush_denormal(True)  # moments of dead units decay into denormals, which a CPU computes 100× slower
+    if device == "cpu":
+        torch.set_flush_denormal(True)  # moments of dead units decay into denormals, which a CPU computes 100× slower
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False

@@ -29,7 +29,14 @@ def seconds(plan: Plan) -> float:
         return 0.0
     if plan.device == "cpu":
         torch.set_num_threads(1)  # like the workers
-    engine.make_deterministic()
+    engine.make_deterministic(plan.device)
+    try:
+        return _seconds(plan)
+    finally:
+        torch.set_flush_denormal(False)  # numpy and scipy, which this process will load, warn of it
+
+
+def _seconds(plan: Plan) -> float:
     info = DATASETS[plan.sweep.dataset]
     evaluated = 2 * info.val + info.test
     total = 0.0

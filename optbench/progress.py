@@ -104,7 +104,7 @@ class Progress:
         return self._done.total()
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._console.is_terminal and self._plan.stacks:
             self._live.start()
         return self
 

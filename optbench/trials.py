@@ -53,16 +53,18 @@ class Trial:
         return self._hash(seed=self.seed)
 
     def _hash(self, seed: int | None) -> str:
+        # Values equal to a default are left out, so that an argument that a later version adds, neutral by default,
+        # does not change the ids of all earlier trials. A default that changes its value must raise NUMERICS.
         resolved = {
             "numerics": NUMERICS,
             "dataset": self.dataset,
             "epochs": self.epochs,
             "optimizer": self.optimizer,
             "algorithm": self.algorithm,
-            "hyperparameters": self.hyperparameters.model_dump(),
+            "hyperparameters": self.hyperparameters.model_dump(exclude_defaults=True),
             "batch_size": self.batch_size,
             "dropout": self.dropout,
-            "schedule": self.schedule.model_dump(),
+            "schedule": [self.schedule.name, self.schedule.model_dump(exclude_defaults=True)],
             "seed": seed,
         }
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]

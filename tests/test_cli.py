@@ -133,6 +133,10 @@ def test_a_longer_sweep_trains_only_what_is_missing(finished, tmp_path):
     longer, whole = (content(path / "results" / "small") for path in (tmp_path, finished[0]))
     of_the_stack = ["stack", "stack_size"]
     pd.testing.assert_frame_equal(longer.drop(columns=of_the_stack), whole.drop(columns=of_the_stack))
+    # And a smaller one trains nothing, but is what the report is about from then on.
+    _, err = optbench_("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
+    assert "nothing to do: all 8 trials" in err
+    assert "small: 8 trials: 6 finished, 2 diverged" in optbench_("report", cwd=tmp_path)[0]
 
 
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):

@@ -14,7 +14,7 @@ from optbench.stacks import Stack
 
 def run_in_process(stacks: Iterable[Stack], device: str, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train the stacks on `device`; an exception ends its own stack only."""
-    engine.make_deterministic()
+    engine.make_deterministic(device)
     loaded: dict[str, Dataset] = {}
     for stack in stacks:
         try:
