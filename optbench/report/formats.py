@@ -66,7 +66,7 @@ def print_table(table: Table, console: Console) -> None:
     console.print(Text(table.title, style="bold"))
     rows = _cells(table)
     needed = [_needed(table, rows, i) for i in range(len(table.columns))]
-    for part in _fitting(needed, console.width):
+    for part in _fitting(needed, table.keys, console.width):
         console.print(_rich(table, rows, part, list(needed), console.width))
     if table.caption:
         console.print(Text(table.caption, style="dim"))
@@ -80,13 +80,14 @@ def _needed(table: Table, rows: list[list[str]], index: int) -> int:
     return min(needed, _LABEL_WIDTH) if column.kind == "text" else needed
 
 
-def _fitting(needed: list[int], width: int) -> list[list[int]]:
-    """Column indices of each part of the table: as many columns as fit the width, the first one repeated."""
-    parts, used = [[0]], needed[0]
-    for i in range(1, len(needed)):
-        if used + _GAP + needed[i] > width and len(parts[-1]) > 1:
-            parts.append([0])
-            used = needed[0]
+def _fitting(needed: list[int], keys: int, width: int) -> list[list[int]]:
+    """Column indices of each part of the table: as many columns as fit the width, the key columns in every part."""
+    names = list(range(keys))
+    parts, used = [[*names]], sum(needed[:keys]) + _GAP * (keys - 1)
+    for i in range(keys, len(needed)):
+        if used + _GAP + needed[i] > width and len(parts[-1]) > keys:
+            parts.append([*names])
+            used = sum(needed[:keys]) + _GAP * (keys - 1)
         parts[-1].append(i)
         used += _GAP + needed[i]
     return parts

@@ -30,12 +30,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `data` holds plain numbers, `columns` say which of them are shown and how; the first is the key."""
+    """A table: `data` holds plain numbers, `columns` say which are shown and how; the first `keys` columns name a row."""
 
     title: str
     caption: str
     columns: tuple[Column, ...]
     data: pd.DataFrame
+    keys: int = 1
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _axis(finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence
         caption = "Seconds are measured on trials that ran alone on the machine"
         alone = data["seconds_per_epoch"].notna().any()
         caption += "." if alone else ", and here none did: see 'optbench run --workers 1 --stack-size 1'."
-    return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]))
+    return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]), keys=len(by))
 
 
 def _with_all(table: Table, optimizers: Iterable[str]) -> Table:
