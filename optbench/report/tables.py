@@ -30,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `data` holds plain numbers, `columns` say which are shown and how; the first `keys` columns name a row."""
+    """A table: `data` holds plain numbers, `columns` say which are shown and how, the first `keys` name a row."""
 
     title: str
     caption: str
