@@ -89,23 +89,28 @@ def _kinds(algorithm: str) -> dict[str, Any]:
     }
 
 
-def _model(kinds: Mapping[str, Any]) -> type[BaseModel]:
+def _model(kinds: Mapping[str, Any], algorithms: frozenset[str]) -> type[BaseModel]:
     fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
-    return create_model("Block", __config__=_STRICT, **fields)
+    return create_model(" ".join(sorted(algorithms)), __config__=_STRICT, **fields)
+
+
+def _lacking(model: type[BaseModel], hyperparameter: str) -> list[str]:
+    """Which of the optimizers that a block is for do not have this hyperparameter."""
+    return [name for name in model.__name__.split() if hyperparameter not in OPTIMIZERS[name].model_fields]
 
 
 @cache
 def _block_model(algorithms: frozenset[str]) -> type[BaseModel]:
     """A block that may set every parameter that all these optimizers have, each to a list of values."""
     each = [_kinds(name) for name in sorted(algorithms)]
-    return _model({name: kind for name, kind in each[0].items() if all(name in other for other in each)})
+    return _model({name: kind for name, kind in each[0].items() if all(name in other for other in each)}, algorithms)
 
 
 @cache
 def _exclusion_model(algorithms: frozenset[str]) -> type[BaseModel]:
     """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
     kinds = {name: kind for algorithm in sorted(algorithms) for name, kind in _kinds(algorithm).items()}
-    return _model(kinds | {"optimizer": str, "schedule": ScheduleOrName})
+    return _model(kinds | {"optimizer": str, "schedule": ScheduleOrName}, algorithms)
 
 
 # ---------------------------------------------------------------- the sweep
@@ -270,14 +275,13 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
         if word in optimizers.NOT_YET_ARGUMENTS:
             return f"'{word}' is not supported yet"
         fields = set(model.model_fields)
-        for part in detail["loc"]:  # a schedule's own parameters
-            if part in SCHEDULES:
-                fields = set(SCHEDULES[str(part)].model_fields)
-        if model is _File and word in {*PARAMETERS, "lr"}:
+        schedule = next((SCHEDULES[str(part)] for part in detail["loc"] if part in SCHEDULES), None)
+        if schedule is not None:
+            fields = set(schedule.model_fields)
+        elif model is _File and word in {*PARAMETERS, "lr"}:
             return f"'{word}' belongs under 'parameters'"
-        owners = [name for name, hyperparameters in OPTIMIZERS.items() if word in hyperparameters.model_fields]
-        if owners and model is not _File:
-            return f"'{word}' is a hyperparameter of {', '.join(owners)} only; it belongs under them"
+        elif model is not _File and any(word in other.model_fields for other in OPTIMIZERS.values()):
+            return f"'{word}' is no hyperparameter of {', '.join(_lacking(model, word))}"
         return f"unknown key '{word}'; {did_you_mean(word, sorted(fields))}"
     if kind == "missing" and isinstance(detail["loc"][-1], int):
         return f"takes pairs: two numbers, not {show(value)}"

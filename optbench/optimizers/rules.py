@@ -8,7 +8,7 @@ The formulas are those of `torch.optim`'s documentation; tests hold each rule ag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -38,6 +38,16 @@ def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> Non
     p.addcmul_(g, -lr)
 
 
+def asgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    """The iterates alone: the average that torch keeps beside them from step t0 on takes no part in the training."""
+    _add_weight_decay(p, g, h)
+    eta = s["eta"]
+    if t == 1:
+        eta.copy_(lr)
+    p.mul_(1 - h["lambd"] * eta).addcmul_(g, -eta)
+    eta.copy_(lr / (1 + h["lambd"] * lr * t) ** h["alpha"])
+
+
 def adagrad(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
     _add_weight_decay(p, g, h)
     total = s["sum"]
@@ -63,19 +73,48 @@ def rmsprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) ->
     _add_weight_decay(p, g, h)
     alpha, square = h["alpha"], s["square_avg"]
     square.mul_(alpha).addcmul_(g, g * (1 - alpha))
-    g.div_(square.sqrt().add_(h["eps"]))
+    variance = square
+    if "centered" in h:
+        mean = s["grad_avg"].lerp_(g, 1 - alpha)
+        variance = torch.where(h["centered"] != 0, square - mean * mean, square)
+    g.div_(variance.sqrt().add_(h["eps"]))
     if "momentum" in h:
         g = s["momentum_buffer"].mul_(h["momentum"]).add_(g)
     p.addcmul_(g, -lr)
 
 
+def rprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    size, previous = s["step_size"], s["prev"]
+    if t == 1:
+        size.copy_(lr.expand_as(size))
+    agreement = torch.sign(g * previous)
+    factor = torch.where(agreement > 0, h["eta_plus"], torch.where(agreement < 0, h["eta_minus"], 1))
+    torch.clamp(size.mul_(factor), h["step_size_min"], h["step_size_max"], out=size)
+    g.masked_fill_(agreement < 0, 0)  # the step that went too far is not followed by another one
+    p.addcmul_(torch.sign(g), -size)
+    previous.copy_(g)
+
+
+def _moments(g: Tensor, s: Tensors, h: Tensors) -> None:
+    s["exp_avg"].lerp_(g, 1 - h["beta1"])
+    s["exp_avg_sq"].mul_(h["beta2"]).addcmul_(g, g * (1 - h["beta2"]))
+
+
+def _corrections(p: Tensor, h: Tensors, t: int) -> tuple[Tensor, Tensor]:
+    """1 - βᵗ of both moments, in float64 on the way: 1 - 0.999¹ has lost three digits in float32."""
+    first, second = (1 - h[beta].double() ** t for beta in ("beta1", "beta2"))
+    return first.to(p.dtype), second.to(p.dtype)
+
+
 def _adam_step(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
-    beta1, beta2 = h["beta1"], h["beta2"]
-    # Bias corrections in float64: 1 - 0.999¹ has lost three digits in float32.
-    correction1, correction2 = ((1 - beta.double() ** t).to(p.dtype) for beta in (beta1, beta2))
-    s["exp_avg"].lerp_(g, 1 - beta1)
-    s["exp_avg_sq"].mul_(beta2).addcmul_(g, g * (1 - beta2))
-    denominator = s["exp_avg_sq"].sqrt().div_(correction2.sqrt()).add_(h["eps"])
+    correction1, correction2 = _corrections(p, h, t)
+    _moments(g, s, h)
+    second = s["exp_avg_sq"]
+    if "amsgrad" in h:
+        largest = s["max_exp_avg_sq"]
+        torch.maximum(largest, second, out=largest)
+        second = torch.where(h["amsgrad"] != 0, largest, second)
+    denominator = second.sqrt().div_(correction2.sqrt()).add_(h["eps"])
     p.addcmul_(torch.div(s["exp_avg"], denominator, out=denominator), -lr / correction1)
 
 
@@ -90,41 +129,127 @@ def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> N
     _adam_step(p, g, s, h, lr, t)
 
 
+def adamax(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    _add_weight_decay(p, g, h)
+    correction1, _ = _corrections(p, h, t)
+    norm = s["exp_inf"]
+    s["exp_avg"].lerp_(g, 1 - h["beta1"])
+    torch.maximum(norm.mul_(h["beta2"]), g.abs_().add_(h["eps"]), out=norm)
+    p.addcmul_(s["exp_avg"] / norm, -lr / correction1)
+
+
+def _decay_one_way_or_the_other(p: Tensor, g: Tensor, h: Tensors, lr: Tensor) -> None:
+    """Weight decay in the gradient, or for the trials with `decoupled_weight_decay` on the weights."""
+    if "weight_decay" in h:
+        decoupled = h.get("decoupled_weight_decay", torch.zeros_like(lr))
+        decay = h["weight_decay"]
+        p.mul_(1 - lr * decay * decoupled)
+        g.addcmul_(p, decay * (1 - decoupled))
+
+
+def nadam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    _decay_one_way_or_the_other(p, g, h, lr)
+    _, correction2 = _corrections(p, h, t)
+    mu, mu_next = (h["beta1"] * (1 - 0.5 * 0.96 ** (step * h["momentum_decay"])) for step in (t, t + 1))
+    product = s["mu_product"]
+    product.copy_(mu if t == 1 else product * mu)
+    _moments(g, s, h)
+    denominator = (s["exp_avg_sq"] / correction2).sqrt_().add_(h["eps"])
+    p.addcmul_(g.div_(denominator), -lr * (1 - mu) / (1 - product))
+    p.addcmul_(s["exp_avg"] / denominator, -lr * mu_next / (1 - product * mu_next))
+
+
+def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    _decay_one_way_or_the_other(p, g, h, lr)
+    correction1, correction2 = _corrections(p, h, t)
+    _moments(g, s, h)
+    beta2 = h["beta2"].double()
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * t * beta2**t / (1 - beta2**t)
+    # Below 5 the variance is not yet tractable and the step is that of momentum alone.
+    tractable = length > 5
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    rectification = torch.where(tractable, ratio, 0).sqrt().to(p.dtype)
+    adaptive = correction2.sqrt() / s["exp_avg_sq"].sqrt().add_(h["eps"])
+    scale = torch.where(tractable, rectification * adaptive, 1)
+    p.addcmul_(scale.mul_(s["exp_avg"]), -lr / correction1)
+
+
+def lion(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+    """Chen et al., 2023, "Symbolic discovery of optimization algorithms", algorithm 2."""
+    average = s["exp_avg"]
+    if "weight_decay" in h:
+        p.mul_(1 - lr * h["weight_decay"])
+    p.addcmul_(torch.sign(torch.lerp(g, average, h["beta1"])), -lr)
+    average.lerp_(g, 1 - h["beta2"])
+
+
 Update = Callable[[Tensor, Tensor, Tensors, Tensors, Tensor, int], None]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`update(p, g, state, hyperparameters, lr, t)` makes step t (from 1 on); `state` names its zero-filled buffers."""
+    """`update(p, g, state, hyperparameters, lr, t)` makes step t (from 1 on).
+
+    `state` names its buffers, all zero at first, (T, P); `scalars` those with one number for each trial, (T, 1). A
+    buffer that only some hyperparameter needs stands under its name in `optional`.
+    """
 
     update: Update
-    state: tuple[str, ...]
+    state: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+    optional: Mapping[str, str] = field(default_factory=dict)
 
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 RULES: dict[str, Rule] = {
-    "sgd": Rule(sgd, ("momentum_buffer",)),
+    "sgd": Rule(sgd, optional={"momentum": "momentum_buffer"}),
+    "asgd": Rule(asgd, scalars=("eta",)),
     "adagrad": Rule(adagrad, ("sum",)),
     "adadelta": Rule(adadelta, ("square_avg", "acc_delta")),
-    "rmsprop": Rule(rmsprop, ("square_avg", "momentum_buffer")),
-    "adam": Rule(adam, ("exp_avg", "exp_avg_sq")),
-    "adamw": Rule(adamw, ("exp_avg", "exp_avg_sq")),
+    "rmsprop": Rule(rmsprop, ("square_avg",), optional={"momentum": "momentum_buffer", "centered": "grad_avg"}),
+    "rprop": Rule(rprop, ("step_size", "prev")),
+    "adam": Rule(adam, _MOMENTS, optional={"amsgrad": "max_exp_avg_sq"}),
+    "adamw": Rule(adamw, _MOMENTS, optional={"amsgrad": "max_exp_avg_sq"}),
+    "adamax": Rule(adamax, ("exp_avg", "exp_inf")),
+    "nadam": Rule(nadam, _MOMENTS, scalars=("mu_product",)),
+    "radam": Rule(radam, _MOMENTS),
+    "lion": Rule(lion, ("exp_avg",)),
 }
 
 # Terms that vanish at 0 are left out of the update when they are 0 for every trial of the group.
-_OPTIONAL = {"weight_decay", "momentum", "dampening", "nesterov", "lr_decay", "initial_accumulator_value"}
+_VANISHING = {
+    "weight_decay",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "lr_decay",
+    "initial_accumulator_value",
+    "centered",
+    "amsgrad",
+    "decoupled_weight_decay",
+}
+# Pairs and the names of their two parts.
+_PAIRS = {
+    "betas": ("beta1", "beta2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
 
 
 def _columns(hyperparameters: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, Tensor]:
     """Hyperparameters of a group's trials as (T, 1) tensors; `betas` becomes beta1 and beta2, `lr` is left out."""
-    rows = [dict(row) for row in hyperparameters]
-    for row in rows:
-        row.pop("lr", None)
-        if "betas" in row:
-            row["beta1"], row["beta2"] = row.pop("betas")
+    rows = []
+    for given in hyperparameters:
+        row: dict[str, Any] = {}
+        for name, value in given.items():
+            row |= dict(zip(_PAIRS[name], value, strict=True)) if name in _PAIRS else {name: value}
+        del row["lr"]
+        rows.append(row)
     columns = {}
     for name in rows[0]:
         values = [float(row[name]) for row in rows]
-        if any(values) or name not in _OPTIONAL:
+        if any(values) or name not in _VANISHING:
             columns[name] = torch.tensor(values, dtype=torch.float64).to(like).unsqueeze(1)
     return columns
 
@@ -153,8 +278,9 @@ class StackedOptimizer:
             trials = list(members)
             rows, rule = slice(trials[0], trials[-1] + 1), RULES[name]
             columns = _columns([hyperparameters[t] for t in trials], parameters_TP)
-            needed = [s for s in rule.state if s != "momentum_buffer" or "momentum" in columns]
-            state = {s: torch.zeros_like(parameters_TP[rows]) for s in needed}
+            needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
+            state = {buffer: torch.zeros_like(parameters_TP[rows]) for buffer in needed}
+            state |= {scalar: torch.zeros_like(parameters_TP[rows, :1]) for scalar in rule.scalars}
             self._groups.append(_Group(rows, rule.update, columns, state))
 
     def step(self, gradients_TP: Tensor, lr_T1: Tensor) -> None:
