@@ -1,33 +1,73 @@
 """Learning-rate schedules: the factor on the base learning rate, as a pure function of the step.
 
-Epoch-wise schedules change between epochs and have torch's meaning; the others change every step. Epochs and steps
-count from 0. `reduce_lr_on_plateau` alone depends on what happened and is a small state machine.
+Epoch-wise schedules change between epochs and have torch's meaning; the others change every step and have the meaning
+they have in Hugging Face's transformers. Epochs and steps count from 0. `reduce_lr_on_plateau` alone depends on what
+happened and is a small state machine.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from optbench.bounds import Factor, NonNegative
+from optbench.bounds import Factor, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training is once its warmup is over: `step` of `steps` since then, after `warmup` others, in `epoch`."""
+
+    epoch: int
+    step: int
+    steps: int
+    warmup: int
 
 
 class Schedule(BaseModel):
-    """A schedule and its parameters; `str(schedule)` is its label: the name and what differs from the defaults."""
+    """A schedule and its parameters; `str(schedule)` is its label: the name and what differs from the defaults.
+
+    Every schedule takes `warmup_steps`, over which the learning rate first rises from 0 in a straight line; a number
+    below 1 is a share of all steps. A schedule that changes every step runs over the steps that are left, one that
+    changes between epochs keeps its epochs.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     name: str
+    warmup_steps: NonNegative = 0.0
 
     def multiplier(self, epoch: int, step: int, total_steps: int) -> float:
         """What the base learning rate is multiplied with at `step` of `total_steps`, in `epoch`."""
+        warmup = _steps(self.warmup_steps, total_steps)
+        if step < warmup:
+            return step / warmup
+        return self.after_warmup(Position(epoch, step - warmup, total_steps - warmup, warmup))
+
+    def after_warmup(self, at: Position) -> float:
+        """The multiplier once the warmup is over."""
         return 1.0
 
     def __str__(self) -> str:
         shown = {k: v for k, v in self if k != "name" and v != type(self).model_fields[k].default}
-        return f"{self.name}({', '.join(f'{k}={v}' for k, v in shown.items())})" if shown else self.name
+        return f"{self.name}({', '.join(f'{k}={_written(v)}' for k, v in shown.items())})" if shown else self.name
+
+
+def _steps(number: float, total_steps: int) -> int:
+    """A number of steps; below 1 it is a share of all."""
+    return min(total_steps, round(number * total_steps if number < 1 else number))
+
+
+def _written(value: Any) -> str:
+    """A parameter as a sweep file writes it."""
+    return str(list(value)) if isinstance(value, tuple) else f"{value:g}"
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 at 0 down to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Constant(Schedule):
@@ -36,14 +76,99 @@ class Constant(Schedule):
     name: Literal["constant"] = "constant"
 
 
+class ConstantWithWarmup(Schedule):
+    """lr, after a rise from 0 over warmup_steps."""
+
+    name: Literal["constant_with_warmup"] = "constant_with_warmup"
+    warmup_steps: Positive = 0.1
+
+
+class Linear(Schedule):
+    """lr · (1 − step / steps): a straight line down to 0."""
+
+    name: Literal["linear"] = "linear"
+
+    def after_warmup(self, at: Position) -> float:
+        return 1 - at.step / at.steps
+
+
+class Cosine(Schedule):
+    """lr · (1 + cos(π · step / steps)) / 2: half a cosine down to 0 (Loshchilov and Hutter, 2017)."""
+
+    name: Literal["cosine"] = "cosine"
+
+    def after_warmup(self, at: Position) -> float:
+        return _half_cosine(at.step / at.steps)
+
+
+class CosineWithRestarts(Schedule):
+    """num_cycles half cosines of equal length, each from lr down to 0 (Loshchilov and Hutter, 2017)."""
+
+    name: Literal["cosine_with_restarts"] = "cosine_with_restarts"
+    num_cycles: Annotated[int, Field(ge=1)] = 2
+
+    def after_warmup(self, at: Position) -> float:
+        # The remainder of whole numbers: where a cycle begins must not hang on the rounding of a fraction.
+        return _half_cosine((at.step * self.num_cycles % at.steps) / at.steps)
+
+
+class Polynomial(Schedule):
+    """lr · (1 − step / steps)^power (torch's PolynomialLR over all steps)."""
+
+    name: Literal["polynomial"] = "polynomial"
+    power: Positive = 1.0
+
+    def after_warmup(self, at: Position) -> float:
+        return float((1 - at.step / at.steps) ** self.power)
+
+
+class InverseSqrt(Schedule):
+    """lr · √(timescale / (timescale + step)); the timescale is warmup_steps, without any 10,000 (Zhai et al., 2022)."""
+
+    name: Literal["inverse_sqrt"] = "inverse_sqrt"
+
+    def after_warmup(self, at: Position) -> float:
+        timescale = at.warmup or 10_000
+        return math.sqrt(timescale / (timescale + at.step))
+
+
+class WarmupStableDecay(Schedule):
+    """lr after a rise over warmup_steps, and half a cosine down to 0 in the last decay_steps (Hu et al., 2024)."""
+
+    name: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_steps: NonNegative = 0.1
+    decay_steps: Positive = 0.2
+
+    def after_warmup(self, at: Position) -> float:
+        decay = min(at.steps, _steps(self.decay_steps, at.steps + at.warmup))
+        return _half_cosine(max(0, at.step - (at.steps - decay)) / decay) if decay else 1.0
+
+
+class OneCycle(Schedule):
+    """Up to lr in the first pct_start of all steps and down to almost 0, along half cosines (torch's OneCycleLR)."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 25.0
+    final_div_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1e4
+
+    def after_warmup(self, at: Position) -> float:
+        peak, last = self.pct_start * at.steps - 1, at.steps - 1  # torch's, fraction and all
+        low = 1 / self.div_factor
+        if at.step < peak:
+            return 1 + (low - 1) * _half_cosine(at.step / peak)
+        end = low / self.final_div_factor
+        return end + (1 - end) * _half_cosine((at.step - peak) / (last - peak))
+
+
 class Exponential(Schedule):
     """lr · gamma^epoch (torch's ExponentialLR)."""
 
     name: Literal["exponential"] = "exponential"
     gamma: Factor = 0.9
 
-    def multiplier(self, epoch: int, step: int, total_steps: int) -> float:
-        return float(self.gamma**epoch)
+    def after_warmup(self, at: Position) -> float:
+        return float(self.gamma**at.epoch)
 
 
 class Step(Schedule):
@@ -53,17 +178,19 @@ class Step(Schedule):
     step_size: Annotated[int, Field(ge=1)]
     gamma: Factor = 0.1
 
-    def multiplier(self, epoch: int, step: int, total_steps: int) -> float:
-        return float(self.gamma ** (epoch // self.step_size))
+    def after_warmup(self, at: Position) -> float:
+        return float(self.gamma ** (at.epoch // self.step_size))
 
 
-class Cosine(Schedule):
-    """lr · (1 + cos(π · step / total_steps)) / 2: half a cosine down to 0 (Loshchilov and Hutter, 2017)."""
+class MultiStep(Schedule):
+    """lr · gamma^(number of milestones reached); milestones are epochs (torch's MultiStepLR)."""
 
-    name: Literal["cosine"] = "cosine"
+    name: Literal["multistep"] = "multistep"
+    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]
+    gamma: Factor = 0.1
 
-    def multiplier(self, epoch: int, step: int, total_steps: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    def after_warmup(self, at: Position) -> float:
+        return float(self.gamma ** sum(at.epoch >= milestone for milestone in self.milestones))
 
 
 class ReduceLROnPlateau(Schedule):
@@ -77,29 +204,37 @@ class ReduceLROnPlateau(Schedule):
     min_lr: NonNegative = 0.0
 
 
-AnySchedule = Constant | Exponential | Step | ReduceLROnPlateau | Cosine
+AnySchedule = (
+    Constant
+    | ConstantWithWarmup
+    | Linear
+    | Cosine
+    | CosineWithRestarts
+    | Polynomial
+    | InverseSqrt
+    | WarmupStableDecay
+    | OneCycle
+    | Exponential
+    | Step
+    | MultiStep
+    | ReduceLROnPlateau
+)
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
+    "constant_with_warmup": ConstantWithWarmup,
+    "linear": Linear,
+    "cosine": Cosine,
+    "cosine_with_restarts": CosineWithRestarts,
+    "polynomial": Polynomial,
+    "inverse_sqrt": InverseSqrt,
+    "warmup_stable_decay": WarmupStableDecay,
+    "one_cycle": OneCycle,
     "exponential": Exponential,
     "step": Step,
+    "multistep": MultiStep,
     "reduce_lr_on_plateau": ReduceLROnPlateau,
-    "cosine": Cosine,
 }
-
-# Promised for later: the sweep file is told so instead of "unknown".
-NOT_YET = frozenset(
-    {
-        "constant_with_warmup",
-        "linear",
-        "cosine_with_restarts",
-        "polynomial",
-        "inverse_sqrt",
-        "warmup_stable_decay",
-        "multistep",
-        "one_cycle",
-    }
-)
 
 
 class LearningRate:

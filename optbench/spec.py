@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from optbench import optimizers, schedules
+from optbench import optimizers
 from optbench.datasets import DATASETS
 from optbench.document import Document, Dumper, Key, Place, Problem
 from optbench.errors import UserError, did_you_mean
@@ -48,8 +48,6 @@ def _schedule(value: Any) -> Any:
     name = value.get("name") if isinstance(value, dict) else value
     if not isinstance(name, str):
         raise PydanticCustomError("schedule", "must be a schedule's name or a mapping with 'name'")
-    if name in schedules.NOT_YET:
-        raise PydanticCustomError("schedule", "schedule '{name}' is not supported yet", {"name": name})
     if name not in SCHEDULES:
         hint = did_you_mean(name, SCHEDULES)
         raise PydanticCustomError("schedule", "unknown schedule '{name}'; {hint}", {"name": name, "hint": hint})

@@ -60,6 +60,8 @@ rates = st.floats(0, 0.9)
 schedule_values = st.one_of(
     st.sampled_from(["constant", "exponential", "cosine", "reduce_lr_on_plateau"]),
     st.fixed_dictionaries({"name": st.just("step"), "step_size": st.integers(1, 9)}),
+    st.fixed_dictionaries({"name": st.just("multistep"), "milestones": st.lists(st.integers(1, 9), min_size=1)}),
+    st.fixed_dictionaries({"name": st.just("linear"), "warmup_steps": st.sampled_from([0.25, 10])}),
     st.fixed_dictionaries(
         {"name": st.just("reduce_lr_on_plateau"), "patience": st.integers(0, 9), "factor": st.just(0.5)}
     ),
@@ -205,7 +207,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
         ("[0.0, [0.1, 0.25]]", "[1.0]", ["9:13: must be less than 1, not 1.0"]),
         ("[0.0, [0.1, 0.25]]", "[]", ["9:12: needs at least one value"]),
         ("[constant,", "[cosin,", ["10:14: unknown schedule 'cosin'; did you mean 'cosine'?"]),
-        ("[constant,", "[linear,", ["10:14: schedule 'linear' is not supported yet"]),
+        ("[constant,", "[{name: linear, warmup_steps: -1},", ["10:43: must be greater than or equal to 0, not -1"]),
         ("step_size: 3, ", "", ["10:24: missing key 'step_size'"]),
         (
             "step_size: 3",

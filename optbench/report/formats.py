@@ -96,12 +96,16 @@ def _fitting(needed: list[int], keys: int, width: int) -> list[list[int]]:
 def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int], width: int) -> RichTable:
     """Part of a table; what is left of the width goes to free text first, then to headings."""
     left = width - sum(widths[i] + _GAP for i in part) + _GAP
+    wanted = {i: max(cell_len(text) for text in (table.columns[i].heading, *(row[i] for row in rows))) for i in part}
+    while left > 0:
+        narrow = [i for i in part if widths[i] < wanted[i]]
+        if not narrow:
+            break
+        # Blank by blank to whatever is folded most: prose shares the space, and headings get what it does not need.
+        widest = max(narrow, key=lambda i: (table.columns[i].kind == "prose", wanted[i] / widths[i]))
+        widths[widest] += 1
+        left -= 1
     rich = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for i in sorted(part, key=lambda i: table.columns[i].kind != "prose"):
-        wanted = max(cell_len(text) for text in (table.columns[i].heading, *(row[i] for row in rows)))
-        extra = max(0, min(wanted - widths[i], left))
-        widths[i] += extra
-        left -= extra
     for i in part:
         column = table.columns[i]
         justify = "left" if column.kind in ("text", "prose") else "right"

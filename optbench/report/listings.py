@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pandas as pd
 from pydantic import BaseModel
@@ -13,15 +13,15 @@ from optbench.report.tables import Column, Table
 from optbench.schedules import SCHEDULES
 
 
-def _parameters(model: type[BaseModel], without: Iterable[str] = ()) -> str:
+def _parameters(model: type[BaseModel]) -> str:
     shown = []
     for name, field in model.model_fields.items():
-        if name in without:
+        default = field.default
+        if name == "name" or (name == "warmup_steps" and default == 0):  # what every schedule has
             continue
         if field.is_required():
             shown.append(f"{name} (required)")
         else:
-            default = field.default
             shown.append(f"{name}={list(default) if isinstance(default, tuple) else str(default).lower()}")
     return ", ".join(shown) or "–"
 
@@ -45,10 +45,11 @@ def optimizers() -> Table:
 def schedules() -> Table:
     return _table(
         "Learning-rate schedules",
-        "Write a schedule as its name, or with parameters as {name: step, step_size: 3, gamma: 0.3}.",
+        "Write a schedule as its name, or with parameters as {name: step, step_size: 3, gamma: 0.3}. Each takes "
+        "warmup_steps, over which lr first rises from 0; below 1 it is a share of all steps.",
         {
             "schedule": list(SCHEDULES),
-            "parameters": [_parameters(model, without=["name"]) for model in SCHEDULES.values()],
+            "parameters": [_parameters(model) for model in SCHEDULES.values()],
             "learning rate": [" ".join((model.__doc__ or "").split()) for model in SCHEDULES.values()],
         },
     )
