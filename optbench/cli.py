@@ -130,7 +130,8 @@ def run(
         console.print(display.summary(), soft_wrap=True, markup=False)
     if plan.done():
         path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
-        console.print(f"report: {path} (tables: optbench report {plan.store.folder})", soft_wrap=True, markup=False)
+        console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
+        console.print(f"report: {path}", soft_wrap=True, markup=False)
     if display.failed:
         raise typer.Exit(TRIAL_FAILED)
 
@@ -138,7 +139,10 @@ def run(
 @app.command()
 def report(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How the tables are written.")] = Format.table,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Comparison tables: optimizers, schedules, batch sizes, dropout rates, accuracy by epoch."""
@@ -146,10 +150,11 @@ def report(
     from optbench.store import Store, newest
 
     built = tables.build(Store(results or newest(Path("results"))))
-    if format is Format.table and output is None:
+    name = format.value if format else formats.by_ending(output)
+    if output is None and name == "table":
         formats.terminal(built, _console())
         return
-    text = formats.plain(built) if format is Format.table else formats.FORMATS[format.value](built)
+    text = formats.FORMATS[name](built)
     if output is None:
         sys.stdout.write(text)
         return
@@ -157,6 +162,7 @@ def report(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    print(f"wrote {output} ({name})", file=sys.stderr)
 
 
 @app.command()

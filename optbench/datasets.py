@@ -297,7 +297,10 @@ def _download(name: str, file: str, folder: Path) -> None:
             os.replace(part, folder / file)
             return
     tried = "\n".join(failures)
-    raise UserError(f"cannot download {info.title}:\n{tried}\nOr put {', '.join(info.files)} into {folder} by hand.")
+    raise UserError(
+        f"cannot download {info.title}:\n{tried}\n"
+        f"Or put {', '.join(info.files)} into {folder} by hand, or name the folder that has them with --data-dir."
+    )
 
 
 def _fetch(url: str, part: Path, sha256: str) -> None:

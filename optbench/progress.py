@@ -34,6 +34,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def _count(n: int, noun: str, plural: str = "") -> str:
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e3:.0f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB" if n < 1e9 else f"{n / 1e9:.1f} GB"
+
+
 def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
     """The plan in words: trials per optimizer, stacks, and what they will cost."""
     sweep = plan.sweep
@@ -43,15 +51,14 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
     for label, trials in plan.per_optimizer.items():
         n = len(sweep.seeds)
         table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
-    where = "1 process" if plan.workers == 1 else f"{plan.workers} processes"
-    head = f"{sweep.name}: {len(plan.trials)} trials of {sweep.epochs} epochs on {sweep.dataset}"
+    head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')} on {sweep.dataset}"
     parts: list[RenderableType] = [Text(head, style="bold"), table]
     if plan.stacks:
         parts.append(
             Text(
-                f"{plan.missing.total()} trials to run in {len(plan.stacks)} stacks on {plan.device} ({where}): about "
-                f"{duration(seconds)} (from a few timed steps), "
-                f"{max(1, round(disk_bytes / 1024)):,} KiB in {plan.store.folder}"
+                f"{_count(plan.missing.total(), 'trial')} to run in {_count(len(plan.stacks), 'stack')} "
+                f"on {plan.device} ({_count(plan.workers, 'process', 'processes')}): about {duration(seconds)} "
+                f"(from a few timed steps), {_size(disk_bytes)} in {plan.store.folder}"
             )
         )
     parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
@@ -95,6 +102,7 @@ class Progress:
         self._stacks_done = 0
         self._started = time.monotonic()
         self.diverged = self.failed = 0
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(plan.stacks)
         # A terminal is redrawn by Live's own thread, so the clock runs on between events.
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -104,7 +112,7 @@ class Progress:
         return self._done.total()
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal and self._plan.stacks:
+        if self._is_live:
             self._live.start()
         return self
 
@@ -115,7 +123,7 @@ class Progress:
 
     def stop(self) -> None:
         """Take the live display away."""
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.stop()
 
     def summary(self) -> str:
@@ -130,6 +138,7 @@ class Progress:
         stack, message = event
         if isinstance(message, Failure):
             self.failed += len(stack)
+            self._epochs[stack.stack_id] = stack.epochs  # nothing of it is left to do
             self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
             return
         for row in message:
@@ -157,9 +166,9 @@ class Progress:
 
     def _finish_stack(self, stack: Stack, result: str) -> None:
         self._stacks_done += 1
-        if not self._console.is_terminal:
+        if not self._is_live:
             line = (
-                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {len(stack)} trial{'s' * (len(stack) > 1)}, "
+                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {_count(len(stack), 'trial')}, "
                 f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials done, "
                 f"{self._time_left()}"
             )
@@ -183,9 +192,9 @@ class Progress:
         if self.diverged or self.failed:
             head.append(f" · {self.diverged} diverged · {self.failed} failed", style="yellow")
         table = Table(box=None, pad_edge=False)
-        table.add_column("optimizer")
-        table.add_column("trials", justify="right")
-        table.add_column(f"best {self._plan.sweep.metric}", justify="right")
+        table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
+        table.add_column("trials", justify="right", no_wrap=True)
+        table.add_column(f"best {self._plan.sweep.metric}", justify="right", no_wrap=True)
         table.add_column("with", no_wrap=True, overflow="ellipsis")
         for label, total in self._plan.per_optimizer.items():
             best, value, where = self._best.get(label), "–", ""

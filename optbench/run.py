@@ -77,7 +77,18 @@ class Plan:
                     f"schedule {s} cannot act: with patience {s.patience} it needs {s.patience + 3} epochs at least, "
                     f"the sweep has {trial.epochs}"
                 )
+        others = self._others()
+        if others:
+            found["others"] = (
+                f"{self.store.folder} holds {others} trials that are not of this sweep; they stay, but reports will "
+                "leave them out ('--set name=NAME' or '--output FOLDER' keeps sweeps apart)"
+            )
         return list(found.values())
+
+    def _others(self) -> int:
+        """How many trials of the sweep that ran last in this folder do not belong to this one."""
+        last = self.store.outline()
+        return len(set(last.trial_ids) - {trial.trial_id for trial in self.trials}) if last else 0
 
 
 def resolve_device(name: str) -> str:

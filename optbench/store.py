@@ -107,6 +107,16 @@ class Store:
         finally:
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a run is writing to the folder now."""
+        lock = FileLock(self.meta / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
+
     def begin(self, outline: Outline, sweep_yaml: str, stack_ids: Sequence[str]) -> None:
         """Record the sweep, and make sure that the folder can be read before its first epoch is done.
 
@@ -161,7 +171,7 @@ class Store:
         try:
             data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
             return Outline(**(data | {"trial_ids": tuple(data["trial_ids"])}))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.meta / 'outline.json'}: damaged: {error}; 'optbench run' writes it anew") from None
@@ -172,7 +182,8 @@ class Store:
             raise UserError(f"{self.folder}: no such folder of results")
         parts = list(self.parts())
         if not parts:
-            raise UserError(f"{self.folder}: holds no results (no part-*.parquet)")
+            sweeps = ", ".join(sorted(str(path.parent.parent) for path in self.folder.glob("*/_optbench/outline.json")))
+            raise UserError(f"{self.folder}: holds no results" + (f"; name one of {sweeps}" if sweeps else ""))
         rows: DataFrame = pa.concat_tables([_read(path) for path in parts]).to_pandas()
         return rows
 

@@ -72,7 +72,7 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
     folder, out, err = finished
     assert out == ""  # stdout is for results
     assert "small: 16 trials of 2 epochs on digits" in err
-    plan = r"16 trials to run in 16 stacks on cpu \(1 process\): about [\w ]+ \(from a few timed steps\), \d+ KiB in"
+    plan = r"16 trials to run in 16 stacks on cpu \(1 process\): about [\w ]+ \(from a few timed steps\), \d+ kB in"
     assert re.search(plan, " ".join(err.split()))
     assert (
         len(
@@ -136,6 +136,7 @@ def test_a_longer_sweep_trains_only_what_is_missing(finished, tmp_path):
     # And a smaller one trains nothing, but is what the report is about from then on.
     _, err = optbench_("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
     assert "nothing to do: all 8 trials" in err
+    assert "warning: results/small holds 8 trials that are not of this sweep" in " ".join(err.split())
     assert "small: 8 trials: 6 finished, 2 diverged" in optbench_("report", cwd=tmp_path)[0]
 
 
@@ -195,9 +196,16 @@ def test_the_report_comes_in_every_format(finished, tmp_path):
     assert set(frame["table"]) == {table["title"] for table in content["tables"]}
     out, _ = optbench_("report", "-f", "latex", "-o", tmp_path / "tables.tex", cwd=folder)
     assert out == ""
-    assert r"\begin{tabular}" in (tmp_path / "tables.tex").read_text(encoding="utf-8")
-    optbench_("report", "-o", tmp_path / "tables.txt", cwd=folder)
-    assert "Optimizers" in (tmp_path / "tables.txt").read_text(encoding="utf-8")
+    for name, kind, words in (
+        ("tables.tex", "latex", r"\begin{tabular}"),
+        ("tables.md", "markdown", "## Optimizers"),
+        ("tables.json", "json", '"title": "Optimizers"'),
+        ("tables.csv", "csv", "Optimizers,"),
+        ("tables.txt", "table", "Optimizers\n"),
+    ):
+        _, err = optbench_("report", "-o", tmp_path / name, cwd=folder)
+        assert err == f"wrote {tmp_path / name} ({kind})\n"
+        assert words in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_no_color_is_honoured(finished):
@@ -231,7 +239,7 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
     assert "1 failed" in CliRunner().invoke(app, ["report"]).stdout
     result = CliRunner().invoke(app, ["run", "s.yaml"])
     assert result.exit_code == 0
-    assert "1 trials to run" in result.stderr
+    assert "1 trial to run" in result.stderr
     assert set(pd.read_parquet("results/s")["status"]) == {"finished"}
 
 
@@ -254,6 +262,7 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
         (["report"], "optbench: results: holds no results"),
         (["report", "nowhere"], "optbench: nowhere: no such folder of results"),
         (["status", "."], "optbench: .: holds no results"),
+        (["report", "more"], "optbench: more: holds no results; name one of more/old"),
         (["init", "good.yaml"], "optbench: good.yaml is there already; --force overwrites it"),
         (["init", "no/where.yaml"], "optbench: no/where.yaml: cannot be written"),
         (["list", "nothing"], "nothing"),
@@ -263,6 +272,8 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
 )
 def test_what_the_user_can_mend_is_exit_code_2_and_no_traceback(tmp_path, arguments, expected):
     (tmp_path / "bad.yaml").write_text("dataset: digits\nepochs: ten\noptimizers: {sdg: }")
+    (tmp_path / "more" / "old" / "_optbench").mkdir(parents=True)
+    (tmp_path / "more" / "old" / "_optbench" / "outline.json").write_text("{}")
     (tmp_path / "good.yaml").write_text("dataset: digits\nepochs: 1\noptimizers: {sgd: }")
     out, err = optbench_(*arguments, cwd=tmp_path, code=2)
     assert out == ""

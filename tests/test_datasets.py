@@ -442,7 +442,8 @@ def test_all_mirrors_fail(
     assert missing == f"  {server.url('missing')}{IMAGES}: HTTP Error 404: Not Found"
     assert wrong.startswith(f"  {server.url('wrong-bytes')}{IMAGES}: wrong content: its sha256 is ")
     assert cut.startswith(f"  {server.url('cut')}{IMAGES}: connection closed after ")
-    assert last == f"Or put {', '.join(FILES)} into {tmp_path / 'mnist'} by hand."
+    by_hand = f"Or put {', '.join(FILES)} into {tmp_path / 'mnist'} by hand"
+    assert last == f"{by_hand}, or name the folder that has them with --data-dir."
     # What the cut connection left is kept for the next run; the wrong bytes are gone.
     mirrors("good")
     load("mnist", tmp_path)

@@ -156,7 +156,7 @@ def test_all_diverged_is_a_table_not_a_crash(tmp_path):
 
 
 def test_a_sweep_that_has_only_begun_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"no trial has finished yet \(120 trials: 120 running\)"):
+    with pytest.raises(UserError, match=r"no trial has finished yet \(120 trials: 120 interrupted\)"):
         tables.build(fill(tmp_path, SWEEP, accuracy, epochs=1))
 
 
@@ -176,7 +176,7 @@ def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
         if trial is first:
             part.add([row | scores | {"epoch": 2, "status": "finished", "train_seconds": 1.0}])
     report = tables.build(store)
-    assert report.summary == "3 trials: 1 finished, 1 failed, 1 running"
+    assert report.summary == "3 trials: 1 finished, 1 failed, 1 interrupted"
     assert [table.title for table in report.tables] == ["Optimizers", "Training and validation accuracy"]
     optimizers = report.tables[0].data.set_index("optimizer")
     assert optimizers["n"].to_dict() == {"sgd": 1, "adam": 0}
@@ -259,6 +259,15 @@ def test_status_counts_every_trial(tmp_path):
         "trials": 96, "finished": 0, "diverged": 0, "failed": 0, "running": 96, "missing": 0,
     }  # fmt: skip
     assert table.caption.startswith("0/120 trials done")
+    assert [column.heading for column in table.columns][5] == "interrupted"
+
+
+def test_what_a_run_is_training_is_running_and_not_interrupted(tmp_path):
+    store = fill(tmp_path, SWEEP, accuracy, epochs=1)
+    with store.locked():
+        assert [column.heading for column in tables.status(store).columns][5] == "running"
+        with pytest.raises(UserError, match="120 running"):
+            tables.build(store)
 
 
 def test_listings_name_everything():

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -66,7 +67,9 @@ def print_table(table: Table, console: Console) -> None:
     console.print(Text(table.title, style="bold"))
     rows = _cells(table)
     needed = [_needed(table, rows, i) for i in range(len(table.columns))]
-    for part in _fitting(needed, table.keys, console.width):
+    for i, part in enumerate(_fitting(needed, table.keys, console.width)):
+        if i > 0:
+            console.print()
         console.print(_rich(table, rows, part, list(needed), console.width))
     if table.caption:
         console.print(Text(table.caption, style="dim"))
@@ -207,4 +210,16 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {"markdown": markdown, "csv": csv, "json": to_json, "latex": latex}
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "table": plain,
+    "markdown": markdown,
+    "csv": csv,
+    "json": to_json,
+    "latex": latex,
+}
+_ENDINGS = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
+
+
+def by_ending(path: Path | None) -> str:
+    """The format that a file's ending asks for; a table for every other and for none."""
+    return _ENDINGS.get(path.suffix.lower(), "table") if path else "table"

@@ -71,7 +71,7 @@ def build(store: Store) -> Report:
         rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
     metric = outline.metric if outline else "val_accuracy"
     name = outline.name if outline else store.folder.name
-    summary = count(rows, outline)
+    summary = count(rows, outline, _under_way(store))
     rows = stats.with_dropout_labels(rows)
     finals, hyperparameters = stats.with_hyperparameters(stats.final(rows))
     if finals.empty:
@@ -79,7 +79,7 @@ def build(store: Store) -> Report:
     note = (
         f"Each row shows its best configuration by mean {metric} over the seeds, after the last epoch. The same seeds "
         "select and score. n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; none for n = 1); "
-        "diverged: of all trials of the row."
+        "diverged: trials whose loss became infinite or NaN, of all trials of the row."
     )
     varying = stats.varying(finals, stats.AXES)
     within = [a for a in varying if a != "optimizer"] + hyperparameters
@@ -94,13 +94,24 @@ def build(store: Store) -> Report:
     return Report(name, summary, tuple(tables), note)
 
 
-def count(rows: pd.DataFrame, outline: Outline | None) -> str:
+def _under_way(store: Store) -> str:
+    """What to call trials that are neither finished nor failed: a run trains them, or none does any more."""
+    return "running" if store.is_locked() else "interrupted"
+
+
+def count(rows: pd.DataFrame, outline: Outline | None, under_way: str) -> str:
     """How many trials there are in which state, in words."""
     states = stats.states(rows)["state"].value_counts().to_dict()
     total = len(outline.trial_ids) if outline else sum(states.values())
     states["missing"] = total - sum(states.values())
-    order = ("finished", "diverged", "failed", "running", "missing")
-    shown = [f"{states[state]} {state}" for state in order if states.get(state)]
+    words = {
+        "finished": "finished",
+        "diverged": "diverged",
+        "failed": "failed",
+        "running": under_way,
+        "missing": "missing",
+    }
+    shown = [f"{states[state]} {word}" for state, word in words.items() if states.get(state)]
     return f"{total} trial{'s' * (total != 1)}: {', '.join(shown) or 'none'}"
 
 
@@ -119,6 +130,7 @@ def status(store: Store) -> Table:
     data["missing"] = data["trials"] - data[states].sum(axis=1)
     done = int(data["finished"].sum() + data["diverged"].sum())
     columns = [Column("optimizer", "optimizer"), *(Column(c, c, "count") for c in ("trials", *states, "missing"))]
+    columns = [replace(c, heading=_under_way(store)) if c.name == "running" else c for c in columns]
     caption = f"{done}/{len(outline.trial_ids)} trials done in {store.folder}."
     return Table(f"Status of {outline.name}", caption, tuple(columns), data)
 
@@ -148,8 +160,11 @@ def _axis(finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence
     caption = ""
     if axis == "batch_size":
         caption = "Seconds are measured on trials that ran alone on the machine"
-        alone = data["seconds_per_epoch"].notna().any()
-        caption += "." if alone else ", and here none did: see 'optbench run --workers 1 --stack-size 1'."
+        if not data["seconds_per_epoch"].notna().any():
+            caption += (
+                ", and here none did; 'optbench run SWEEP --workers 1 --stack-size 1 --output FOLDER' trains them so"
+            )
+        caption += "."
     return Table(title, caption, tuple(columns), data.drop(columns=["val_loss"]), keys=len(by))
 
 
