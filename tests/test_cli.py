@@ -233,13 +233,13 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
         patch.setattr(execution, "run", failing)
         result = CliRunner().invoke(app, ["run", "s.yaml"])
     assert result.exit_code == 1
-    assert "failed: MemoryError: no memory" in result.stderr
+    assert "failed: MemoryError: no memory" in result.output
     rows = pd.read_parquet("results/s")
     assert rows[rows["status"] == "failed"]["error"].tolist() == ["Traceback\nMemoryError: no memory"]
     assert "1 failed" in CliRunner().invoke(app, ["report"]).stdout
     result = CliRunner().invoke(app, ["run", "s.yaml"])
     assert result.exit_code == 0
-    assert "1 trial to run" in result.stderr
+    assert "1 trial to run" in result.output
     assert set(pd.read_parquet("results/s")["status"]) == {"finished"}
 
 

@@ -19,7 +19,7 @@ from optbench.report.tables import Column, Report, Table
 
 JSON_VERSION = 1
 _MISSING = "–"
-_GAP = 2  # blanks between columns
+_GAP = 2  # blanks after a column; older versions of rich count those after the last one, too
 _LABEL_WIDTH = 30  # a longer label folds rather than take the numbers' place
 
 
@@ -86,19 +86,19 @@ def _needed(table: Table, rows: list[list[str]], index: int) -> int:
 def _fitting(needed: list[int], keys: int, width: int) -> list[list[int]]:
     """Column indices of each part of the table: as many columns as fit the width, the key columns in every part."""
     names = list(range(keys))
-    parts, used = [[*names]], sum(needed[:keys]) + _GAP * (keys - 1)
+    parts, used = [[*names]], sum(needed[:keys]) + _GAP * keys
     for i in range(keys, len(needed)):
-        if used + _GAP + needed[i] > width and len(parts[-1]) > keys:
+        if used + needed[i] + _GAP > width and len(parts[-1]) > keys:
             parts.append([*names])
-            used = sum(needed[:keys]) + _GAP * (keys - 1)
+            used = sum(needed[:keys]) + _GAP * keys
         parts[-1].append(i)
-        used += _GAP + needed[i]
+        used += needed[i] + _GAP
     return parts
 
 
 def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int], width: int) -> RichTable:
     """Part of a table; what is left of the width goes to free text first, then to headings."""
-    left = width - sum(widths[i] + _GAP for i in part) + _GAP
+    left = width - sum(widths[i] + _GAP for i in part)
     wanted = {i: max(cell_len(text) for text in (table.columns[i].heading, *(row[i] for row in rows))) for i in part}
     while left > 0:
         narrow = [i for i in part if widths[i] < wanted[i]]
