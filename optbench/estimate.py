@@ -47,7 +47,6 @@ def _seconds(plan: Plan) -> float:
             rates[key] = _seconds_per_image(stack, plan.device)
         training, evaluation = rates[key]
         total += stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
-    # The last stack to finish keeps one worker busy while the others wait.
     return total / plan.workers
 
 

@@ -174,9 +174,11 @@ class Progress:
             )
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _epochs_done(self) -> int:
+        return sum(self._epochs.get(stack.stack_id, 0) * len(stack) for stack in self._plan.stacks)
+
     def _share(self) -> float:
-        sizes = {stack.stack_id: len(stack) for stack in self._plan.stacks}
-        return sum(sizes[i] * epoch for i, epoch in list(self._epochs.items())) / max(1, self._all_epochs)
+        return self._epochs_done() / max(1, self._all_epochs)
 
     def _time_left(self) -> str:
         elapsed, share = time.monotonic() - self._started, self._share()
@@ -184,10 +186,9 @@ class Progress:
 
     def _render(self) -> RenderableType:
         elapsed = duration(time.monotonic() - self._started)
-        epochs = sum(self._epochs[s.stack_id] * len(s) for s in self._plan.stacks if s.stack_id in self._epochs)
         head = Text(
             f"{self._plan.sweep.name}: {self.done}/{len(self._plan.trials)} trials · "
-            f"{epochs}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
+            f"{self._epochs_done()}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
         )
         if self.diverged or self.failed:
             head.append(f" · {self.diverged} diverged · {self.failed} failed", style="yellow")

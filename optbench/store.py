@@ -126,11 +126,9 @@ class Store:
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
         planned = set(stack_ids)
         for path in self.parts():
-            if path.stem.removeprefix("part-") not in planned:
-                table = pq.read_table(path, columns=["trial_id", "epoch", "epochs", "status"])
-                if not _finished(table):
-                    path.unlink()
-        if stack_ids and not any(True for _ in self.parts()):
+            if path.stem.removeprefix("part-") not in planned and not _finished(path):
+                path.unlink()
+        if stack_ids and not any(self.parts()):
             self.replace(stack_ids[0], [])
 
     def write_meta(self, name: str, text: str) -> Path:
@@ -164,7 +162,7 @@ class Store:
 
     def finished(self) -> set[str]:
         """Ids of the trials that need no more training: trained to their last epoch, diverged or not."""
-        return set().union(*(_finished(_read(p, ["trial_id", "epoch", "epochs", "status"])) for p in self.parts()))
+        return set().union(*map(_finished, self.parts()))
 
     def outline(self) -> Outline | None:
         """The sweep that ran last in this folder; None when there is none."""
@@ -208,8 +206,11 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def _finished(table: pa.Table) -> set[str]:
-    columns = (table.column(name).to_pylist() for name in ("trial_id", "epoch", "epochs", "status"))
+def _finished(path: Path) -> set[str]:
+    """Ids of the trials in a part that need no more training."""
+    names = ["trial_id", "epoch", "epochs", "status"]
+    table = _read(path, names)
+    columns = (table.column(name).to_pylist() for name in names)
     return {i for i, epoch, epochs, status in zip(*columns, strict=True) if epoch == epochs and status != "failed"}
 
 

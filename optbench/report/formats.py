@@ -23,7 +23,7 @@ _GAP = 2  # blanks after a column; older versions of rich count those after the 
 _LABEL_WIDTH = 30  # a longer label folds rather than take the numbers' place
 
 
-def cell(column: Column, row: Any, plus_minus: str = " ± ") -> str:
+def cell(column: Column, row: Any) -> str:
     """A value as text, with its interval where it has one."""
     if column.kind == "pair":
         parts = (Column(f"{column.name} {split}_accuracy", "", "percent") for split in ("train", "val"))
@@ -33,14 +33,14 @@ def cell(column: Column, row: Any, plus_minus: str = " ± ") -> str:
         return _MISSING
     if column.kind in ("percent", "points"):
         text = f"{100 * value:+.2f}" if column.kind == "points" else f"{100 * value:.2f}"
-        return text if math.isnan(half) else f"{text}{plus_minus}{100 * half:.2f}"
+        return text if math.isnan(half) else f"{text} ± {100 * half:.2f}"
     if column.kind == "seconds":
-        return f"{value:.2f}" if math.isnan(half) else f"{value:.2f}{plus_minus}{half:.2f}"
+        return f"{value:.2f}" if math.isnan(half) else f"{value:.2f} ± {half:.2f}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cells(table: Table, plus_minus: str = " ± ") -> list[list[str]]:
-    return [[cell(column, row, plus_minus) for column in table.columns] for row in table.data.to_dict("records")]
+def _cells(table: Table) -> list[list[str]]:
+    return [[cell(column, row) for column in table.columns] for row in table.data.to_dict("records")]
 
 
 # ---------------------------------------------------------------- terminal
@@ -111,7 +111,7 @@ def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int
     rich = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for i in part:
         column = table.columns[i]
-        justify = "left" if column.kind in ("text", "prose") else "right"
+        justify = "left" if column.is_text else "right"
         rich.add_column(Text(column.heading), justify=justify, overflow="fold", width=widths[i])  # type: ignore[arg-type]
     for row in rows:
         rich.add_row(*(Text(row[i]) for i in part))
@@ -126,9 +126,7 @@ def markdown(report: Report) -> str:
     for table in report.tables:
         lines += ["", f"## {table.title}", ""]
         lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
-        lines.append(
-            "|" + "|".join(" :-- " if column.kind in ("text", "prose") else " --: " for column in table.columns) + "|"
-        )
+        lines.append("|" + "|".join(" :-- " if column.is_text else " --: " for column in table.columns) + "|")
         lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in _cells(table)]
         if table.caption:
             lines += ["", _markdown(table.caption)]
@@ -174,7 +172,7 @@ def latex(report: Report) -> str:
     """Tables for a paper; they need the package booktabs."""
     parts = [f"% {report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}."]
     for table in report.tables:
-        alignment = "".join("l" if column.kind in ("text", "prose") else "r" for column in table.columns)
+        alignment = "".join("l" if column.is_text else "r" for column in table.columns)
         body = [" & ".join(_latex(c.heading) for c in table.columns) + r" \\"]
         body += [r"\midrule"]
         body += [" & ".join(map(_latex, row)) + r" \\" for row in _cells(table)]

@@ -27,6 +27,11 @@ class Column:
     heading: str
     kind: str = "text"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its cells are words, which stand on the left, and not numbers."""
+        return self.kind in ("text", "prose")
+
 
 @dataclass(frozen=True)
 class Table:
