@@ -105,34 +105,41 @@ def run(
     with console.status("planning …") if console.is_terminal else nullcontext():
         from optbench import datasets, estimate, progress
         from optbench.report import formats, tables
-        from optbench.run import execute, make_plan
+        from optbench.run import Plan, execute, make_plan
 
         plan = make_plan(parsed, output, device, workers, stack_size)
         description = progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan))
     console.print(description)
     if dry_run:
         return
-    if not plan.stacks:
-        console.print(f"nothing to do: all {len(plan.trials)} trials are in {plan.store.folder}", soft_wrap=True)
-    else:
-        datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
-    with progress.Progress(plan, console) as display, progress.interruptible():
-        try:
-            with closing(execute(plan, data_dir)) as events:
-                for event in events:
-                    display.update(event)
-        except KeyboardInterrupt:
-            display.stop()
-            resume = f"{plan.done()}/{len(plan.trials)} done; resume with: {progress.command_line(sys.argv)}"
-            console.print(resume, soft_wrap=True, markup=False)
-            raise typer.Exit(INTERRUPTED) from None
     if plan.stacks:
-        console.print(display.summary(), soft_wrap=True, markup=False)
+        datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
+    failed, ran = 0, False
+    phase: Plan | None = plan
+    while phase is not None:
+        if phase.phase == "confirm" and phase.stacks:
+            console.print(progress.describe(phase, estimate.seconds(phase), estimate.disk_bytes(phase)))
+        with progress.Progress(phase, console) as display, progress.interruptible():
+            try:
+                with closing(execute(phase, data_dir)) as events:
+                    for event in events:
+                        display.update(event)
+            except KeyboardInterrupt:
+                display.stop()
+                resume = f"{phase.done()}/{phase.total} done; resume with: {progress.command_line(sys.argv)}"
+                console.print(resume, soft_wrap=True, markup=False)
+                raise typer.Exit(INTERRUPTED) from None
+        if phase.stacks:
+            console.print(display.summary(), soft_wrap=True, markup=False)
+        failed, ran = failed + display.failed, ran or bool(phase.stacks)
+        phase = phase.confirmation() if phase.phase == "tune" else None
+    if not ran:
+        console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}", soft_wrap=True)
     if plan.done():
         path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
         console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
         console.print(f"report: {path}", soft_wrap=True, markup=False)
-    if display.failed:
+    if failed:
         raise typer.Exit(TRIAL_FAILED)
 
 

@@ -6,6 +6,7 @@ import math
 import shlex
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.execution import Event, Failure
+from optbench.execution import Event, Failure, Stopped
 from optbench.run import Plan
 from optbench.stacks import Stack
 from optbench.trials import Trial
@@ -49,10 +50,20 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
     for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right")
     for label, trials in plan.per_optimizer.items():
-        n = len(sweep.seeds)
+        n = len({trial.seed for trial in plan.trials})
         table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
     head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')} on {sweep.dataset}"
+    if plan.phase == "confirm":
+        head += ", to confirm each optimizer's selected configuration on fresh seeds"
     parts: list[RenderableType] = [Text(head, style="bold"), table]
+    halving = sweep.search.halving if sweep.search else None
+    if halving and plan.phase == "tune":
+        rungs = ", ".join(map(str, halving.rungs(sweep.epochs)))
+        parts.append(Text(f"halving: after epoch {rungs} the best 1/{halving.factor} of each optimizer train on"))
+    if sweep.confirm and plan.phase == "tune":
+        n = len(plan.budgets) * len(sweep.confirm)
+        seeds = _count(len(sweep.confirm), "fresh seed")
+        parts.append(Text(f"then each optimizer's selected configuration on {seeds}: {_count(n, 'trial')} more"))
     if plan.stacks:
         parts.append(
             Text(
@@ -92,24 +103,33 @@ class Progress:
         self._plan, self._console = plan, console
         self._trials = {trial.trial_id: trial for trial in plan.trials}
         self._done = plan.per_optimizer - plan.missing
-        self._epochs: dict[str, int] = {}
+        self._epochs: Counter[str] = Counter()  # of each trial; one that ended early has nothing left to do
         self._all_epochs = sum(len(stack) * stack.epochs for stack in plan.stacks)
         self._best: dict[str, tuple[float, Trial, int]] = {}
+        self._last: dict[str, float] = {}
+        self._settled: dict[str, str] = {}  # status of the trials of this run that have come to an end
         if self.done:
             for row in plan.store.rows()[["trial_id", "epoch", plan.sweep.metric]].to_dict("records"):
                 if row["trial_id"] in self._trials:
                     self._compare(row)
         self._stacks_done = 0
         self._started = time.monotonic()
-        self.diverged = self.failed = 0
         self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(plan.stacks)
         # A terminal is redrawn by Live's own thread, so the clock runs on between events.
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     @property
     def done(self) -> int:
-        """Trials that need no more training, those of earlier runs included."""
+        """Trials of the phase that need no more training, those of earlier runs included."""
         return self._done.total()
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed in this run."""
+        return self._number("failed")
+
+    def _number(self, status: str) -> int:
+        return sum(other == status for other in self._settled.values())
 
     def __enter__(self) -> Progress:
         if self._is_live:
@@ -129,36 +149,60 @@ class Progress:
     def summary(self) -> str:
         """How the run ended."""
         took = duration(time.monotonic() - self._started)
+        stopped = f", {self._number('stopped')} stopped early" if self._number("stopped") else ""
         return (
-            f"{self.done}/{len(self._plan.trials)} trials done "
-            f"({self.diverged} diverged and {self.failed} failed in this run, {took})"
+            f"{self.done}/{len(self._plan.trials)} trials done ({self._number('diverged')} diverged and {self.failed} "
+            f"failed in this run{stopped}, {took})"
         )
 
     def update(self, event: Event) -> None:
         stack, message = event
         if isinstance(message, Failure):
-            self.failed += len(stack)
-            self._epochs[stack.stack_id] = stack.epochs  # nothing of it is left to do
+            left = [trial.trial_id for trial in stack.trials if trial.trial_id not in self._settled]
+            self._settle(stack, dict.fromkeys(left, "failed"))
             self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
             return
-        for row in message:
-            self._compare(row)
-        epoch = message[0]["epoch"]
-        self._epochs[stack.stack_id] = epoch
-        if epoch == stack.epochs:
-            diverged = sum(row["status"] == "diverged" for row in message)
-            self.diverged += diverged
-            self._done.update(trial.optimizer for trial in stack.trials)
-            metric = self._plan.sweep.metric
-            values = [
-                (row[metric], self._trials[row["trial_id"]].optimizer) for row in message if row[metric] == row[metric]
-            ]
-            value, label = (min if metric.endswith("loss") else max)(values, default=(math.nan, ""))
-            best = f"best {metric} {value:.4f} ({label})" if label else "all diverged"
-            self._finish_stack(stack, best + (f", {diverged} diverged" if label and diverged else ""))
+        if isinstance(message, Stopped):
+            self._settle(stack, dict.fromkeys(message.trial_ids, "stopped"))
+        else:
+            if message[0]["epoch"] == 0:  # perhaps once more, after its worker died
+                for trial in stack.trials:
+                    self._unsettle(trial)
+            for row in message:
+                self._compare(row)
+                self._epochs[row["trial_id"]] = row["epoch"]
+            self._settle(stack, {row["trial_id"]: row["status"] for row in message if row["status"] != "running"})
+        if all(trial.trial_id in self._settled for trial in stack.trials):
+            self._finish_stack(stack, self._result(stack))
+
+    def _settle(self, stack: Stack, statuses: Mapping[str, str]) -> None:
+        for trial_id, status in statuses.items():
+            self._settled[trial_id] = status
+            self._epochs[trial_id] = stack.epochs
+            if status != "failed":
+                self._done[self._trials[trial_id].optimizer] += 1
+
+    def _unsettle(self, trial: Trial) -> None:
+        if self._settled.pop(trial.trial_id, "failed") != "failed":
+            self._done[trial.optimizer] -= 1
+
+    def _result(self, stack: Stack) -> str:
+        """The best trial of a stack that is done, and what became of the others."""
+        metric, ids = self._plan.sweep.metric, {trial.trial_id for trial in stack.trials}
+        parts = []
+        best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
+        if best:
+            value, label = (min if metric.endswith("loss") else max)(best)
+            parts.append(f"best {metric} {value:.4f} ({label})")
+        for status in ("diverged", "failed", "stopped"):
+            n = sum(self._settled[i] == status for i in ids)
+            if n:
+                parts.append(f"all {status}" if n == len(ids) else f"{n} {status}")
+        return ", ".join(parts)
 
     def _compare(self, row: Mapping[Any, Any]) -> None:
-        """Keep the row in mind if it is its optimizer's best so far."""
+        """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
+        self._last[row["trial_id"]] = row[self._plan.sweep.metric]
         trial, metric = self._trials[row["trial_id"]], self._plan.sweep.metric
         value = row[metric] if metric.endswith("accuracy") else -row[metric]
         if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
@@ -175,7 +219,7 @@ class Progress:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _epochs_done(self) -> int:
-        return sum(self._epochs.get(stack.stack_id, 0) * len(stack) for stack in self._plan.stacks)
+        return self._epochs.total()
 
     def _share(self) -> float:
         return self._epochs_done() / max(1, self._all_epochs)
@@ -190,8 +234,9 @@ class Progress:
             f"{self._plan.sweep.name}: {self.done}/{len(self._plan.trials)} trials · "
             f"{self._epochs_done()}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
         )
-        if self.diverged or self.failed:
-            head.append(f" · {self.diverged} diverged · {self.failed} failed", style="yellow")
+        counts = {status: self._number(status) for status in ("diverged", "failed", "stopped")}
+        if any(counts.values()):
+            head.append("".join(f" · {n} {status}" for status, n in counts.items() if n), style="yellow")
         table = Table(box=None, pad_edge=False)
         table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
         table.add_column("trials", justify="right", no_wrap=True)

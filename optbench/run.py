@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optbench import __version__, execution, model, stacks
+from optbench import __version__, execution, model, stacks, stats
 from optbench.errors import UserError
-from optbench.execution import Event, Failure
+from optbench.execution import Event, Failure, Stopped
+from optbench.halving import Judge
 from optbench.schedules import ReduceLROnPlateau
-from optbench.spec import Sweep, to_yaml
+from optbench.spec import Halving, Sweep, to_yaml
 from optbench.stacks import Stack
 from optbench.store import Outline, Part, Store
-from optbench.trials import Trial, expand
+from optbench.trials import Trial, budgets, confirmations, expand
 
 # Four trials together are a tenth faster than one alone on a CPU, and more gain nothing; but there must be enough
 # stacks for all cores. The rule looks at the sweep alone, so the stacks are the same on every machine.
@@ -33,18 +34,29 @@ _COPIES_OF_PARAMETERS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do: all trials of the sweep, and the stacks that are still to be trained."""
+    """What a run will do in one phase: the phase's trials, and the stacks that are still to be trained.
+
+    `tuning` are the trials of the first phase, which select the configurations of the second, "confirm".
+    """
 
     sweep: Sweep
+    phase: str
+    tuning: list[Trial]
     trials: list[Trial]
     stacks: list[Stack]
     store: Store
     device: str
-    workers: int
+    workers_wanted: int
+    stack_size: int | None
+
+    @property
+    def workers(self) -> int:
+        """Processes that will train."""
+        return min(self.workers_wanted, max(1, len(self.stacks)))
 
     @cached_property
     def per_optimizer(self) -> Counter[str]:
-        """Number of trials of each label, in the order of the sweep file."""
+        """Number of trials of each label in this phase, in the order of the sweep file."""
         return Counter(trial.optimizer for trial in self.trials)
 
     @cached_property
@@ -52,18 +64,61 @@ class Plan:
         """How many of them are still to be trained."""
         return Counter(trial.optimizer for stack in self.stacks for trial in stack.trials)
 
+    @cached_property
+    def budgets(self) -> dict[str, int]:
+        """How many configurations of each optimizer are tuned."""
+        return budgets(self.tuning)
+
+    @property
+    def confirming(self) -> list[Trial]:
+        """The trials of the phase "confirm", where it is this one."""
+        return self.trials if self.phase == "confirm" else []
+
+    @property
+    def total(self) -> int:
+        """How many trials the sweep has in all phases."""
+        return len(self.tuning) + len(self.budgets) * len(self.sweep.confirm)
+
     def done(self) -> int:
         """How many trials of the sweep need no more training, by what is on disk now."""
-        return len(self.store.finished() & {trial.trial_id for trial in self.trials})
+        confirming = {trial.trial_id for trial in self.confirming} | self._confirmed()
+        return len(_settled(self.store, self.sweep, self.tuning) | (_trained(self.store) & confirming))
+
+    def _confirmed(self) -> set[str]:
+        last = self.store.outline()
+        return set(last.confirm_ids) if last else set()
 
     @property
     def outline(self) -> Outline:
+        halving = _halving(self.sweep)
+        tuned = Counter(trial.optimizer for trial in self.tuning)
         return Outline(
-            self.sweep.name,
-            self.sweep.metric,
-            tuple(trial.trial_id for trial in self.trials),
-            dict(self.per_optimizer),
+            name=self.sweep.name,
+            metric=self.sweep.metric,
+            trial_ids=tuple(trial.trial_id for trial in self.tuning),
+            confirm_ids=tuple(trial.trial_id for trial in self.confirming),
+            optimizers={label: n + len(self.sweep.confirm) for label, n in tuned.items()},
+            budgets=self.budgets,
+            searched=self.sweep.searched,
+            halving=halving.model_dump() if halving else None,
         )
+
+    def confirmation(self) -> Plan | None:
+        """The plan to train each optimizer's selected configuration with fresh seeds, once the tuning is over.
+
+        None where the sweep wants none, or no trial has finished that could select.
+        """
+        if not self.sweep.confirm:
+            return None
+        finals = stats.final(self.store.rows())
+        finals = finals[finals["trial_id"].isin([trial.trial_id for trial in self.tuning])]
+        selected = stats.select(finals, ["optimizer"], self.sweep.metric)
+        chosen = [selected[label] for label in self.budgets if label in selected.index]
+        if not chosen:
+            return None
+        trials = confirmations(self.tuning, chosen, self.sweep.confirm)
+        size = self.stack_size or _stack_size(trials, self.device)
+        return replace(self, phase="confirm", trials=trials, stacks=stacks.plan(trials, size, _trained(self.store)))
 
     @property
     def warnings(self) -> list[str]:
@@ -77,6 +132,8 @@ class Plan:
                     f"schedule {s} cannot act: with patience {s.patience} it needs {s.patience + 3} epochs at least, "
                     f"the sweep has {trial.epochs}"
                 )
+        if len(set(self.budgets.values())) > 1:
+            found["budgets"] = f"the tuning budgets differ: {stats.budgets_in_words(self.budgets)}"
         others = self._others()
         if others:
             found["others"] = (
@@ -88,7 +145,25 @@ class Plan:
     def _others(self) -> int:
         """How many trials of the sweep that ran last in this folder do not belong to this one."""
         last = self.store.outline()
-        return len(set(last.trial_ids) - {trial.trial_id for trial in self.trials}) if last else 0
+        return len(set(last.trial_ids) - {trial.trial_id for trial in self.tuning}) if last else 0
+
+
+def _halving(sweep: Sweep) -> Halving | None:
+    return sweep.search.halving if sweep.search else None
+
+
+def _trained(store: Store) -> set[str]:
+    """Ids of the trials in the store that were trained to their end, diverged or not."""
+    return {trial_id for trial_id, status in store.statuses().items() if status in ("finished", "diverged")}
+
+
+def _settled(store: Store, sweep: Sweep, tuning: list[Trial]) -> set[str]:
+    """Ids of the tuning trials that need no more training: trained, or stopped against the same rivals as now."""
+    ids, halving, last = {trial.trial_id for trial in tuning}, _halving(sweep), store.outline()
+    statuses = ["finished", "diverged"]
+    if halving and last and last.halving == halving.model_dump() and last.metric == sweep.metric:
+        statuses += ["stopped"] if set(last.trial_ids) == ids else []
+    return {trial_id for trial_id, status in store.statuses().items() if trial_id in ids and status in statuses}
 
 
 def resolve_device(name: str) -> str:
@@ -110,9 +185,15 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
     trials = expand(sweep)
     store = Store(output / sweep.name)
     device = resolve_device(device)
-    pending = stacks.plan(trials, stack_size or _stack_size(trials, device), store.finished())
-    workers = min(workers or execution.default_workers(), max(1, len(pending))) if device == "cpu" else 1
-    return Plan(sweep, trials, pending, store, device, workers)
+    halving = _halving(sweep)
+    pending = stacks.plan(
+        trials,
+        stack_size or _stack_size(trials, device),
+        _settled(store, sweep, trials),
+        halving.rungs(sweep.epochs) if halving else (),
+    )
+    wanted = (workers or execution.default_workers()) if device == "cpu" else 1
+    return Plan(sweep, "tune", trials, trials, pending, store, device, wanted, stack_size)
 
 
 def _stack_size(trials: list[Trial], device: str) -> int:
@@ -121,42 +202,65 @@ def _stack_size(trials: list[Trial], device: str) -> int:
     # Of the total, not of what is free now: a resumed run must cut the same stacks.
     _, total = torch.cuda.mem_get_info(device)
     largest = max(trial.batch_size for trial in trials)
-    each = largest * model.ACTIVATION_BYTES + model.PARAMETERS * 4 * _COPIES_OF_PARAMETERS
+    models = [model.MODELS[name] for name in {trial.model for trial in trials}]
+    each = max(largest * m.activation_bytes + m.parameters * 4 * _COPIES_OF_PARAMETERS for m in models)
     return max(1, min(_GPU_STACK, int(total * _GPU_MEMORY_SHARE) // each))
 
 
 def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train what the plan holds; every event has been stored when it is yielded."""
     with plan.store.locked():
-        if plan.done() + plan.missing.total() > len(plan.trials):
+        here = _settled(plan.store, plan.sweep, plan.tuning) if plan.phase == "tune" else _trained(plan.store)
+        if any(trial.trial_id in here for stack in plan.stacks for trial in stack.trials):
             raise UserError(f"{plan.store.folder}: another run has finished trials meanwhile; run again")
-        plan.store.begin(plan.outline, to_yaml(plan.sweep), [stack.stack_id for stack in plan.stacks])
+        judge = _judge(plan)
+        planned = {stack.stack_id: [trial.trial_id for trial in stack.trials] for stack in plan.stacks}
+        plan.store.begin(plan.outline, to_yaml(plan.sweep), planned)
         parts: dict[str, Part] = {}
-        with closing(execution.run(plan.stacks, plan.device, plan.workers, data_dir)) as events:
+        verdict = judge.verdict if judge else execution.never
+        with closing(execution.run(plan.stacks, plan.device, plan.workers, data_dir, verdict)) as events:
             for stack, message in events:
                 if stack.stack_id not in parts:
                     parts[stack.stack_id] = Part(plan.store, stack.stack_id, _columns(plan, stack))
                 part = parts[stack.stack_id]
                 if isinstance(message, Failure):
                     part.fail(message.error)
+                elif isinstance(message, Stopped):
+                    part.stop(message.trial_ids)
                 else:
                     part.add(message)
-                if isinstance(message, Failure) or message[0]["epoch"] == stack.epochs:
+                if judge and isinstance(message, Failure):
+                    judge.give_up(stack.trials)
+                elif judge and isinstance(message, list):
+                    judge.observe(message)
+                if part.is_settled:
                     del parts[stack.stack_id]
                 yield stack, message
+
+
+def _judge(plan: Plan) -> Judge | None:
+    """Who decides which trials are stopped; knows the scores of those that need no more training."""
+    halving = _halving(plan.sweep)
+    if not halving or not plan.stacks or plan.phase != "tune":
+        return None
+    judge = Judge(plan.tuning, halving, plan.sweep.metric)
+    settled = _settled(plan.store, plan.sweep, plan.tuning)
+    if settled:
+        rows = plan.store.rows()
+        rows = rows[rows["trial_id"].isin(list(settled))]
+        judge.observe({str(name): value for name, value in row.items()} for row in rows.to_dict("records"))
+    return judge
 
 
 def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:
     """What is the same in all rows of each trial, by trial id."""
     common = {
         "sweep": plan.sweep.name,
-        "phase": "tune",
         "stack": stack.stack_id,
         "stack_size": len(stack),
         "workers": plan.workers,
         "device": "cpu" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device),
         "precision": "fp32",
-        "error": None,
         "optbench_version": __version__,
         "torch_version": torch.__version__,
     }

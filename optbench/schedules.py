@@ -1,8 +1,8 @@
 """Learning-rate schedules: the factor on the base learning rate, as a pure function of the step.
 
 Epoch-wise schedules change between epochs and have torch's meaning; the others change every step and have the meaning
-they have in Hugging Face's transformers. Epochs and steps count from 0. `reduce_lr_on_plateau` alone depends on what
-happened and is a small state machine.
+they have in Hugging Face's transformers. torch's class names stand for torch's classes, whose step is the epoch. Epochs
+and steps count from 0. `reduce_lr_on_plateau` alone depends on what happened and is a small state machine.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from optbench.bounds import Factor, NonNegative, Positive
+from optbench.bounds import Factor, NonNegative, Positive, UpToOne
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training is once its warmup is over: `step` of `steps` since then, after `warmup` others, in `epoch`."""
+    """Where a training is once its warmup is over: `step` of `steps` since then, after `warmup` others, in `epoch`.
 
+    `lr` is the base learning rate.
+    """
+
+    lr: float
     epoch: int
     step: int
     steps: int
@@ -39,12 +43,12 @@ class Schedule(BaseModel):
     name: str
     warmup_steps: NonNegative = 0.0
 
-    def multiplier(self, epoch: int, step: int, total_steps: int) -> float:
-        """What the base learning rate is multiplied with at `step` of `total_steps`, in `epoch`."""
+    def multiplier(self, lr: float, epoch: int, step: int, total_steps: int) -> float:
+        """What the base learning rate `lr` is multiplied with at `step` of `total_steps`, in `epoch`."""
         warmup = _steps(self.warmup_steps, total_steps)
         if step < warmup:
             return step / warmup
-        return self.after_warmup(Position(epoch, step - warmup, total_steps - warmup, warmup))
+        return self.after_warmup(Position(lr, epoch, step - warmup, total_steps - warmup, warmup))
 
     def after_warmup(self, at: Position) -> float:
         """The multiplier once the warmup is over."""
@@ -204,21 +208,72 @@ class ReduceLROnPlateau(Schedule):
     min_lr: NonNegative = 0.0
 
 
-AnySchedule = (
-    Constant
-    | ConstantWithWarmup
-    | Linear
-    | Cosine
-    | CosineWithRestarts
-    | Polynomial
-    | InverseSqrt
-    | WarmupStableDecay
-    | OneCycle
-    | Exponential
-    | Step
-    | MultiStep
-    | ReduceLROnPlateau
-)
+class ConstantLR(Schedule):
+    """lr · factor for total_iters epochs, then lr (torch's ConstantLR)."""
+
+    name: Literal["ConstantLR"] = "ConstantLR"
+    factor: UpToOne = 1 / 3
+    total_iters: Annotated[int, Field(ge=1)] = 5
+
+    def after_warmup(self, at: Position) -> float:
+        return self.factor if at.epoch < self.total_iters else 1.0
+
+
+class LinearLR(Schedule):
+    """From lr · start_factor to lr · end_factor in a straight line over total_iters epochs (torch's LinearLR)."""
+
+    name: Literal["LinearLR"] = "LinearLR"
+    start_factor: Factor = 1 / 3
+    end_factor: UpToOne = 1.0
+    total_iters: Annotated[int, Field(ge=1)] = 5
+
+    def after_warmup(self, at: Position) -> float:
+        progress = min(at.epoch, self.total_iters) / self.total_iters
+        return self.start_factor + (self.end_factor - self.start_factor) * progress
+
+
+class PolynomialLR(Schedule):
+    """lr · (1 − epoch / total_iters)^power, and 0 from epoch total_iters on (torch's PolynomialLR)."""
+
+    name: Literal["PolynomialLR"] = "PolynomialLR"
+    total_iters: Annotated[int, Field(ge=1)] = 5
+    power: Positive = 1.0
+
+    def after_warmup(self, at: Position) -> float:
+        return float((1 - min(at.epoch, self.total_iters) / self.total_iters) ** self.power)
+
+
+class CosineAnnealingLR(Schedule):
+    """Half a cosine from lr to eta_min over T_max epochs, and back up after it (torch's CosineAnnealingLR)."""
+
+    name: Literal["CosineAnnealingLR"] = "CosineAnnealingLR"
+    T_max: Annotated[int, Field(ge=1)]
+    eta_min: NonNegative = 0.0
+
+    def after_warmup(self, at: Position) -> float:
+        return _above(self.eta_min, at, _half_cosine(at.epoch / self.T_max))
+
+
+class CosineAnnealingWarmRestarts(Schedule):
+    """Half cosines from lr to eta_min, the first of T_0 epochs, each T_mult times as long as the last (torch's)."""
+
+    name: Literal["CosineAnnealingWarmRestarts"] = "CosineAnnealingWarmRestarts"
+    T_0: Annotated[int, Field(ge=1)]
+    T_mult: Annotated[int, Field(ge=1)] = 1
+    eta_min: NonNegative = 0.0
+
+    def after_warmup(self, at: Position) -> float:
+        epoch, length = at.epoch, self.T_0
+        while epoch >= length:
+            epoch, length = epoch - length, length * self.T_mult
+        return _above(self.eta_min, at, _half_cosine(epoch / length))
+
+
+def _above(floor: float, at: Position, share: float) -> float:
+    """The multiplier that leads from the base learning rate at 1 to `floor` at 0."""
+    low = floor / at.lr if at.lr else 0.0
+    return low + (1 - low) * share
+
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
@@ -234,6 +289,29 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "step": Step,
     "multistep": MultiStep,
     "reduce_lr_on_plateau": ReduceLROnPlateau,
+    "ConstantLR": ConstantLR,
+    "LinearLR": LinearLR,
+    "PolynomialLR": PolynomialLR,
+    "CosineAnnealingLR": CosineAnnealingLR,
+    "CosineAnnealingWarmRestarts": CosineAnnealingWarmRestarts,
+}
+
+# torch's classes that are the same as one of those above.
+ALIASES = {
+    "ExponentialLR": "exponential",
+    "StepLR": "step",
+    "MultiStepLR": "multistep",
+    "OneCycleLR": "one_cycle",
+    "ReduceLROnPlateau": "reduce_lr_on_plateau",
+}
+
+# torch's classes that a sweep file cannot say, and why.
+IMPOSSIBLE = {
+    "LambdaLR": "it takes a Python function",
+    "MultiplicativeLR": "it takes a Python function",
+    "SequentialLR": "it is made of other schedules; each one here takes warmup_steps",
+    "ChainedScheduler": "it is made of other schedules; each one here takes warmup_steps",
+    "CyclicLR": "its learning rates stand in the schedule, not in lr; 'one_cycle' takes lr",
 }
 
 
@@ -249,7 +327,7 @@ class LearningRate:
         """The learning rate of each step of this epoch (the first is epoch 0)."""
         first = epoch * self._steps_per_epoch
         steps = range(first, first + self._steps_per_epoch)
-        return [self._base * self._schedule.multiplier(epoch, step, self._total_steps) for step in steps]
+        return [self._base * self._schedule.multiplier(self._base, epoch, step, self._total_steps) for step in steps]
 
     def observe(self, val_loss: float) -> None:
         """Tell the schedule how the epoch ended; only `reduce_lr_on_plateau` listens. NaN is no improvement."""

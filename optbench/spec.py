@@ -6,24 +6,39 @@ pydantic checks types and bounds; its errors are put into the user's words and g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from optbench import optimizers
+from optbench import optimizers, schedules
 from optbench.datasets import DATASETS
 from optbench.document import Document, Dumper, Key, Place, Problem
 from optbench.errors import UserError, did_you_mean
-from optbench.optimizers import OPTIMIZERS
-from optbench.schedules import SCHEDULES, AnySchedule, Schedule
+from optbench.optimizers import OPTIMIZERS, Hyperparameters
+from optbench.optimizers.lookup import find
+from optbench.schedules import SCHEDULES, Schedule
+from optbench.search import Method, Range, SearchedSchedule, ranges
+from optbench.search import schedule as make_schedule
 
 MAX_SEEDS = 10_000
+MAX_SAMPLES = 10_000
 
 
 # ---------------------------------------------------------------- the grid
@@ -44,20 +59,8 @@ def _pair(value: Any) -> Any:
     return value if isinstance(value, list) else [value, value]
 
 
-def _schedule(value: Any) -> Any:
-    name = value.get("name") if isinstance(value, dict) else value
-    if not isinstance(name, str):
-        raise PydanticCustomError("schedule", "must be a schedule's name or a mapping with 'name'")
-    if name not in SCHEDULES:
-        hint = did_you_mean(name, SCHEDULES)
-        raise PydanticCustomError("schedule", "unknown schedule '{name}'; {hint}", {"name": name, "hint": hint})
-    return value if isinstance(value, dict) else {"name": name}
-
-
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
-ScheduleValue = Annotated[AnySchedule, Field(discriminator="name"), BeforeValidator(_schedule)]
-ScheduleOrName = Annotated[str | ScheduleValue, BeforeValidator(lambda v: v if isinstance(v, str) else _schedule(v))]
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
@@ -67,48 +70,190 @@ def _axis(kind: Any) -> Any:
     return Annotated[sequence, BeforeValidator(_as_list), AfterValidator(_distinct)]
 
 
+class _Grid(BaseModel):
+    """A block whose keys are axes; `of` holds the classes that the block is for."""
+
+    model_config = _STRICT
+    of: ClassVar[tuple[type[BaseModel], ...]] = ()
+
+
+def _grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]]) -> type[_Grid]:
+    fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
+    made = create_model("Grid", __base__=_Grid, **fields)
+    made.of = tuple(of)
+    return made
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a class and the type of one value, a range allowed in the place of every number."""
+    kinds = {
+        n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in model.model_fields.items()
+    }
+    return {name: _searchable(kind) for name, kind in kinds.items()}
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def _searchable(kind: Any) -> Any:
+    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) is tuple:
+        inner, *metadata = get_args(kind)
+        return Annotated[_searchable(inner), *metadata]
+    if get_origin(kind) is tuple:
+        return tuple[tuple(part if part is Ellipsis else _searchable(part) for part in get_args(kind))]  # type: ignore[misc]
+    return Annotated[kind, WrapValidator(_number_or_range)] if _is_number(kind) else kind
+
+
+def _is_number(kind: Any) -> bool:
+    if kind in (int, float, Any):
+        return True
+    return get_origin(kind) in (Annotated, Union, UnionType) and any(map(_is_number, get_args(kind)))
+
+
+def _number_or_range(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """The value as it is, or the range that a mapping with `min` and `max` stands for."""
+    if not isinstance(value, dict) or not {"min", "max", "log"} & set(value):
+        return validate(value)
+    for key in value:
+        if key not in ("min", "max", "log"):
+            _refuse_range(f"unknown key '{key}'; a range has min, max and log", key)
+    for key in ("min", "max"):
+        if key not in value:
+            _refuse_range(f"a range needs '{key}'")
+        if isinstance(value[key], bool) or not isinstance(value[key], int | float):
+            _refuse_range(f"must be a number, not {show(value[key])}", key)
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        _refuse_range(f"must be true or false, not {show(log)}", "log")
+    bounds = {}
+    for key in ("min", "max"):
+        try:
+            bounds[key] = validate(value[key])
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise PydanticCustomError("in_words", "{why}", {"why": _in_words(detail), "at": key}) from None
+    if bounds["min"] >= bounds["max"]:
+        empty = bounds["min"] == bounds["max"]
+        _refuse_range(f"the range from {value['min']} to {value['max']} is {'empty' if empty else 'reversed'}", "min")
+    if log and bounds["min"] <= 0:
+        _refuse_range("a logarithmic range must begin above 0", "min")
+    return Range(bounds["min"], bounds["max"], log, all(isinstance(bound, int) for bound in bounds.values()))
+
+
+def _refuse_range(why: str, key: str | None = None) -> NoReturn:
+    raise PydanticCustomError("in_words", "{why}", {"why": why, "at": key})
+
+
+# ---------------------------------------------------------------- schedules
+
+
+@cache
+def _schedule_grid(name: str) -> type[_Grid]:
+    kinds = _fields(SCHEDULES[name])
+    return _grid(kinds | {"name": str}, [SCHEDULES[name]])
+
+
+def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
+    """An entry of the axis `schedule`: a name, or a mapping whose lists are axes of their own."""
+    name = value.get("name") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise PydanticCustomError("schedule", "must be a schedule's name or a mapping with 'name'")
+    if name in schedules.IMPOSSIBLE:
+        why = schedules.IMPOSSIBLE[name]
+        raise PydanticCustomError("schedule", "{name} cannot stand in a sweep file: {why}", {"name": name, "why": why})
+    known = schedules.ALIASES.get(name, name)
+    if known not in SCHEDULES:
+        hint = did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])
+        raise PydanticCustomError("schedule", "unknown schedule '{name}'; {hint}", {"name": name, "hint": hint})
+    given = dict(value) if isinstance(value, dict) else {}
+    # Milestones are a list themselves: one list of them is one value.
+    if isinstance(given.get("milestones"), list) and not any(isinstance(m, list) for m in given["milestones"]):
+        given["milestones"] = [given["milestones"]]
+    grid, problems = _schedule_grid(known), []
+    for parameter, info in SCHEDULES[known].model_fields.items():
+        if info.is_required() and parameter not in given:
+            problems.append(_line(f"missing key '{parameter}'", (parameter,), given))
+    try:
+        axes = grid.model_validate(given | {"name": known})
+    except ValidationError as error:
+        for detail in error.errors():
+            loc, is_key = _location(detail)
+            problems.append(_line(_message(detail, grid), loc, detail["input"], is_key))
+    if problems:
+        raise ValidationError.from_exception_data(known, problems)
+    names = [parameter for parameter in given if parameter != "name"]
+    return [
+        make_schedule(known, dict(zip(names, values, strict=True)))
+        for values in product(*(getattr(axes, parameter) for parameter in names))
+    ]
+
+
+def _line(why: str, loc: tuple[str | int, ...], value: Any, is_key: bool = False) -> InitErrorDetails:
+    """An error of pydantic's that is already in the user's words."""
+    error = PydanticCustomError("in_words", "{why}", {"why": why, "is_key": is_key})
+    return InitErrorDetails(type=error, loc=loc, input=value)
+
+
+def _flat(values: tuple[list[Any], ...]) -> tuple[Any, ...]:
+    return tuple(part for value in values for part in value)
+
+
+Schedules = Annotated[
+    tuple[Annotated[Any, AfterValidator(_schedules)], ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(_as_list),
+    AfterValidator(_flat),
+    AfterValidator(_distinct),
+]
+SchedulesOrNames = Annotated[
+    tuple[Annotated[Any, AfterValidator(lambda v: [v] if isinstance(v, str) else _schedules(v))], ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(_as_list),
+    AfterValidator(_flat),
+    AfterValidator(_distinct),
+]
+
+
+# ---------------------------------------------------------------- blocks
+
+# What every trial has besides its optimizer's hyperparameters: these are compared, never searched.
 PARAMETERS: dict[str, Any] = {
     "batch_size": Annotated[int, Field(ge=1)],
     "dropout": Dropout,
-    "schedule": ScheduleValue,
+    "schedule": Schedule,
+    "model": Literal["cnn", "mlp", "rnn", "softmax"],
+    "activation": Literal["relu", "leaky_relu", "tanh", "sigmoid"],
+    "loss": Literal["cross_entropy", "mse", "bce"],
 }
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "batch_size": (64,),
     "dropout": ((0.1, 0.25),),
     "schedule": (SCHEDULES["constant"](name="constant"),),
+    "model": ("cnn",),
+    "activation": ("relu",),
+    "loss": ("cross_entropy",),
 }
 
 
-def _kinds(algorithm: str) -> dict[str, Any]:
-    """Every parameter of a trial with this optimizer and the type of one value."""
-    fields = OPTIMIZERS[algorithm].model_fields
-    return PARAMETERS | {
-        n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in fields.items()
-    }
-
-
-def _model(kinds: Mapping[str, Any], algorithms: frozenset[str]) -> type[BaseModel]:
-    fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
-    return create_model(" ".join(sorted(algorithms)), __config__=_STRICT, **fields)
-
-
-def _lacking(model: type[BaseModel], hyperparameter: str) -> list[str]:
-    """Which of the optimizers that a block is for do not have this hyperparameter."""
-    return [name for name in model.__name__.split() if hyperparameter not in OPTIMIZERS[name].model_fields]
+def _block_grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], schedule: Any) -> type[_Grid]:
+    shared = {name: kind for name, kind in PARAMETERS.items() if name != "schedule"}
+    base = _grid({**shared, **kinds}, of)
+    return create_model("Block", __base__=base, schedule=(schedule, None))
 
 
 @cache
-def _block_model(algorithms: frozenset[str]) -> type[BaseModel]:
+def _block_model(of: frozenset[type[Hyperparameters]]) -> type[_Grid]:
     """A block that may set every parameter that all these optimizers have, each to a list of values."""
-    each = [_kinds(name) for name in sorted(algorithms)]
-    return _model({name: kind for name, kind in each[0].items() if all(name in other for other in each)}, algorithms)
+    each = [_fields(model) for model in of]
+    common = {name: kind for name, kind in each[0].items() if all(name in other for other in each)}
+    return _block_grid(common, of, Schedules)
 
 
 @cache
-def _exclusion_model(algorithms: frozenset[str]) -> type[BaseModel]:
+def _exclusion_model(of: frozenset[type[Hyperparameters]]) -> type[_Grid]:
     """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
-    kinds = {name: kind for algorithm in sorted(algorithms) for name, kind in _kinds(algorithm).items()}
-    return _model(kinds | {"optimizer": str, "schedule": ScheduleOrName}, algorithms)
+    kinds = {name: kind for model in of for name, kind in _fields(model).items()}
+    return _block_grid(kinds | {"optimizer": str}, of, SchedulesOrNames)
 
 
 # ---------------------------------------------------------------- the sweep
@@ -139,7 +284,51 @@ def _metric(value: Any) -> Any:
     return value
 
 
+def _confirm_seeds(value: Any) -> Any:
+    """A number of seeds begins behind all that the number `seeds` can stand for, so that the two never meet."""
+    seeds = _seeds(value)
+    return [MAX_SEEDS + seed for seed in seeds] if isinstance(value, int) else seeds
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
+
+
+class Halving(BaseModel):
+    """Successive halving (Jamieson and Talwalkar, 2016): after `min_epochs` epochs, and whenever they have grown by
+    `factor`, the best 1 / `factor` of the configurations that are left train on."""
+
+    model_config = _STRICT
+
+    factor: Annotated[int, Field(ge=2)] = 3
+    min_epochs: Annotated[int, Field(ge=1)] = 1
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which trials are stopped."""
+        rungs, rung = [], self.min_epochs
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.factor
+        return tuple(rungs)
+
+
+class Search(BaseModel):
+    """How ranges are searched: `num_samples` configurations of each optimizer for each combination that is compared."""
+
+    model_config = _STRICT
+
+    method: Method = "sobol"
+    num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    seed: Seed = 0
+    halving: Halving | None = None
+
+
+class Confirm(BaseModel):
+    """Each optimizer's selected configuration is trained again with these seeds, which selected nothing."""
+
+    model_config = _STRICT
+
+    seeds: Annotated[_SeedList, BeforeValidator(_confirm_seeds), AfterValidator(_distinct)]
 
 
 class _File(BaseModel):
@@ -151,21 +340,34 @@ class _File(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     dataset: Annotated[str, BeforeValidator(_dataset)]
     epochs: Annotated[int, Field(ge=1, le=100_000)]
-    seeds: Annotated[
-        tuple[Seed, ...], Field(strict=False, min_length=1), BeforeValidator(_seeds), AfterValidator(_distinct)
-    ] = (0,)
+    seeds: Annotated[_SeedList, BeforeValidator(_seeds), AfterValidator(_distinct)] = (0,)
     metric: Annotated[Literal["val_accuracy", "val_loss"], BeforeValidator(_metric)] = "val_accuracy"
     parameters: dict[str, Any] | None = None
     optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+    search: Search | None = None
+    confirm: Confirm | None = None
     exclude: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class OptimizerGrid:
-    """One label of the sweep: its algorithm, and the values of each parameter it sets or inherits."""
+    """One label of the sweep: its hyperparameters' class, and the values of each parameter it sets or inherits.
 
-    algorithm: str
+    A value is as a trial has it, or holds ranges. `num_samples` is this label's own number of configurations, if any.
+    """
+
+    hyperparameters: type[Hyperparameters]
     axes: Mapping[str, tuple[Any, ...]]
+    num_samples: int | None = None
+
+    @property
+    def algorithm(self) -> str:
+        return self.hyperparameters.algorithm
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether any value holds a range."""
+        return any(ranges(value) for values in self.axes.values() for value in values)
 
 
 @dataclass(frozen=True)
@@ -178,8 +380,16 @@ class Sweep:
     seeds: tuple[int, ...]
     metric: str
     optimizers: Mapping[str, OptimizerGrid]
+    search: Search | None = None
+    confirm: tuple[int, ...] = ()
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     places: Mapping[Key, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The axes in which any optimizer has a range."""
+        axes = [axis for grid in self.optimizers.values() for axis in grid.axes.items()]
+        return tuple(dict.fromkeys(name for name, values in axes if any(map(ranges, values))))
 
 
 def load(path: Path, settings: Iterable[str] = ()) -> Sweep:
@@ -190,11 +400,20 @@ def load(path: Path, settings: Iterable[str] = ()) -> Sweep:
         raise UserError(f"{path}: no such sweep file; 'optbench init' writes one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file: {error}") from None
-    return parse(text, source=str(path), default_name=path.stem, settings=settings)
+    return parse(text, source=str(path), default_name=path.stem, settings=settings, folder=path.parent)
 
 
-def parse(text: str, source: str = "sweep", default_name: str = "sweep", settings: Iterable[str] = ()) -> Sweep:
-    """Sweep text → `Sweep`. Raises `UserError` with all problems, one a line, each with its place."""
+def parse(
+    text: str,
+    source: str = "sweep",
+    default_name: str = "sweep",
+    settings: Iterable[str] = (),
+    folder: Path = Path(),
+) -> Sweep:
+    """Sweep text → `Sweep`. Raises `UserError` with all problems, one a line, each with its place.
+
+    `folder` is where optimizers that stand in a file are looked for.
+    """
     document = Document()
     document.data = document.read(text, source)
     if document.data is None:  # a syntax error, or nothing there
@@ -205,31 +424,27 @@ def parse(text: str, source: str = "sweep", default_name: str = "sweep", setting
         document.override(setting)
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", default_name).strip("-._") or "sweep")
 
-    for later, what in (("search", "searching a range"), ("confirm", "confirming on fresh seeds")):
-        if later in document.data:
-            del document.data[later]
-            document.problems.append(
-                Problem(document.place((later,), key=True), f"'{later}': {what} is not supported yet")
-            )
-
     outline = _check(document, _File, document.data, ())
     blocks = document.data.get("optimizers")
     blocks = blocks if isinstance(blocks, dict) else {}
-    algorithms = {label: _algorithm(document, label, block) for label, block in blocks.items()}
-    known = {label: name for label, name in algorithms.items() if name}
+    found = {label: _algorithm(document, label, block, folder) for label, block in blocks.items()}
+    known = {label: model for label, model in found.items() if model}
     shared = {}
     if known:
         model = _block_model(frozenset(known.values()))
         shared = _block(document, model, document.data.get("parameters"), ("parameters",))
     grids = {}
-    for label, name in known.items():
-        block = blocks[label]
+    for label, hyperparameters in known.items():
+        block, num_samples = blocks[label], None
         if isinstance(block, dict):
-            block = {key: value for key, value in block.items() if key != "optimizer"}
-        own = _block(document, _block_model(frozenset({name})), block, ("optimizers", label))
-        grids[label] = OptimizerGrid(name, DEFAULTS | shared | own)
+            num_samples = _num_samples(document, label, block)
+            block = {key: value for key, value in block.items() if key not in ("optimizer", "num_samples")}
+        own = _block(document, _block_model(frozenset({hyperparameters})), block, ("optimizers", label))
+        grids[label] = OptimizerGrid(hyperparameters, DEFAULTS | shared | own, num_samples)
     _check_batch_sizes(document, grids)
     exclude = _exclude(document, grids)
+    if outline is not None:
+        _check_search(document, outline, grids)
     _stop_at(document.problems)
     assert outline is not None
     return Sweep(
@@ -239,6 +454,8 @@ def parse(text: str, source: str = "sweep", default_name: str = "sweep", setting
         seeds=outline.seeds,
         metric=outline.metric,
         optimizers=grids,
+        search=outline.search,
+        confirm=outline.confirm.seeds if outline.confirm else (),
         exclude=exclude,
         places=document.values,
     )
@@ -259,34 +476,50 @@ def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -
         for detail in error.errors():
             if detail["type"] == "too_short" and detail["input"]:
                 continue  # only because the items have problems of their own
-            loc = (*prefix, *detail["loc"])
-            place = document.place(loc, key=detail["type"] == "extra_forbidden")
+            loc, is_key = _location(detail)
+            place = document.place((*prefix, *loc), key=is_key)
             if str(place) not in known:
                 document.problems.append(Problem(place, _message(detail, model)))
         return None
 
 
+def _location(detail: ErrorDetails) -> tuple[tuple[str | int, ...], bool]:
+    """Where in the data an error stands, and whether it is about the key there and not its value."""
+    context = detail.get("ctx", {})
+    at = (context["at"],) if context.get("at") else ()
+    return (*detail["loc"], *at), detail["type"] == "extra_forbidden" or bool(context.get("is_key"))
+
+
 def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
     """A pydantic error in the words of a sweep file."""
-    kind, value, word = detail["type"], detail["input"], str(detail["loc"][-1]) if detail["loc"] else ""
-    if kind == "extra_forbidden":
-        if word in optimizers.NOT_YET_ARGUMENTS:
-            return f"'{word}' is not supported yet"
-        fields = set(model.model_fields)
-        schedule = next((SCHEDULES[str(part)] for part in detail["loc"] if part in SCHEDULES), None)
-        if schedule is not None:
-            fields = set(schedule.model_fields)
-        elif model is _File and word in {*PARAMETERS, "lr"}:
+    word = str(detail["loc"][-1]) if detail["loc"] else ""
+    if detail["type"] != "extra_forbidden":
+        return _in_words(detail)
+    if not issubclass(model, _Grid):
+        if model is _File and word in {*PARAMETERS, "lr"}:
             return f"'{word}' belongs under 'parameters'"
-        elif model is not _File and any(word in other.model_fields for other in OPTIMIZERS.values()):
-            return f"'{word}' is no hyperparameter of {', '.join(_lacking(model, word))}"
-        return f"unknown key '{word}'; {did_you_mean(word, sorted(fields))}"
+        inner: dict[str, type[BaseModel]] = {"search": Search, "halving": Halving, "confirm": Confirm}
+        nearest = [inner[str(part)] for part in detail["loc"][:-1] if part in inner]
+        return f"unknown key '{word}'; {did_you_mean(word, sorted((nearest or [model])[-1].model_fields))}"
+    if word in optimizers.IMPOSSIBLE_ARGUMENTS:
+        return f"'{word}' cannot be set: {optimizers.IMPOSSIBLE_ARGUMENTS[word]}"
+    lacking = [of.algorithm for of in model.of if issubclass(of, Hyperparameters) and word not in of.model_fields]
+    if any(word in other.model_fields for other in [*OPTIMIZERS.values(), *model.of]) and lacking:
+        return f"'{word}' is no hyperparameter of {', '.join(sorted(lacking))}"
+    return f"unknown key '{word}'; {did_you_mean(word, sorted(model.model_fields))}"
+
+
+def _in_words(detail: ErrorDetails) -> str:
+    """A pydantic error about a value."""
+    kind, value = detail["type"], detail["input"]
+    if kind == "in_words":
+        return str(detail["msg"])
     if kind == "missing" and isinstance(detail["loc"][-1], int):
         return f"takes pairs: two numbers, not {show(value)}"
     if kind == "missing":
-        return f"missing key '{word}'"
-    if isinstance(value, dict) and {"min", "max"} & set(value) and model is not _File:
-        return "searching a range {min, max} is not supported yet; list the values"
+        return f"missing key '{detail['loc'][-1]}'"
+    if isinstance(value, dict) and {"min", "max"} & set(value) and detail["loc"][-1:] != ("seeds",):
+        return "this is compared, not searched: list the values"
     if kind == "tuple_type":
         return f"takes pairs, and a list is a grid axis: write one pair as [[a, b]], not {show(value)}"
     types = {
@@ -295,6 +528,7 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
         "bool": "true or false",
         "string": "text",
         "dict": "a mapping",
+        "model": "a mapping",
     }
     for name, wanted in types.items():
         if kind in (f"{name}_type", f"{name}_parsing", f"{name}_from_float"):
@@ -325,26 +559,62 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _algorithm(document: Document, label: str, block: Any) -> str | None:
+def _algorithm(document: Document, label: str, block: Any, folder: Path) -> type[Hyperparameters] | None:
     """The optimizer that a label stands for; None and a problem when there is none."""
     given = isinstance(block, dict) and "optimizer" in block
     name = block["optimizer"] if given else label
     place = (
         document.place(("optimizers", label, "optimizer")) if given else document.place(("optimizers", label), key=True)
     )
+    problem = None
     if not label.strip() or not label.isprintable():
-        document.problems.append(Problem(place, "a label must be printable and not empty"))
-    elif isinstance(name, str) and name in OPTIMIZERS:
-        return name
+        problem = "a label must be printable and not empty"
     elif not isinstance(name, str):
-        document.problems.append(Problem(place, f"must be an optimizer's name, not {show(name)}"))
-    elif name.lower() in optimizers.NOT_YET or ":" in name or "." in name:
-        document.problems.append(Problem(place, f"optimizer '{name}' is not supported yet"))
+        problem = f"must be an optimizer's name, not {show(name)}"
     else:
-        hint = did_you_mean(name, OPTIMIZERS)
-        own = "" if given else " (a label of your own needs 'optimizer: NAME' inside)"
-        document.problems.append(Problem(place, f"unknown optimizer '{name}'; {hint}{own}"))
+        try:
+            return find(name, folder)
+        except UserError as error:
+            problem = str(error) + ("" if given else " (a label of your own needs 'optimizer: NAME' inside)")
+    document.problems.append(Problem(place, problem))
     return None
+
+
+def _num_samples(document: Document, label: str, block: dict[str, Any]) -> int | None:
+    """A label's own number of configurations."""
+    given = block.get("num_samples")
+    if given is None or (type(given) is int and 1 <= given <= MAX_SAMPLES):
+        return given
+    place = document.place(("optimizers", label, "num_samples"))
+    document.problems.append(Problem(place, f"must be a whole number from 1 to {MAX_SAMPLES}, not {show(given)}"))
+    return None
+
+
+def _check_search(document: Document, outline: _File, grids: Mapping[str, OptimizerGrid]) -> None:
+    """What holds between the ranges, `search` and `confirm`."""
+
+    def problem(path: Key, message: str, key: bool = False) -> None:
+        document.problems.append(Problem(document.place(path, key=key), message))
+
+    search = outline.search
+    searched = [label for label, grid in grids.items() if grid.is_searched]
+    for label in searched:
+        if not (grids[label].num_samples or (search and search.num_samples)):
+            problem(
+                ("optimizers", label),
+                f"{label} has a range: say how many values to try, 'search: {{num_samples: 8}}'",
+                True,
+            )
+    if search and search.num_samples and not searched:
+        problem(("search",), "there is no range {min, max} to search", True)
+    for label, grid in grids.items():
+        if grid.num_samples and not grid.is_searched:
+            problem(("optimizers", label, "num_samples"), f"{label} has no range {{min, max}} to search", True)
+    if search and search.halving and not search.halving.rungs(outline.epochs):
+        problem(("search", "halving", "min_epochs"), f"halving cannot act: the sweep has {outline.epochs} epochs")
+    if outline.confirm and set(outline.confirm.seeds) & set(outline.seeds):
+        both = min(set(outline.confirm.seeds) & set(outline.seeds))
+        problem(("confirm", "seeds"), f"seed {both} is a tuning seed, too; confirming needs fresh ones")
 
 
 def _block(document: Document, model: type[BaseModel], block: Any, path: Key) -> dict[str, tuple[Any, ...]]:
@@ -369,7 +639,7 @@ def _exclude(document: Document, grids: Mapping[str, OptimizerGrid]) -> tuple[di
     entries = document.data.get("exclude")
     if not isinstance(entries, list) or not grids:
         return ()
-    model = _exclusion_model(frozenset(grid.algorithm for grid in grids.values()))
+    model = _exclusion_model(frozenset(grid.hyperparameters for grid in grids.values()))
     axes: dict[str, list[Any]] = {"optimizer": list(grids)}
     for grid in grids.values():
         for name, values in grid.axes.items():
@@ -391,7 +661,7 @@ def _exclude(document: Document, grids: Mapping[str, OptimizerGrid]) -> tuple[di
 
 def matches(actual: Any, wanted: Any) -> bool:
     """Whether a trial's value is the one an exclusion names; a schedule matches by name or whole."""
-    if isinstance(actual, Schedule) and isinstance(wanted, str):
+    if isinstance(actual, Schedule | SearchedSchedule) and isinstance(wanted, str):
         return actual.name == wanted
     return bool(actual == wanted)
 
@@ -401,17 +671,24 @@ def matches(actual: Any, wanted: Any) -> bool:
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Schedule):
-        parameters = value.model_dump(exclude_defaults=True) | {"name": value.name}
-        return parameters if len(parameters) > 1 else value.name
+        parameters = value.model_dump(exclude_defaults=True, exclude={"name"})
+        return {"name": value.name} | parameters if parameters else value.name
+    if isinstance(value, SearchedSchedule):
+        # A list here would be a grid axis, and this one's axes are unfolded already.
+        return {"name": value.name} | {k: [_plain(k, v)] for k, v in value.parameters}
+    if isinstance(value, Range):
+        return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
     if isinstance(value, tuple):
-        return value[0] if name == "dropout" and value[0] == value[1] else list(value)
+        return value[0] if name == "dropout" and value[0] == value[1] else [_plain("", part) for part in value]
     return value
 
 
 def to_yaml(sweep: Sweep) -> str:
     """The sweep as a file that parses to an equal sweep, with everything inherited written out."""
     blocks = {
-        label: {"optimizer": grid.algorithm} | {k: [_plain(k, v) for v in values] for k, values in grid.axes.items()}
+        label: {"optimizer": grid.algorithm}
+        | ({"num_samples": grid.num_samples} if grid.num_samples else {})
+        | {k: [_plain(k, v) for v in values] for k, values in grid.axes.items()}
         for label, grid in sweep.optimizers.items()
     }
     data = {
@@ -422,6 +699,8 @@ def to_yaml(sweep: Sweep) -> str:
         "seeds": list(sweep.seeds),
         "metric": sweep.metric,
         "optimizers": blocks,
+        "search": sweep.search.model_dump() if sweep.search else None,
+        "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,
         "exclude": [{k: [_plain(k, v) for v in values] for k, values in entry.items()} for entry in sweep.exclude],
     }
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,4 +1,4 @@
-"""Which trials train together: trials with the same data, epochs and batch size, so that they step in unison."""
+"""Which trials train together: those that step in unison, with the same network, data, epochs and batch size."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from optbench.model import Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
 
 _ORDER = list(OPTIMIZERS)
+_TOGETHER = ("dataset", "epochs", "batch_size", "model", "activation", "loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
-    """Trials that train together; all have the same dataset, epochs and batch size."""
+    """Trials that train together.
+
+    `rungs` are the epochs after which some of them may be stopped, so that training waits for the verdict.
+    """
 
     trials: tuple[Trial, ...]
+    rungs: tuple[int, ...] = ()
 
     @cached_property
     def stack_id(self) -> str:
@@ -27,6 +33,11 @@ class Stack:
     @property
     def dataset(self) -> str:
         return self.trials[0].dataset
+
+    @property
+    def network(self) -> Network:
+        first = self.trials[0]
+        return Network(first.model, first.activation, first.loss)
 
     @property
     def batch_size(self) -> int:
@@ -40,23 +51,36 @@ class Stack:
         return len(self.trials)
 
 
-def plan(trials: Sequence[Trial], size: int, finished: Collection[str] = ()) -> list[Stack]:
+def _optimizer(trial: Trial) -> tuple[int, str]:
+    """Neighbours with one optimizer share its update; those without a stacked rule come last."""
+    name = trial.algorithm
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), name
+
+
+def plan(
+    trials: Sequence[Trial], size: int, finished: Collection[str] = (), rungs: tuple[int, ...] = ()
+) -> list[Stack]:
     """Cut all trials of a sweep into stacks of at most `size`, then leave out the trials with an id in `finished`.
 
     The cut depends on the whole sweep alone, so a resumed sweep trains the same stacks as an uninterrupted one.
-    Stacks hold one seed as far as possible: its batches and dropout draws are then made once for all.
+    Stacks hold one seed as far as possible: its batches and dropout draws are then made once for all. Where trials are
+    stopped at `rungs`, those that compete are neighbours, so that few stacks wait for a verdict at a time.
     """
 
-    def together(trial: Trial) -> tuple[str, int, int]:
-        return trial.dataset, trial.epochs, trial.batch_size
+    def together(trial: Trial) -> tuple[object, ...]:
+        return tuple(getattr(trial, name) for name in _TOGETHER)
 
     seeds = {trial.seed: i for i, trial in reversed(list(enumerate(trials)))}  # in the order of the sweep
+    rivals = {(t.optimizer, t.group): i for i, t in reversed(list(enumerate(trials)))}
+
+    def place(trial: Trial) -> tuple[int, int]:
+        return rivals[trial.optimizer, trial.group] if rungs else 0, seeds[trial.seed]
+
     stacks = []
     for _, group in groupby(sorted(trials, key=together), key=together):
-        ordered = sorted(group, key=lambda t: (seeds[t.seed], _ORDER.index(t.algorithm)))
+        ordered = sorted(group, key=lambda trial: (place(trial), _optimizer(trial)))
         for i in range(0, len(ordered), size):
-            left = tuple(trial for trial in ordered[i : i + size] if trial.trial_id not in finished)
+            left = [trial for trial in ordered[i : i + size] if trial.trial_id not in finished]
             if left:
-                # Neighbours with one optimizer share its update.
-                stacks.append(Stack(tuple(sorted(left, key=lambda t: _ORDER.index(t.algorithm)))))
-    return sorted(stacks, key=lambda stack: min(seeds[trial.seed] for trial in stack.trials))
+                stacks.append(Stack(tuple(sorted(left, key=_optimizer)), rungs))
+    return sorted(stacks, key=lambda stack: min(map(place, stack.trials)))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-AXES = ("optimizer", "schedule", "batch_size", "dropout")
+AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout")
 SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
 
 
@@ -47,20 +47,34 @@ def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     return [name for name in columns if rows[name].nunique(dropna=False) > 1]
 
 
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each trial."""
+    return rows.loc[rows.groupby("trial_id", sort=False)["epoch"].idxmax()]
+
+
 def final(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each trial that needs no more training: its last epoch, and `gap` = train − val accuracy."""
-    last = rows[(rows["epoch"] == rows["epochs"]) & rows["status"].isin(["finished", "diverged"])]
+    """One row for each trial that needs no more training, its last, with `gap` = train − val accuracy.
+
+    Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs.
+    """
+    last = _last(rows[rows["status"].isin(["finished", "diverged", "stopped"])])
     return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
 
 
 def states(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each trial, its last, with `state`: finished, diverged, failed or running.
+    """One row for each trial, its last, whose `status` is finished, diverged, stopped, failed or running."""
+    return _last(rows)
 
-    A diverged trial trains on to its last epoch; until then it is running.
-    """
-    last = rows.loc[rows.groupby("trial_id", sort=False)["epoch"].idxmax()]
-    done = (last["epoch"] == last["epochs"]) | (last["status"] == "failed")
-    return last.assign(state=last["status"].where(done, "running"))
+
+def budgets_in_words(budgets: Mapping[str, int]) -> str:
+    """How many configurations each optimizer was given, shortly where many have the same."""
+    if len(set(budgets.values())) == 1:
+        n = next(iter(budgets.values()))
+        return f"{n} configuration{'s' * (n != 1)} of each optimizer"
+    by_size: dict[int, list[str]] = {}
+    for label, n in sorted(budgets.items(), key=lambda item: -item[1]):
+        by_size.setdefault(n, []).append(label)
+    return "; ".join(f"{n} configurations of {', '.join(labels)}" for n, labels in by_size.items())
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -84,10 +98,11 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     """The best configuration of each group: the highest mean `metric` over its seeds (the lowest for a loss).
 
     Configurations with fewer seeds than others come last, so that in half a sweep no lucky seed wins against a mean of
-    many; then those with a diverged seed. Returns configuration ids indexed by group.
+    many; then those with a diverged seed. Stopped ones lost already. Returns configuration ids indexed by group.
     """
     sign = -1.0 if metric.endswith("loss") else 1.0
-    scores = finals.assign(score=sign * finals[metric], lost=finals["status"] == "diverged")
+    trained = finals[finals["status"] != "stopped"]
+    scores = trained.assign(score=sign * trained[metric], lost=trained["status"] == "diverged")
     table = scores.groupby([*by, "configuration_id"], sort=False).agg(
         score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
     )
@@ -97,18 +112,26 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     return ranked.groupby(list(by), sort=False)["configuration_id"].first()
 
 
-def compare(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+def compare(
+    finals: pd.DataFrame, by: Sequence[str], metric: str, confirming: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """One row for each group: its best configuration's scores, each with the half width `…_interval`.
 
+    `finals` select the configuration; it is scored by the same trials, or by those of `confirming`, on other seeds.
     `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group. `seconds_per_epoch` is
-    measured on trials that ran alone and NaN where there are none. Best group first.
+    measured on trials that ran alone and NaN where there are none. Best group first; groups without any trial that was
+    trained to its end come last.
     """
     selected = select(finals, by, metric)
     chosen = {key if isinstance(key, tuple) else (key,): configuration for key, configuration in selected.items()}
     result = []
     for key, group in finals.groupby(list(by), sort=False):
-        configuration = group[group["configuration_id"] == chosen[key]]
-        usable = configuration[configuration["status"] == "finished"]
+        best = chosen.get(key, "")
+        scoring = group
+        if confirming is not None:
+            scoring = confirming[confirming["configuration_id"] == best]
+            group = pd.concat([group, scoring])
+        usable = scoring[(scoring["configuration_id"] == best) & (scoring["status"] == "finished")]
         alone = usable[(usable["stack_size"] == 1) & (usable["workers"] == 1)]
         row = dict(zip(by, key, strict=True))
         for score in SCORES:
@@ -119,7 +142,7 @@ def compare(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFram
         )
         row["n"], row["trials"] = len(usable), len(group)
         row["diverged"] = int((group["status"] == "diverged").sum())
-        row["configuration_id"] = configuration["configuration_id"].iloc[0]
+        row["configuration_id"] = best
         result.append(row)
     return pd.DataFrame(result).sort_values(
         metric, ascending=metric.endswith("loss"), na_position="last", kind="stable"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,32 +24,35 @@ from optbench.errors import UserError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _text, _real = pa.string(), pa.float64()
 # Name, type, and what the column says. The README's table of columns is held against this one by a test.
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", _text, "name of the sweep"),
-    ("phase", _text, "tune: a trial that configurations are selected by"),
+    ("phase", _text, "tune: configurations are selected by it; confirm: a fresh seed of a selected one"),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
     ("dataset", _text, "digits, mnist or fashion_mnist"),
     ("epochs", pa.int32(), "how many epochs the trial trains"),
     ("optimizer", _text, "label in the sweep file"),
-    ("algorithm", _text, "update rule behind the label"),
+    ("algorithm", _text, "optimizer behind the label"),
     ("lr", _real, "base learning rate"),
     ("hyperparameters", _text, "the optimizer's other hyperparameters, JSON"),
     ("schedule", _text, "learning-rate schedule with what differs from its defaults"),
     ("batch_size", pa.int32(), "images per step"),
     ("dropout", _real, "dropout rate; null where the two rates differ"),
-    ("dropout_conv", _real, "dropout rate after the convolutions"),
-    ("dropout_linear", _real, "dropout rate after the linear layer"),
+    ("dropout_conv", _real, "dropout rate after the convolutions, or the first hidden layer"),
+    ("dropout_linear", _real, "dropout rate after the linear layer, or the last hidden one"),
+    ("model", _text, "cnn, mlp, rnn or softmax"),
+    ("activation", _text, "relu, leaky_relu, tanh or sigmoid"),
+    ("loss", _text, "cross_entropy, mse or bce"),
     ("seed", pa.int64(), "seed of initial weights, batch order and dropout"),
     ("epoch", pa.int32(), "epochs trained; 0 is before training"),
     ("step", pa.int64(), "updates made"),
-    ("status", _text, "finished, running, diverged or failed; the same in all rows of a trial"),
+    ("status", _text, "finished, running, diverged, stopped or failed; the same in all rows of a trial"),
     ("scheduled_lr", _real, "learning rate of the epoch's last step"),
-    ("train_loss", _real, "mean cross-entropy on the train-eval slice, dropout off"),
+    ("train_loss", _real, "mean of the loss on the train-eval slice, dropout off"),
     ("train_accuracy", _real, "share of the train-eval slice classified correctly, 0 to 1"),
     ("val_loss", _real, "the same on the validation set"),
     ("val_accuracy", _real, "the same on the validation set"),
@@ -74,12 +77,21 @@ _SECONDS_BETWEEN_WRITES = 1.0
 
 @dataclass(frozen=True)
 class Outline:
-    """What the folder says about its sweep besides rows: which trials belong to it, in the order of the file."""
+    """What the folder says about its sweep besides rows.
+
+    Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
+    each optimizer has in both phases, and how many configurations were tuned; which hyperparameters were searched, and
+    by which halving trials were stopped.
+    """
 
     name: str
     metric: str
     trial_ids: tuple[str, ...]
     optimizers: dict[str, int]
+    budgets: dict[str, int] = field(default_factory=dict)
+    confirm_ids: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
+    halving: dict[str, int] | None = None
 
 
 class Store:
@@ -117,19 +129,25 @@ class Store:
         lock.release()
         return False
 
-    def begin(self, outline: Outline, sweep_yaml: str, stack_ids: Sequence[str]) -> None:
-        """Record the sweep, and make sure that the folder can be read before its first epoch is done.
+    def begin(self, outline: Outline, sweep_yaml: str, stacks: Mapping[str, Collection[str]]) -> None:
+        """Record the sweep and the trial ids of each stack that will train, by stack id.
 
-        Parts without a finished trial that no stack of this run will replace are removed: their trials run again.
+        Old rows of these trials go, and those of trials that were interrupted: they all train anew. What is left can be
+        read at any moment, also before the first epoch is done.
         """
         self.write_meta("sweep.yaml", sweep_yaml)
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
-        planned = set(stack_ids)
+        planned = set().union(*stacks.values())
         for path in self.parts():
-            if path.stem.removeprefix("part-") not in planned and not _finished(path):
+            table = _read(path)
+            columns = (table.column(name).to_pylist() for name in ("trial_id", "status"))
+            kept = [i not in planned and status != "running" for i, status in zip(*columns, strict=True)]
+            if not any(kept):
                 path.unlink()
-        if stack_ids and not any(self.parts()):
-            self.replace(stack_ids[0], [])
+            elif not all(kept):
+                self._replace(path, table.filter(pa.array(kept)))
+        if stacks and not any(self.parts()):
+            self.replace(next(iter(stacks)), [])
 
     def write_meta(self, name: str, text: str) -> Path:
         """Write a file beside the rows, atomically."""
@@ -143,12 +161,14 @@ class Store:
         return path
 
     def replace(self, stack_id: str, rows: list[dict[str, Any]]) -> None:
-        """Write a part in one step: a reader sees the old or the new one, never half of it."""
-        temporary = self.meta / f".part-{stack_id}.tmp"
-        path = self.folder / f"part-{stack_id}.parquet"
+        """Write the part of a stack in one step: a reader sees the old or the new one, never half of it."""
+        self._replace(self.folder / f"part-{stack_id}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+
+    def _replace(self, path: Path, table: pa.Table) -> None:
+        temporary = self.meta / f".{path.stem}.tmp"
         try:
             with temporary.open("wb") as stream:
-                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), stream, compression="zstd")
+                pq.write_table(table, stream, compression="zstd")
                 stream.flush()
                 os.fsync(stream.fileno())  # or a power cut could leave an empty part under the final name
             os.replace(temporary, path)
@@ -160,15 +180,21 @@ class Store:
     def parts(self) -> Iterator[Path]:
         return iter(sorted(self.folder.glob("part-*.parquet")))
 
-    def finished(self) -> set[str]:
-        """Ids of the trials that need no more training: trained to their last epoch, diverged or not."""
-        return set().union(*map(_finished, self.parts()))
+    def statuses(self) -> dict[str, str]:
+        """The status of every trial that there are rows of."""
+        found: dict[str, str] = {}
+        for path in self.parts():
+            table = _read(path, ["trial_id", "status"])
+            found |= dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
+        return found
 
     def outline(self) -> Outline | None:
         """The sweep that ran last in this folder; None when there is none."""
         try:
             data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
-            return Outline(**(data | {"trial_ids": tuple(data["trial_ids"])}))
+            return Outline(
+                **(data | {name: tuple(data.get(name, ())) for name in ("trial_ids", "confirm_ids", "searched")})
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError) as error:
@@ -206,14 +232,6 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
-def _finished(path: Path) -> set[str]:
-    """Ids of the trials in a part that need no more training."""
-    names = ["trial_id", "epoch", "epochs", "status"]
-    table = _read(path, names)
-    columns = (table.column(name).to_pylist() for name in names)
-    return {i for i, epoch, epochs, status in zip(*columns, strict=True) if epoch == epochs and status != "failed"}
-
-
 class Part:
     """The rows of one stack on their way to disk."""
 
@@ -221,28 +239,43 @@ class Part:
         """`columns` holds for each trial id what is the same in all its rows."""
         self._store, self._stack_id, self._columns = store, stack_id, columns
         self._rows: list[dict[str, Any]] = []
+        self._status = dict.fromkeys(columns, "running")
+        self._errors: dict[str, str] = {}
         self._written = -_SECONDS_BETWEEN_WRITES
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to train."""
+        return "running" not in self._status.values()
+
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append an epoch of every trial; epoch 0 starts the part anew."""
-        epoch, last = rows[0]["epoch"], self._columns[rows[0]["trial_id"]]["epochs"]
-        if epoch == 0:
+        """Append an epoch of those trials that still train; epoch 0 starts the part anew."""
+        if rows[0]["epoch"] == 0:
             self._rows = []
+            self._status = dict.fromkeys(self._columns, "running")
         self._rows += [self._columns[row["trial_id"]] | row for row in rows]
+        self._status |= {row["trial_id"]: row["status"] for row in rows}
+        self._errors |= {row["trial_id"]: row["error"] for row in rows if row.get("error")}
         now = time.monotonic()
-        if epoch in (0, last) or now - self._written >= _SECONDS_BETWEEN_WRITES:
-            self._write({row["trial_id"]: row["status"] for row in rows})
+        if rows[0]["epoch"] == 0 or self.is_settled or now - self._written >= _SECONDS_BETWEEN_WRITES:
+            self._write()
             self._written = now
 
-    def fail(self, error: str) -> None:
-        """Mark every trial as failed; one that never began gets a row that says so."""
-        if not self._rows:
-            self._rows = [columns | {"epoch": 0, "step": 0} for columns in self._columns.values()]
-        for row in self._rows:
-            row["error"] = error
-        self._write(dict.fromkeys(self._columns, "failed"))
+    def stop(self, trial_ids: Collection[str]) -> None:
+        """These trials train no further."""
+        self._status |= dict.fromkeys(trial_ids, "stopped")
+        self._write()
 
-    def _write(self, status: dict[str, str]) -> None:
+    def fail(self, error: str) -> None:
+        """Mark every trial that is not settled as failed; one that never began gets a row that says so."""
+        begun = {row["trial_id"] for row in self._rows}
+        self._rows += [columns | {"epoch": 0, "step": 0} for i, columns in self._columns.items() if i not in begun]
+        failed = [trial_id for trial_id, status in self._status.items() if status == "running"]
+        self._status |= dict.fromkeys(failed, "failed")
+        self._errors |= dict.fromkeys(failed, error)
+        self._write()
+
+    def _write(self) -> None:
         for row in self._rows:
-            row["status"] = status[row["trial_id"]]
+            row["status"], row["error"] = self._status[row["trial_id"]], self._errors.get(row["trial_id"])
         self._store.replace(self._stack_id, self._rows)

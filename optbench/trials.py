@@ -1,12 +1,18 @@
-"""`Sweep` → trials: the product of every axis, less what is excluded, once for each seed."""
+"""`Sweep` → trials: every configuration that the axes and the search give, less what is excluded, once for each seed.
+
+An optimizer without ranges has the product of its axes. For one with ranges, each combination of the axes that are
+compared (batch size, schedule…) has `num_samples` configurations: its own lists are gone through again and again, each
+time with the next draw for the ranges, so that every value of a list gets its share of the same budget.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -14,11 +20,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from optbench.errors import UserError
-from optbench.optimizers import OPTIMIZERS, Hyperparameters
+from optbench.optimizers import Hyperparameters
 from optbench.schedules import Schedule
-from optbench.spec import PARAMETERS, OptimizerGrid, Sweep, matches
+from optbench.search import draws, fill, ranges
+from optbench.spec import DEFAULTS, PARAMETERS, OptimizerGrid, Search, Sweep, matches
 
 MAX_TRIALS = 1_000_000
+# A search over few whole numbers comes to its end when so many draws in a row bring nothing new.
+_FRUITLESS_DRAWS = 100
 
 # Part of every id: raise it when the same trial would train to other numbers, so that old rows are not taken for new.
 NUMERICS = 1
@@ -28,19 +37,29 @@ NUMERICS = 1
 class Trial:
     """One training with one seed, every hyperparameter resolved.
 
-    `optimizer` is the sweep file's label, `algorithm` the update rule behind it, `dropout` the rates after the
-    convolutions and after the linear layer.
+    `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune", or
+    "confirm" for fresh seeds of a selected configuration. `group` numbers the combinations of compared axes within each
+    optimizer: configurations of one group compete for its budget.
     """
 
     dataset: str
     epochs: int
     optimizer: str
-    algorithm: str
     hyperparameters: Hyperparameters
     batch_size: int
     dropout: tuple[float, float]
     schedule: Schedule
+    model: str
+    activation: str
+    loss: str
     seed: int
+    phase: str = field(default="tune", compare=False)
+    group: int = field(default=0, compare=False)
+
+    @property
+    def algorithm(self) -> str:
+        """The optimizer behind the label."""
+        return self.hyperparameters.algorithm
 
     @cached_property
     def configuration_id(self) -> str:
@@ -67,6 +86,11 @@ class Trial:
             "schedule": [self.schedule.name, self.schedule.model_dump(exclude_defaults=True)],
             "seed": seed,
         }
+        if self.hyperparameters.source:
+            resolved["source"] = self.hyperparameters.source
+        for name in ("model", "activation", "loss"):
+            if (getattr(self, name),) != DEFAULTS[name]:
+                resolved[name] = getattr(self, name)
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
 
     def columns(self) -> dict[str, Any]:
@@ -74,6 +98,7 @@ class Trial:
         conv, linear = self.dropout
         others = self.hyperparameters.model_dump(exclude={"lr"})
         return {
+            "phase": self.phase,
             "trial_id": self.trial_id,
             "configuration_id": self.configuration_id,
             "dataset": self.dataset,
@@ -87,8 +112,25 @@ class Trial:
             "dropout": conv if conv == linear else None,
             "dropout_conv": conv,
             "dropout_linear": linear,
+            "model": self.model,
+            "activation": self.activation,
+            "loss": self.loss,
             "seed": self.seed,
         }
+
+
+def confirmations(trials: Iterable[Trial], configuration_ids: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
+    """These configurations of the trials with other seeds, seed by seed."""
+    by_configuration = {trial.configuration_id: trial for trial in trials}
+    selected = [by_configuration[i] for i in configuration_ids]
+    return [replace(trial, seed=seed, phase="confirm") for seed in seeds for trial in selected]
+
+
+def budgets(trials: Iterable[Trial]) -> dict[str, int]:
+    """How many configurations are tuned of each optimizer."""
+    found = {(trial.optimizer, trial.configuration_id) for trial in trials if trial.phase == "tune"}
+    counts = Counter(label for label, _ in found)
+    return {trial.optimizer: counts[trial.optimizer] for trial in trials}
 
 
 def expand(sweep: Sweep) -> list[Trial]:
@@ -96,29 +138,35 @@ def expand(sweep: Sweep) -> list[Trial]:
 
     Raises `UserError` for combinations that an optimizer refuses, for too many trials and for none.
     """
-    count = sum(math.prod(map(len, grid.axes.values())) for grid in sweep.optimizers.values()) * len(sweep.seeds)
+    count = sum(_count(grid, sweep.search) for grid in sweep.optimizers.values()) * len(sweep.seeds)
     if count > MAX_TRIALS:
         raise UserError(
             f"{_place(sweep, 'optimizers')}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
         )
+    configurations: dict[str, Trial] = {}
     refused: dict[str, None] = {}
-    configurations = []
     useful: set[int] = set()
     for label, grid in sweep.optimizers.items():
-        for combination in _combinations(grid):
-            exclusions = {i for i, exclusion in enumerate(sweep.exclude) if _matches(label, combination, exclusion)}
-            if exclusions:
-                useful |= exclusions
-                continue
-            own = {k: v for k, v in combination.items() if k not in PARAMETERS}
-            try:
-                hyperparameters = OPTIMIZERS[grid.algorithm](**own)
-            except ValidationError as error:
-                why = error.errors()[0]["msg"].removeprefix("Value error, ")
-                at = _place(sweep, "optimizers", label)
-                refused[f"{at}: {label}: {why} (use 'exclude' for single combinations)"] = None
-                continue
-            configurations.append((label, grid.algorithm, hyperparameters, combination))
+        compared = {name: grid.axes[name] for name in PARAMETERS}
+        for group, values in enumerate(product(*compared.values())):
+            for combination in _combinations(sweep, label, dict(zip(compared, values, strict=True)), useful):
+                own = {k: v for k, v in combination.items() if k not in PARAMETERS}
+                try:
+                    hyperparameters = grid.hyperparameters(**own)
+                except ValidationError as error:
+                    at = _place(sweep, "optimizers", label)
+                    refused[f"{at}: {label}: {_why(error)} (use 'exclude' for single combinations)"] = None
+                    continue
+                trial = Trial(
+                    dataset=sweep.dataset,
+                    epochs=sweep.epochs,
+                    optimizer=label,
+                    hyperparameters=hyperparameters,
+                    seed=sweep.seeds[0],
+                    group=group,
+                    **{name: combination[name] for name in PARAMETERS},
+                )
+                configurations.setdefault(trial.configuration_id, trial)
     for i in range(len(sweep.exclude)):
         if i not in useful:
             refused[f"{_place(sweep, 'exclude', i)}: excludes nothing: no combination of this sweep is like this"] = (
@@ -128,27 +176,76 @@ def expand(sweep: Sweep) -> list[Trial]:
         raise UserError("\n".join(refused))
     if not configurations:
         raise UserError(f"{_place(sweep, 'exclude')}: 'exclude' leaves no trial")
-    return [
-        Trial(
-            dataset=sweep.dataset,
-            epochs=sweep.epochs,
-            optimizer=label,
-            algorithm=algorithm,
-            hyperparameters=hyperparameters,
-            batch_size=combination["batch_size"],
-            dropout=combination["dropout"],
-            schedule=combination["schedule"],
-            seed=seed,
+    return [replace(trial, seed=seed) for seed in sweep.seeds for trial in configurations.values()]
+
+
+def _why(error: ValidationError) -> str:
+    """What an optimizer has against its hyperparameters."""
+    detail = error.errors()[0]
+    if detail["type"] == "missing":
+        return f"needs {detail['loc'][0]}"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _budget(grid: OptimizerGrid, search: Search | None) -> int:
+    """How many configurations each combination of compared axes has, where something is searched."""
+    budget = grid.num_samples or (search.num_samples if search else None)
+    assert budget is not None, "spec sees to it that a range comes with num_samples"
+    return budget
+
+
+def _count(grid: OptimizerGrid, search: Search | None) -> int:
+    """At most how many configurations an optimizer has."""
+    compared = math.prod(len(grid.axes[name]) for name in PARAMETERS)
+    own = math.prod(len(values) for name, values in grid.axes.items() if name not in PARAMETERS)
+    return compared * max(own, _budget(grid, search)) if grid.is_searched else compared * own
+
+
+def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful: set[int]) -> Iterator[dict[str, Any]]:
+    """The configurations of one combination of compared axes; `useful` collects the exclusions that took one away."""
+    grid = sweep.optimizers[label]
+    # lr comes first, so that its draws stay when something else is searched beside it.
+    own = {k: v for k, v in sorted(grid.axes.items(), key=lambda axis: axis[0] != "lr") if k not in PARAMETERS}
+    templates = [{**dict(zip(own, values, strict=True)), **compared} for values in product(*own.values())]
+    if not any(map(_ranges, templates)):
+        for template in templates:
+            if not _is_excluded(sweep, label, template, useful):
+                yield template
+        return
+
+    search = sweep.search or Search()
+    budget = _budget(grid, search)
+    templates = [template for template in templates if not _is_excluded(sweep, label, template, useful)]
+    if len(templates) > budget:
+        raise UserError(
+            f"{_place(sweep, 'optimizers', label)}: {label}: num_samples {budget} cannot cover the {len(templates)} "
+            "combinations of its lists"
         )
-        for seed in sweep.seeds
-        for label, algorithm, hyperparameters, combination in configurations
-    ]
+    seen: list[dict[str, Any]] = []
+    fruitless = 0
+    for point in draws(search.method, search.seed, max(map(_ranges, templates), default=0)):
+        before = len(seen)
+        for template in templates:
+            shares = iter(point)
+            combination = {name: fill(value, shares) for name, value in template.items()}
+            if len(seen) == budget:
+                return
+            if combination not in seen and not _is_excluded(sweep, label, combination, useful):
+                seen.append(combination)
+                yield combination
+        fruitless = 0 if len(seen) > before else fruitless + 1
+        if fruitless == _FRUITLESS_DRAWS or len(seen) == budget:
+            return
 
 
-def _combinations(grid: OptimizerGrid) -> Iterator[dict[str, Any]]:
-    """Every combination of the grid's values."""
-    for values in product(*grid.axes.values()):
-        yield dict(zip(grid.axes, values, strict=True))
+def _ranges(combination: Mapping[str, Any]) -> int:
+    return sum(map(ranges, combination.values()))
+
+
+def _is_excluded(sweep: Sweep, label: str, combination: Mapping[str, Any], useful: set[int]) -> bool:
+    exclusions = {i for i, exclusion in enumerate(sweep.exclude) if _matches(label, combination, exclusion)}
+    useful |= exclusions
+    return bool(exclusions)
 
 
 def _matches(label: str, combination: Mapping[str, Any], exclusion: Mapping[str, tuple[Any, ...]]) -> bool:

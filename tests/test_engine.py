@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from optbench import engine, model
-from optbench.optimizers.rules import StackedOptimizer
+from optbench import engine
+from optbench.model import MODELS, Network
+from optbench.optimizers.stacked import StackedOptimizer
 from optbench.stacks import Stack
 
 MIXED = """
@@ -53,7 +54,7 @@ def mixed(trials_of):
 def first_losses(stack, dataset, monkeypatch, n=20):
     """The first gradients (T, P) and the first n losses (N, T) of a stack, watched inside `train`."""
     seen = []
-    original = model.loss_and_gradients
+    original = Network.loss_and_gradients
 
     def watch(*arguments):
         loss_T, gradients_TP = original(*arguments)
@@ -61,7 +62,7 @@ def first_losses(stack, dataset, monkeypatch, n=20):
         return loss_T, gradients_TP
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "loss_and_gradients", watch)
+        patch.setattr(Network, "loss_and_gradients", watch)
         long = Stack(tuple(dataclasses.replace(trial, epochs=3) for trial in stack.trials))
         for _ in engine.train(long, dataset, "cpu"):
             pass
@@ -93,17 +94,17 @@ def test_the_same_stack_twice_gives_identical_rows(mixed, tiny):
     assert all(equal(first[key], second[key]) for key in first)
 
 
-def test_a_diverging_trial_keeps_its_rows_and_leaves_the_others_bitwise_unchanged(mixed, tiny, trials_of):
+def test_a_diverging_trial_ends_with_its_rows_and_leaves_the_others_bitwise_unchanged(mixed, tiny, trials_of):
     (wild,) = trials_of("{wild: {optimizer: sgd, lr: 1e30}}", *LINES)
     without, beside = rows_of(in_order(mixed), tiny), rows_of(in_order([*mixed, wild]), tiny)
     assert all(equal(without[key], beside[key]) for key in without)
-    rows = [beside[wild.trial_id, epoch] for epoch in range(3)]
-    assert [row["status"] for row in rows] == ["running", "diverged", "diverged"]
+    rows = [beside[wild.trial_id, epoch] for epoch in range(2)]
+    assert (wild.trial_id, 2) not in beside
+    assert [row["status"] for row in rows] == ["running", "diverged"]
     assert rows[0]["val_accuracy"] > 0
-    for row in rows[1:]:
-        for split in ("train", "val", "test"):
-            assert math.isnan(row[f"{split}_loss"])
-            assert math.isnan(row[f"{split}_accuracy"])
+    for split in ("train", "val", "test"):
+        assert math.isnan(rows[1][f"{split}_loss"])
+        assert math.isnan(rows[1][f"{split}_accuracy"])
 
 
 def test_several_seeds_share_a_stack_and_stay_apart(trials_of, tiny):
@@ -127,16 +128,20 @@ def test_rows_say_where_a_trial_is(trials_of, tiny):
     assert seconds == sorted(seconds)
 
 
-def test_training_equals_a_plain_loop(trials_of, tiny):
+@pytest.mark.parametrize("name", MODELS)
+def test_training_equals_a_plain_loop(name, trials_of, tiny):
     """An independent loop over torch.optim sees the same batches and ends at the same weights and metrics."""
     from optbench import randomness
-    from tests.test_model import Net
+    from tests.test_model import MODULES
 
     (trial,) = trials_of(
-        "{adam: {lr: 0.002, dropout: 0, schedule: cosine}}", "epochs: 2", "parameters: {batch_size: 64}"
+        "{adam: {lr: 0.002, dropout: 0, schedule: cosine}}",
+        "epochs: 2",
+        f"parameters: {{batch_size: 64, model: {name}}}",
     )
-    net = Net().double()
-    start = model.weights(model.initialize([0], torch.device("cpu"), torch.float64))
+    network = Network(name)
+    net = MODULES[name](network.activation).double()
+    start = network.weights(network.initialize([0], "cpu", torch.float64))
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             parameter.copy_(start[name][0])
@@ -146,19 +151,20 @@ def test_training_equals_a_plain_loop(trials_of, tiny):
     def scaled(images):
         return ((images.double() / 255 - tiny.info.mean) / tiny.info.std)[:, None]
 
-    ones = torch.ones(1, 96, dtype=torch.float64)
+    units = network.architecture.dropout_units
+    ones = torch.ones(1, sum(units), dtype=torch.float64).split(units, dim=1)
     for epoch in (1, 2):
         order = randomness.permutation([0], epoch, 256, "cpu")[0]
         for batch in order.split(64):
             optimizer.zero_grad()
-            logits = net(scaled(tiny.train.images[batch]), ones)
-            torch.nn.functional.nll_loss(logits, tiny.train.labels[batch]).backward()
+            logits = net(scaled(tiny.train.images[batch]), *ones)
+            torch.nn.functional.cross_entropy(logits, tiny.train.labels[batch]).backward()
             optimizer.step()
             scheduler.step()
     with torch.no_grad():
-        logits = net(scaled(tiny.val.images), ones)
+        logits = net(scaled(tiny.val.images), *ones)
     *_, (last,) = engine.train(Stack((trial,)), tiny, "cpu", dtype=torch.float64)
-    loss = torch.nn.functional.nll_loss(logits, tiny.val.labels)
+    loss = torch.nn.functional.cross_entropy(logits, tiny.val.labels)
     assert last["val_loss"] == pytest.approx(float(loss), rel=1e-6)
     assert last["val_accuracy"] == (logits.argmax(1) == tiny.val.labels).double().mean()
 
@@ -166,7 +172,8 @@ def test_training_equals_a_plain_loop(trials_of, tiny):
 def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
     trials = trials_of("{adam: {dropout: [0.0, 0.5, [0.1, 0.25]]}}", "epochs: 1", "parameters: {batch_size: 64}")
     like = torch.zeros(1)
-    scales = torch.cat(list(engine._dropout(Stack(tuple(trials)), [0], torch.zeros(3, dtype=int), 1, 30, like)), dim=1)  # type: ignore[arg-type]
+    drawn = engine._dropout(Network(), trials, [0], torch.zeros(3, dtype=int), 1, 30, like)
+    scales = torch.cat(list(drawn), dim=1)
     assert scales.shape == (3, 30 * 64, 96)
     for t, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.1, 0.25)]):
         for rate, part in zip(rates, scales[t].split([32, 64], dim=-1), strict=True):
@@ -178,8 +185,40 @@ def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
 def test_optimizer_groups_follow_the_order_of_the_stack(mixed):
     stack = in_order(mixed)
     optimizer = StackedOptimizer(
-        model.initialize([0] * 8, torch.device("cpu")),
-        [trial.algorithm for trial in stack.trials],
-        [trial.hyperparameters.model_dump() for trial in stack.trials],
+        Network().initialize([0] * 8, "cpu"),
+        [shape for shape, _ in MODELS["cnn"].shapes.values()],
+        [trial.hyperparameters for trial in stack.trials],
+        [0] * 8,
     )
     assert len(optimizer._groups) == 6
+
+
+@pytest.mark.parametrize("names", [("mlp", "sigmoid", "bce"), ("rnn", "tanh", "mse"), ("softmax", "relu", "bce")])
+def test_other_networks_too_are_identical_alone_and_stacked(names, mixed, tiny):
+    model, activation, loss = names
+    trials = [dataclasses.replace(trial, model=model, activation=activation, loss=loss) for trial in mixed]
+    together = rows_of(in_order(trials), tiny)
+    for trial in trials:
+        for key, row in rows_of(Stack((trial,)), tiny).items():
+            assert equal(row, together[key])
+
+
+def test_trials_that_are_stopped_leave_and_the_others_go_on_bitwise_unchanged(mixed, tiny):
+    stack = in_order(mixed)
+    undisturbed = rows_of(stack, tiny)
+    stopped = frozenset(trial.trial_id for trial in stack.trials[::3])
+    training = engine.train(stack, tiny, "cpu")
+    rows = [*next(training), *training.send(None), *training.send(stopped)]
+    with pytest.raises(StopIteration):
+        next(training)
+    found = {(row["trial_id"], row["epoch"]): {k: v for k, v in row.items() if k != "train_seconds"} for row in rows}
+    assert found.keys() == {key for key in undisturbed if key[1] < 2 or key[0] not in stopped}
+    assert all(equal(found[key], undisturbed[key]) for key in found)
+
+
+def test_a_stack_ends_when_all_its_trials_are_stopped(trials_of, tiny):
+    trials = trials_of("{adam: , sgd: }", *LINES)
+    training = engine.train(Stack(tuple(trials)), tiny, "cpu")
+    next(training)
+    with pytest.raises(StopIteration):
+        training.send(frozenset(trial.trial_id for trial in trials))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.optimizers import OPTIMIZERS
-from optbench.optimizers.rules import RULES, StackedOptimizer
+from optbench.optimizers.rules import RULES
+from optbench.optimizers.stacked import StackedOptimizer
 
 
 class Lion(torch.optim.Optimizer):
@@ -81,11 +82,11 @@ def hyperparameters(draw, name):
         values["alpha"] = draw(st.floats(0.1, 1.0))
     if values.get("nesterov"):
         values |= {"dampening": 0.0, "momentum": draw(st.floats(0.01, 0.99))}
-    return OPTIMIZERS[name](**values).model_dump()
+    return OPTIMIZERS[name](**values)
 
 
 def test_the_table_is_complete():
-    assert list(TORCH) == list(OPTIMIZERS) == list(RULES)
+    assert list(TORCH) == [name for name, kind in OPTIMIZERS.items() if kind.stacked] == list(RULES)
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -96,9 +97,22 @@ def test_arguments_and_defaults_are_those_of_torch(name):
     assert OPTIMIZERS[name]().model_dump() == theirs
 
 
+def step(optimizer, gradients_TP, lr_T1):
+    """A step of rules alone, which need neither losses nor second evaluations."""
+    optimizer.step(torch.zeros(len(lr_T1)), gradients_TP, lr_T1, lr_T1[:, 0].tolist(), None)
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    """torch keeps the scalars of some optimizers in the default type, whatever that of the parameters."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def run_torch(name, hyper, start_P, gradients_NP, lrs_N):
     parameter = torch.nn.Parameter(start_P.clone())
-    optimizer = TORCH[name]([parameter], **hyper)
+    optimizer = TORCH[name]([parameter], **hyper.model_dump())
     for gradient_P, lr in zip(gradients_NP, lrs_N, strict=True):
         optimizer.param_groups[0]["lr"] = lr
         parameter.grad = gradient_P.clone()
@@ -115,34 +129,57 @@ def test_rule_equals_torch(name, data):
     parameters_TP = torch.randn(len(hypers), PARAMETERS, generator=generator, dtype=torch.float64)
     gradients_NTP = torch.randn(STEPS, len(hypers), PARAMETERS, generator=generator, dtype=torch.float64)
     factors_N = torch.rand(STEPS, generator=generator, dtype=torch.float64)
-    lr_NT1 = factors_N[:, None, None] * torch.tensor([h["lr"] for h in hypers], dtype=torch.float64)[:, None]
+    lr_NT1 = factors_N[:, None, None] * torch.tensor([h.lr for h in hypers], dtype=torch.float64)[:, None]
     references = [
         run_torch(name, hyper, parameters_TP[t], gradients_NTP[:, t], lr_NT1[:, t, 0].tolist())
         for t, hyper in enumerate(hypers)
     ]
-    optimizer = StackedOptimizer(parameters_TP, [name] * len(hypers), hypers)
-    for step, expected in enumerate(zip(*references, strict=True)):
-        optimizer.step(gradients_NTP[step].clone(), lr_NT1[step])
+    optimizer = StackedOptimizer(parameters_TP, [(PARAMETERS,)], hypers, range(len(hypers)))
+    for n, expected in enumerate(zip(*references, strict=True)):
+        step(optimizer, gradients_NTP[n].clone(), lr_NT1[n])
         for t, expected_P in enumerate(expected):
             error = torch.linalg.norm(parameters_TP[t] - expected_P) / torch.linalg.norm(expected_P)
-            assert error <= 1e-5, f"step {step}, {hypers[t]}"
+            assert error <= 1e-5, f"step {n}, {hypers[t]}"
 
 
 def test_mixed_stack_updates_each_trial_as_if_alone():
     names = [name for name in TORCH for _ in range(2)]
-    hypers = [OPTIMIZERS[name](lr=0.01 * (i + 1)).model_dump() for i, name in enumerate(names)]
+    hypers = [OPTIMIZERS[name](lr=0.01 * (i + 1)) for i, name in enumerate(names)]
     generator = torch.Generator().manual_seed(0)
     start_TP = torch.randn(len(names), PARAMETERS, generator=generator)
     gradients_NTP = torch.randn(5, len(names), PARAMETERS, generator=generator)
-    lr_T1 = torch.tensor([h["lr"] for h in hypers])[:, None]
+    lr_T1 = torch.tensor([h.lr for h in hypers])[:, None]
 
     stacked = start_TP.clone()
-    optimizer = StackedOptimizer(stacked, names, hypers)
+    optimizer = StackedOptimizer(stacked, [(PARAMETERS,)], hypers, range(len(names)))
     for gradients_TP in gradients_NTP:
-        optimizer.step(gradients_TP.clone(), lr_T1)
-    for t, name in enumerate(names):
+        step(optimizer, gradients_TP.clone(), lr_T1)
+    for t in range(len(names)):
         alone = start_TP[t : t + 1].clone()
-        single = StackedOptimizer(alone, [name], [hypers[t]])
+        single = StackedOptimizer(alone, [(PARAMETERS,)], [hypers[t]], [t])
         for gradients_TP in gradients_NTP:
-            single.step(gradients_TP[t : t + 1].clone(), lr_T1[t : t + 1])
+            step(single, gradients_TP[t : t + 1].clone(), lr_T1[t : t + 1])
         assert torch.equal(stacked[t : t + 1], alone)
+
+
+def test_rows_that_leave_do_not_change_the_others():
+    names = [name for name in TORCH for _ in range(3)]
+    hypers = [OPTIMIZERS[name](lr=0.01 * (i + 1)) for i, name in enumerate(names)]
+    generator = torch.Generator().manual_seed(0)
+    start_TP = torch.randn(len(names), PARAMETERS, generator=generator)
+    gradients_NTP = torch.randn(6, len(names), PARAMETERS, generator=generator)
+    lr_T1 = torch.tensor([h.lr for h in hypers])[:, None]
+    kept = [t for t in range(len(names)) if t % 3 and t not in (4, 5)]  # one of three, and all of one optimizer
+
+    whole, left = start_TP.clone(), start_TP.clone()
+    undisturbed, shrunk = (
+        StackedOptimizer(parameters, [(PARAMETERS,)], hypers, range(len(names))) for parameters in (whole, left)
+    )
+    for n, gradients_TP in enumerate(gradients_NTP):
+        step(undisturbed, gradients_TP.clone(), lr_T1)
+        if n == 3:
+            left = left[kept]
+            shrunk.keep(kept, left)
+        rows = kept if n >= 3 else range(len(names))
+        step(shrunk, gradients_TP[list(rows)].clone(), lr_T1[list(rows)])
+    assert torch.equal(whole[kept], left)

@@ -31,6 +31,12 @@ def one_cycle(optimizer, **parameters):
     return lr_scheduler.OneCycleLR(optimizer, max_lr=top, total_steps=TOTAL, cycle_momentum=False, **parameters)
 
 
+REQUIRED = {
+    "step": {"step_size": 2},
+    "multistep": {"milestones": [2]},
+    "CosineAnnealingLR": {"T_max": 2},
+    "CosineAnnealingWarmRestarts": {"T_0": 2},
+}
 # Our parameters; torch's scheduler for them; whether torch's is stepped after every epoch or after every step.
 CASES = {
     "constant": (nothing, by_step(lambda step: 1.0), "step"),
@@ -71,6 +77,31 @@ CASES = {
         ),
         one_cycle,
         "step",
+    ),
+    "ConstantLR": (
+        st.fixed_dictionaries({"factor": gamma, "total_iters": st.integers(1, 10)}),
+        lr_scheduler.ConstantLR,
+        "epoch",
+    ),
+    "LinearLR": (
+        st.fixed_dictionaries({"start_factor": gamma, "end_factor": gamma, "total_iters": st.integers(1, 10)}),
+        lr_scheduler.LinearLR,
+        "epoch",
+    ),
+    "PolynomialLR": (
+        st.fixed_dictionaries({"total_iters": st.integers(1, 10), "power": st.floats(0.1, 4)}),
+        lr_scheduler.PolynomialLR,
+        "epoch",
+    ),
+    "CosineAnnealingLR": (
+        st.fixed_dictionaries({"T_max": st.integers(1, 10), "eta_min": st.floats(0, 1e-3)}),
+        lr_scheduler.CosineAnnealingLR,
+        "epoch",
+    ),
+    "CosineAnnealingWarmRestarts": (
+        st.fixed_dictionaries({"T_0": st.integers(1, 10), "T_mult": st.integers(1, 3), "eta_min": st.floats(0, 1e-3)}),
+        lr_scheduler.CosineAnnealingWarmRestarts,
+        "epoch",
     ),
     "exponential": (st.fixed_dictionaries({"gamma": gamma}), lr_scheduler.ExponentialLR, "epoch"),
     "step": (st.fixed_dictionaries({"step_size": st.integers(1, 5), "gamma": gamma}), lr_scheduler.StepLR, "epoch"),
@@ -139,42 +170,42 @@ def test_plateau_equals_torch(parameters, lr, losses):
     "name", sorted(set(SCHEDULES) - {"constant_with_warmup", "warmup_stable_decay", "inverse_sqrt"})
 )
 def test_warmup_rises_from_zero_and_then_the_schedule_takes_its_course(name):
-    required = {"step": {"step_size": 2}, "multistep": {"milestones": [2]}}.get(name, {})
+    required = REQUIRED.get(name, {})
     plain, warm, share = (
         SCHEDULES[name](**required, warmup_steps=warmup) for warmup in (0, STEPS_PER_EPOCH, 1 / EPOCHS)
     )
     for step in range(TOTAL):
         epoch = step // STEPS_PER_EPOCH
-        value = warm.multiplier(epoch, step, TOTAL)
-        assert value == share.multiplier(epoch, step, TOTAL)
+        value = warm.multiplier(0.1, epoch, step, TOTAL)
+        assert value == share.multiplier(0.1, epoch, step, TOTAL)
         if step < STEPS_PER_EPOCH:
             assert value == step / STEPS_PER_EPOCH
         else:
             rest = TOTAL - STEPS_PER_EPOCH
-            assert value == plain.multiplier(epoch, step - STEPS_PER_EPOCH, rest)
+            assert value == plain.multiplier(0.1, epoch, step - STEPS_PER_EPOCH, rest)
 
 
 def test_inverse_sqrt_takes_its_timescale_from_the_warmup():
     schedule = SCHEDULES["inverse_sqrt"](warmup_steps=100)
-    assert schedule.multiplier(0, 50, 1000) == 0.5
-    assert schedule.multiplier(0, 100, 1000) == 1.0
-    assert schedule.multiplier(0, 400, 1000) == pytest.approx(0.5)  # √(100 / 400)
+    assert schedule.multiplier(0.1, 0, 50, 1000) == 0.5
+    assert schedule.multiplier(0.1, 0, 100, 1000) == 1.0
+    assert schedule.multiplier(0.1, 0, 400, 1000) == pytest.approx(0.5)  # √(100 / 400)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 0.5, 0.999, 7, 10**6])
 def test_every_multiplier_is_from_0_to_1_even_in_the_shortest_training(name, warmup):
-    required = {"step": {"step_size": 2}, "multistep": {"milestones": [2]}}.get(name, {})
+    required = REQUIRED.get(name, {})
     given = {"warmup_steps": warmup} if warmup or name != "constant_with_warmup" else {}
     schedule = SCHEDULES[name](**required, **given)
     for total in (1, 2, 5, 40):
         for step in range(total):
-            assert 0 <= schedule.multiplier(step // 5, step, total) <= 1
+            assert 0 <= schedule.multiplier(0.1, step // 5, step, total) <= 1
 
 
 def test_one_cycle_may_peak_at_its_first_step():
     schedule = SCHEDULES["one_cycle"](pct_start=0.5)
-    assert schedule.multiplier(0, 0, 2) == 1
+    assert schedule.multiplier(0.1, 0, 0, 2) == 1
 
 
 def test_labels_name_what_differs_from_the_defaults():

@@ -6,10 +6,10 @@ import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure
+from optbench.execution.event import Event, Failure, Stopped, Verdict, never
 from optbench.stacks import Stack
 
-__all__ = ["Event", "Failure", "default_workers", "run"]
+__all__ = ["Event", "Failure", "Stopped", "Verdict", "default_workers", "never", "run"]
 
 
 def default_workers() -> int:
@@ -17,16 +17,19 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(stacks: Sequence[Stack], device: str, workers: int, data_dir: Path | None) -> Generator[Event, None, None]:
+def run(
+    stacks: Sequence[Stack], device: str, workers: int, data_dir: Path | None, verdict: Verdict = never
+) -> Generator[Event, None, None]:
     """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
 
-    Yields (stack, rows) after every epoch and (stack, Failure) when a stack is given up; a stack whose rows begin
-    again with epoch 0 was started again. Closing the iterator stops all work.
+    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, and (stack,
+    Failure) when a stack is given up; a stack whose rows begin again with epoch 0 was started again. `verdict` is asked
+    after all rows so far have been yielded. Closing the iterator stops all work.
     """
     if device == "cpu":
         from optbench.execution.processes import run_in_processes
 
-        return run_in_processes(stacks, workers, data_dir)
+        return run_in_processes(stacks, workers, data_dir, verdict)
     from optbench.execution.in_process import run_in_process
 
-    return run_in_process(stacks, device, data_dir)
+    return run_in_process(stacks, device, data_dir, verdict)

@@ -1,7 +1,8 @@
-"""What happens to a stack."""
+"""What happens to a stack, and what is asked about it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,4 +16,19 @@ class Failure:
     error: str
 
 
-Event = tuple[Stack, list[dict[str, Any]] | Failure]
+@dataclass(frozen=True)
+class Stopped:
+    """Trials that train no further: others were better."""
+
+    trial_ids: frozenset[str]
+
+
+Event = tuple[Stack, list[dict[str, Any]] | Failure | Stopped]
+
+# Which trials of a stack stop after an epoch; None as long as others have to get that far first.
+Verdict = Callable[[Stack, int], frozenset[str] | None]
+
+
+def never(stack: Stack, epoch: int) -> frozenset[str]:
+    """The verdict where nothing is stopped."""
+    return frozenset()

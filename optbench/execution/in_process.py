@@ -3,24 +3,81 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from optbench import engine
 from optbench.datasets import Dataset, load
-from optbench.execution.event import Event, Failure
+from optbench.execution.event import Event, Failure, Stopped, Verdict
 from optbench.stacks import Stack
 
 
-def run_in_process(stacks: Iterable[Stack], device: str, data_dir: Path | None) -> Generator[Event, None, None]:
-    """Train the stacks on `device`; an exception ends its own stack only."""
-    engine.make_deterministic(device)
-    loaded: dict[str, Dataset] = {}
-    for stack in stacks:
+class Trainer:
+    """Trains stacks on `device`, each up to its next rung; an exception ends its own stack only.
+
+    A stack that waits at a rung is a suspended generator: all it is and has stays where it is.
+    """
+
+    def __init__(self, device: str, data_dir: Path | None) -> None:
+        engine.make_deterministic(device)
+        self._device, self._data_dir = device, data_dir
+        self._datasets: dict[str, Dataset] = {}
+        self._waiting: dict[str, engine.Training] = {}
+
+    def advance(self, stack: Stack, stop: frozenset[str] = frozenset()) -> Iterator[list[dict[str, Any]] | Failure]:
+        """Begin a stack, or go on with one that waits, without the trials in `stop`; yields rows, or its failure."""
+        training = self._waiting.pop(stack.stack_id, None)
         try:
-            if stack.dataset not in loaded:
-                loaded[stack.dataset] = load(stack.dataset, data_dir).to(device)
-            for rows in engine.train(stack, loaded[stack.dataset], device):
-                yield stack, rows
+            if training is None:
+                training = engine.train(stack, self._dataset(stack.dataset), self._device)
+                rows = next(training)
+            else:
+                rows = training.send(stop)
+            while True:
+                yield rows
+                if rows[0]["epoch"] in stack.rungs:
+                    self._waiting[stack.stack_id] = training
+                    return
+                rows = next(training)
+        except StopIteration:
+            return
         except Exception:
-            yield stack, Failure(traceback.format_exc())
+            yield Failure(traceback.format_exc())
+
+    def waits(self, stack: Stack) -> bool:
+        """Whether the stack waits at a rung."""
+        return stack.stack_id in self._waiting
+
+    def _dataset(self, name: str) -> Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = load(name, self._data_dir).to(self._device)
+        return self._datasets[name]
+
+
+def run_in_process(
+    stacks: Sequence[Stack], device: str, data_dir: Path | None, verdict: Verdict
+) -> Generator[Event, None, None]:
+    """Train the stacks one at a time; see `execution.run`."""
+    trainer = Trainer(device, data_dir)
+    new, waiting = deque(stacks), dict[Stack, int]()
+    while new or waiting:
+        stack, stop = _next(new, waiting, verdict)
+        if stop:
+            yield stack, Stopped(stop)
+        epoch = 0
+        for message in trainer.advance(stack, stop):
+            yield stack, message
+            epoch = epoch if isinstance(message, Failure) else message[0]["epoch"]
+        if trainer.waits(stack):
+            waiting[stack] = epoch
+
+
+def _next(new: deque[Stack], waiting: dict[Stack, int], verdict: Verdict) -> tuple[Stack, frozenset[str]]:
+    for stack, epoch in waiting.items():
+        stop = verdict(stack, epoch)
+        if stop is not None:
+            del waiting[stack]
+            return stack, stop
+    return new.popleft(), frozenset()

@@ -1,7 +1,7 @@
 """One single-threaded process per core: on a CPU the only arrangement that always scales.
 
-A worker that dies (killed, out of memory) takes its stack down with it and nothing else: the stack is tried again in
-a fresh worker, up to `ATTEMPTS` times.
+A worker that dies (killed, out of memory) takes the stacks in it down with it and nothing else: they are tried again in
+fresh workers, up to `ATTEMPTS` times.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import signal
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure
+from optbench.execution.event import Event, Failure, Stopped, Verdict
 from optbench.stacks import Stack
 
 ATTEMPTS = 3
@@ -31,64 +32,100 @@ _ENVIRONMENT = {
 }
 
 
-def run_in_processes(stacks: Sequence[Stack], workers: int, data_dir: Path | None) -> Generator[Event, None, None]:
+@dataclass
+class _Worker:
+    """A process, the stack it trains, and those that wait in it at a rung, each with its epoch.
+
+    `settled` says that there is nothing left to do for the stack's trials.
+    """
+
+    connection: Connection
+    process: SpawnProcess
+    stack: Stack | None = None
+    epoch: int = 0
+    settled: bool = False
+    waiting: dict[Stack, int] = field(default_factory=dict)
+
+    def train(self, stack: Stack, stop: frozenset[str] = frozenset()) -> None:
+        self.stack, self.epoch, self.settled = stack, self.waiting.pop(stack, 0), False
+        with suppress(OSError):  # the worker is dead; its pipe says so when it is read
+            self.connection.send((stack, stop))
+
+
+def run_in_processes(
+    stacks: Sequence[Stack], workers: int, data_dir: Path | None, verdict: Verdict
+) -> Generator[Event, None, None]:
     """Train the stacks in `workers` processes; see `execution.run`."""
-    waiting = deque(stacks)
+    new = deque(stacks)
     attempts: Counter[str] = Counter()
-    complete: set[str] = set()
-    busy: dict[Connection, tuple[SpawnProcess, Stack]] = {}
-    idle: list[tuple[Connection, SpawnProcess]] = []
+    crew: list[_Worker] = []
     try:
-        while waiting or busy:
-            while waiting and len(busy) < workers:
-                connection, process = idle.pop() if idle else _start(data_dir)
-                stack = waiting.popleft()
+        while new or any(worker.stack or worker.waiting for worker in crew):
+            for worker in crew:
+                if worker.stack is None and (ready := _ready(worker, verdict)):
+                    stack, stop = ready
+                    if stop:
+                        yield stack, Stopped(stop)
+                    worker.train(stack, stop)
+            while new and sum(worker.stack is not None for worker in crew) < workers:
+                idle = next((worker for worker in crew if worker.stack is None), None)
+                if idle is None:
+                    idle = _start(data_dir)
+                    crew.append(idle)
+                stack = new.popleft()
                 attempts[stack.stack_id] += 1
-                busy[connection] = process, stack
-                _send(connection, stack)
-            ready = wait(list(busy))
-            for connection in [c for c in busy if c in ready]:
-                process, stack = busy[connection]
+                idle.train(stack)
+            busy = [worker.connection for worker in crew if worker.stack]
+            assert busy, "stacks wait for a verdict that nothing can bring about"
+            readable = wait(busy)
+            for worker in [worker for worker in crew if worker.connection in readable]:
+                assert worker.stack is not None
                 try:
-                    message = connection.recv()
+                    message = worker.connection.recv()
                 except (EOFError, OSError):
-                    del busy[connection]
-                    connection.close()
-                    process.join()
-                    if stack.stack_id in complete:
-                        pass  # it died after its work was done
-                    elif attempts[stack.stack_id] < ATTEMPTS:
-                        waiting.appendleft(stack)
-                    else:
-                        yield stack, Failure(f"its worker process died {ATTEMPTS} times, exit code {process.exitcode}")
+                    crew.remove(worker)
+                    worker.connection.close()
+                    worker.process.join()
+                    for stack in [*([] if worker.settled else [worker.stack]), *worker.waiting]:
+                        if attempts[stack.stack_id] < ATTEMPTS:
+                            new.appendleft(stack)
+                        else:
+                            error = f"its worker process died {ATTEMPTS} times, exit code {worker.process.exitcode}"
+                            yield stack, Failure(error)
                     continue
-                if message is None:  # the stack is done
-                    del busy[connection]
-                    idle.append((connection, process))
-                else:
-                    if isinstance(message, Failure) or message[0]["epoch"] == stack.epochs:
-                        complete.add(stack.stack_id)
-                    yield stack, message
+                if isinstance(message, bool):  # no more rows for now: the stack waits at a rung, or is done
+                    if message:
+                        worker.waiting[worker.stack] = worker.epoch
+                    worker.stack = None
+                    continue
+                if not isinstance(message, Failure):
+                    worker.epoch = message[0]["epoch"]
+                worker.settled = isinstance(message, Failure) or all(row["status"] != "running" for row in message)
+                yield worker.stack, message
     finally:
-        for connection, process in [*idle, *((c, p) for c, (p, _) in busy.items())]:
-            connection.close()
-            process.terminate()
-            process.join()
+        for worker in crew:
+            worker.connection.close()
+            worker.process.terminate()
+            worker.process.join()
 
 
-def _start(data_dir: Path | None) -> tuple[Connection, SpawnProcess]:
+def _ready(worker: _Worker, verdict: Verdict) -> tuple[Stack, frozenset[str]] | None:
+    """A stack that waits in the worker and may go on."""
+    for stack, epoch in worker.waiting.items():
+        stop = verdict(stack, epoch)
+        if stop is not None:
+            return stack, stop
+    return None
+
+
+def _start(data_dir: Path | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, data_dir), daemon=True)
     with _inherited_by_workers():
         process.start()
     theirs.close()  # so that the worker's death ends the pipe
-    return ours, process
-
-
-def _send(connection: Connection, stack: Stack) -> None:
-    with suppress(OSError):  # the worker is dead; its pipe says so when it is read
-        connection.send(stack)
+    return _Worker(ours, process)
 
 
 @contextmanager
@@ -109,21 +146,18 @@ def _inherited_by_workers() -> Iterator[None]:
 
 
 def _work(connection: Connection, data_dir: Path | None) -> None:
-    """The worker: receives stacks, sends their rows, then None; ends when the pipe does."""
+    """The worker: receives stacks, sends their rows, then whether the stack waits; ends when the pipe does."""
     import torch
 
-    from optbench.execution.in_process import run_in_process
+    from optbench.execution.in_process import Trainer
 
     torch.set_num_threads(1)
+    trainer = Trainer("cpu", data_dir)
     try:
-        # One call for all stacks, so that the dataset is loaded once.
-        for _, message in run_in_process(_received(connection), "cpu", data_dir):
-            connection.send(message)
+        while True:
+            stack, stop = connection.recv()
+            for message in trainer.advance(stack, stop):
+                connection.send(message)
+            connection.send(trainer.waits(stack))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
-
-
-def _received(connection: Connection) -> Iterator[Stack]:
-    while True:
-        yield connection.recv()
-        connection.send(None)

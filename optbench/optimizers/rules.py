@@ -7,10 +7,8 @@ The formulas are those of `torch.optim`'s documentation; tests hold each rule ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -216,76 +214,3 @@ RULES: dict[str, Rule] = {
     "radam": Rule(radam, _MOMENTS),
     "lion": Rule(lion, ("exp_avg",)),
 }
-
-# Terms that vanish at 0 are left out of the update when they are 0 for every trial of the group.
-_VANISHING = {
-    "weight_decay",
-    "momentum",
-    "dampening",
-    "nesterov",
-    "lr_decay",
-    "initial_accumulator_value",
-    "centered",
-    "amsgrad",
-    "decoupled_weight_decay",
-}
-# Pairs and the names of their two parts.
-_PAIRS = {
-    "betas": ("beta1", "beta2"),
-    "etas": ("eta_minus", "eta_plus"),
-    "step_sizes": ("step_size_min", "step_size_max"),
-}
-
-
-def _columns(hyperparameters: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, Tensor]:
-    """Hyperparameters of a group's trials as (T, 1) tensors; `betas` becomes beta1 and beta2, `lr` is left out."""
-    rows = []
-    for given in hyperparameters:
-        row: dict[str, Any] = {}
-        for name, value in given.items():
-            row |= dict(zip(_PAIRS[name], value, strict=True)) if name in _PAIRS else {name: value}
-        del row["lr"]
-        rows.append(row)
-    columns = {}
-    for name in rows[0]:
-        values = [float(row[name]) for row in rows]
-        if any(values) or name not in _VANISHING:
-            columns[name] = torch.tensor(values, dtype=torch.float64).to(like).unsqueeze(1)
-    return columns
-
-
-@dataclass
-class _Group:
-    rows: slice
-    update: Update
-    hyperparameters: Tensors
-    state: Tensors
-
-
-class StackedOptimizer:
-    """Updates a stack in place. Neighbouring trials with the same optimizer share one call of its rule.
-
-    `parameters_TP` are the weights; `optimizers` names each trial's rule; `hyperparameters` holds a mapping for each.
-    """
-
-    def __init__(
-        self, parameters_TP: Tensor, optimizers: Sequence[str], hyperparameters: Sequence[Mapping[str, Any]]
-    ) -> None:
-        self.parameters_TP = parameters_TP
-        self.steps = 0
-        self._groups: list[_Group] = []
-        for name, members in groupby(range(len(optimizers)), key=lambda t: optimizers[t]):
-            trials = list(members)
-            rows, rule = slice(trials[0], trials[-1] + 1), RULES[name]
-            columns = _columns([hyperparameters[t] for t in trials], parameters_TP)
-            needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
-            state = {buffer: torch.zeros_like(parameters_TP[rows]) for buffer in needed}
-            state |= {scalar: torch.zeros_like(parameters_TP[rows, :1]) for scalar in rule.scalars}
-            self._groups.append(_Group(rows, rule.update, columns, state))
-
-    def step(self, gradients_TP: Tensor, lr_T1: Tensor) -> None:
-        """One update with this step's learning rates, (T, 1); the gradients are overwritten."""
-        self.steps += 1
-        for group in self._groups:
-            p, g, lr = (x[group.rows] for x in (self.parameters_TP, gradients_TP, lr_T1))
-            group.update(p, g, group.state, group.hyperparameters, lr, self.steps)

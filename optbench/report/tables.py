@@ -56,6 +56,9 @@ class Report:
 
 _AXES = {
     "optimizer": ("Optimizers", "optimizer"),
+    "model": ("Model accuracy comparison", "model"),
+    "activation": ("Activation functions", "activation"),
+    "loss": ("Loss functions", "loss"),
     "schedule": ("Learning-rate schedules", "schedule"),
     "batch_size": ("Batch sizes and training time", "batch size"),
     "dropout": ("Dropout rates", "dropout"),
@@ -73,30 +76,54 @@ def build(store: Store) -> Report:
     """The report of a folder of results. Raises `UserError` when nothing in it can be shown."""
     rows, outline = store.rows(), store.outline()
     if outline is not None:
-        rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
+        rows = rows[rows["trial_id"].isin([*outline.trial_ids, *outline.confirm_ids])]
     metric = outline.metric if outline else "val_accuracy"
     name = outline.name if outline else store.folder.name
     summary = count(rows, outline, _under_way(store))
     rows = stats.with_dropout_labels(rows)
+    searched = outline.searched if outline else ()
     finals, hyperparameters = stats.with_hyperparameters(stats.final(rows))
-    if finals.empty:
+    if (finals["status"] == "stopped").all():
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
-    note = (
-        f"Each row shows its best configuration by mean {metric} over the seeds, after the last epoch. The same seeds "
-        "select and score. n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; none for n = 1); "
-        "diverged: trials whose loss became infinite or NaN, of all trials of the row."
-    )
-    varying = stats.varying(finals, stats.AXES)
+    if "schedule" in searched:  # each draw would be a schedule of its own
+        finals = finals.assign(schedule_parameters=finals["schedule"])
+        finals["schedule"] = finals["schedule"].str.partition("(")[0]
+        hyperparameters = [*hyperparameters, "schedule_parameters"]
+    tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
+    varying = stats.varying(tuning, stats.AXES)
     within = [a for a in varying if a != "optimizer"] + hyperparameters
-    optimizers = _axis(finals, "optimizer", [], within, metric)
+    optimizers = _axis(tuning, "optimizer", [], within, metric, confirming if len(confirming) else None)
     if outline:
         optimizers = _with_all(optimizers, outline.optimizers)
     tables = [optimizers]
     keys = ["optimizer"] if "optimizer" in varying else []
-    tables += [_axis(finals, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
-    tables += [_axis(finals, axis, ["optimizer"], within, metric) for axis in hyperparameters]
-    tables.append(_epochs(rows, finals, metric))
-    return Report(name, summary, tuple(tables), note)
+    tables += [_axis(tuning, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
+    listed = [name for name in hyperparameters if name not in (*searched, "schedule_parameters")]
+    tables += [_axis(tuning, axis, ["optimizer"], within, metric) for axis in listed]
+    best = stats.compare(tuning, ["optimizer"], metric)
+    tables.append(_epochs(rows[rows["phase"] == "tune"], best))
+    if outline and len(set(outline.budgets.values())) > 1:
+        unequal = f"The tuning budgets differ: {stats.budgets_in_words(outline.budgets)}."
+        tables = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in tables]
+    return Report(name, summary, tuple(tables), _note(metric, outline, confirming))
+
+
+def _note(metric: str, outline: Outline | None, confirming: pd.DataFrame) -> str:
+    """What holds for all tables."""
+    selection = f"Each row shows its best configuration by mean {metric} over the seeds, after the last epoch."
+    if len(confirming):
+        selection += (
+            " In the table of optimizers it is scored on fresh seeds, which selected nothing; elsewhere the same seeds "
+            "select and score."
+        )
+    else:
+        selection += " The same seeds select and score."
+    if outline and outline.budgets and len(set(outline.budgets.values())) == 1:
+        selection += f" Tuning budget: {stats.budgets_in_words(outline.budgets)}."
+    return (
+        f"{selection} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; none for n = 1); "
+        "diverged: trials whose loss became infinite or NaN, of all trials of the row."
+    )
 
 
 def _under_way(store: Store) -> str:
@@ -106,12 +133,13 @@ def _under_way(store: Store) -> str:
 
 def count(rows: pd.DataFrame, outline: Outline | None, under_way: str) -> str:
     """How many trials there are in which state, in words."""
-    states = stats.states(rows)["state"].value_counts().to_dict()
-    total = len(outline.trial_ids) if outline else sum(states.values())
+    states = stats.states(rows)["status"].value_counts().to_dict()
+    total = sum(outline.optimizers.values()) if outline else sum(states.values())
     states["missing"] = total - sum(states.values())
     words = {
         "finished": "finished",
         "diverged": "diverged",
+        "stopped": "stopped early",
         "failed": "failed",
         "running": under_way,
         "missing": "missing",
@@ -125,33 +153,42 @@ def status(store: Store) -> Table:
     rows, outline = store.rows(), store.outline()
     if outline is None:
         raise UserError(f"{store.folder}: no sweep has run here")
-    rows = rows[rows["trial_id"].isin(list(outline.trial_ids))]
-    states = ["finished", "diverged", "failed", "running"]
-    counts = stats.states(rows).groupby("optimizer")["state"].value_counts().unstack(fill_value=0)
+    rows = rows[rows["trial_id"].isin([*outline.trial_ids, *outline.confirm_ids])]
+    states = ["finished", "diverged", *(["stopped"] if outline.halving else []), "failed", "running"]
+    counts = stats.states(rows).groupby("optimizer")["status"].value_counts().unstack(fill_value=0)
     data = pd.DataFrame({"optimizer": list(outline.optimizers), "trials": list(outline.optimizers.values())})
     for state in states:
         found = counts[state].to_dict() if state in counts else {}
         data[state] = [int(found.get(label, 0)) for label in data["optimizer"]]
     data["missing"] = data["trials"] - data[states].sum(axis=1)
-    done = int(data["finished"].sum() + data["diverged"].sum())
+    done = int(data[[state for state in states if state not in ("failed", "running")]].to_numpy().sum())
     columns = [Column("optimizer", "optimizer"), *(Column(c, c, "count") for c in ("trials", *states, "missing"))]
     columns = [replace(c, heading=_under_way(store)) if c.name == "running" else c for c in columns]
-    caption = f"{done}/{len(outline.trial_ids)} trials done in {store.folder}."
+    caption = f"{done}/{int(data['trials'].sum())} trials done in {store.folder}."
     return Table(f"Status of {outline.name}", caption, tuple(columns), data)
 
 
-def _axis(finals: pd.DataFrame, axis: str, keys: Sequence[str], within: Sequence[str], metric: str) -> Table:
+def _axis(
+    finals: pd.DataFrame,
+    axis: str,
+    keys: Sequence[str],
+    within: Sequence[str],
+    metric: str,
+    confirming: pd.DataFrame | None = None,
+) -> Table:
     """The table of one axis; `keys` are the columns that group it further, `within` what a configuration chooses."""
     by = [*keys, axis]
     if axis not in stats.AXES:  # a hyperparameter that some optimizers do not have
         optimizers = finals.groupby("optimizer")[axis].nunique()
         finals = finals[finals["optimizer"].isin(optimizers[optimizers > 1].index)]
-    data = stats.compare(finals, by, metric)
+    data = stats.compare(finals, by, metric, confirming)
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in within if name not in by]
     configurations = finals.drop_duplicates("configuration_id").set_index("configuration_id")
-    data["configuration"] = [_configuration(configurations.loc[i], choices) for i in data["configuration_id"]]
+    data["configuration"] = [
+        _configuration(configurations.loc[i], choices) if i else "" for i in data["configuration_id"]
+    ]
     data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
     title, heading = _AXES.get(axis, (f"Hyperparameter {axis}", axis))
     columns = [Column(key, key) for key in keys] + [Column(axis, heading)]
@@ -209,9 +246,8 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _epochs(rows: pd.DataFrame, finals: pd.DataFrame, metric: str) -> Table:
+def _epochs(rows: pd.DataFrame, best: pd.DataFrame) -> Table:
     """Accuracy by epoch of each optimizer's best configuration: a row per epoch, a column per optimizer."""
-    best = stats.compare(finals, ["optimizer"], metric)
     curves = stats.by_epoch(rows, best["configuration_id"].tolist())
     data = pd.DataFrame({"epoch": sorted(curves["epoch"].unique())})
     columns = [Column("epoch", "epoch", "count")]

@@ -1,0 +1,208 @@
+"""Optimizers from elsewhere: any `torch.optim.Optimizer` that can be imported, with the arguments of its signature.
+
+A sweep file names them `package.module:Class`, `./file.py:Class` (beside the sweep file) or `pytorch_optimizer.NAME`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from pydantic import Field, create_model, model_validator
+from torch import Tensor, nn
+
+from optbench.bounds import NonNegative
+from optbench.errors import UserError, did_you_mean
+from optbench.optimizers import Hyperparameters, library
+
+
+class Foreign(Hyperparameters):
+    """Arguments of a class from elsewhere; `target` is the class, `folder` where a file is looked for."""
+
+    stacked = False
+
+    target: ClassVar[type[torch.optim.Optimizer]]
+    folder: ClassVar[Path]
+
+    def arguments(self) -> dict[str, Any]:
+        """What the sweep file gives to the constructor; what it leaves out stays the class's own affair."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer for these parameters, in groups where the class wants them so."""
+        groups: Any = parameters
+        if self.algorithm.removeprefix(f"{library.NAME}.") in library.MUON_GROUPS:
+            matrices = [p for p in parameters if p.ndim >= 2]
+            rest = [p for p in parameters if p.ndim < 2]
+            groups = [{"params": matrices, "use_muon": True}, {"params": rest, "use_muon": False}]
+        return self.target(groups, **self.arguments())
+
+    @model_validator(mode="after")
+    def _constructs(self) -> Foreign:
+        """The constructor has the last word on its arguments, before anything trains."""
+        try:
+            self.build([nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))])
+        except Exception as error:
+            raise ValueError(_one_line(error)) from None
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a class made at run time cannot be pickled by name
+        return _restore, (self.algorithm, self.folder, self.arguments())
+
+
+def _restore(name: str, folder: Path, arguments: Mapping[str, Any]) -> Foreign:
+    return find_foreign(name, folder)(**arguments)
+
+
+@cache
+def find_foreign(name: str, folder: Path) -> type[Foreign]:
+    """The class behind a name as hyperparameters. Raises `UserError` when there is none that can train."""
+    if ":" in name:
+        module_name, _, class_name = name.rpartition(":")
+        module = _file(folder / module_name) if module_name.endswith(".py") else _module(module_name)
+        found = module
+        for part in class_name.split("."):
+            if not hasattr(found, part):
+                classes = [n for n, c in vars(module).items() if _is_optimizer(c) and c.__module__ == module.__name__]
+                hint = did_you_mean(class_name, classes) if classes else "it has no optimizers"
+                raise UserError(f"{module_name} has no '{class_name}'; {hint}")
+            found = getattr(found, part)
+    else:
+        found = _of_library(name.removeprefix(f"{library.NAME}."))
+    if not _is_optimizer(found):
+        if isinstance(found, type):
+            what = f"a class derived from {' and '.join(base.__name__ for base in found.__bases__)}"
+        else:
+            what = f"a {type(found).__name__}"
+        raise UserError(f"{name} is {what}, not a torch.optim.Optimizer")
+    return _hyperparameters(name, folder, cast(type[torch.optim.Optimizer], found))
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _on_path(folder: Path) -> None:
+    """Let imports find modules in the folder, after all others. Programs installed by pip leave it out."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _module(name: str) -> ModuleType:
+    _on_path(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise UserError(f"cannot import {name}: {_one_line(error)}") from None
+
+
+def _file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    _on_path(path.parent.resolve())
+    name = f"optbench_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"cannot import {path}: {_one_line(error)}") from None
+    return module
+
+
+def _of_library(name: str) -> Any:
+    try:
+        package = importlib.import_module(library.NAME)
+    except ModuleNotFoundError:
+        raise UserError(f"{library.NAME} is not installed: pip install 'optbench[optimizers]'") from None
+    if name in library.UNSUITABLE:
+        raise UserError(f"{library.NAME}.{name} cannot train here: {library.UNSUITABLE[name]}")
+    names = package.get_supported_optimizers()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "'optbench list optimizers' shows them all"
+        raise UserError(f"{library.NAME} has no optimizer '{name}'; {hint}")
+    return package.load_optimizer(name)
+
+
+# ---------------------------------------------------------------- signature → hyperparameters
+
+
+def _hyperparameters(name: str, folder: Path, target: type[torch.optim.Optimizer]) -> type[Foreign]:
+    fields: dict[str, Any] = {}
+    for argument in _arguments(target):
+        kind, default = _kind(argument), argument.default
+        is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
+        if argument.name == "lr":
+            kind, is_required = NonNegative, is_required or default is None
+        fields[argument.name] = (kind, ... if is_required else default)
+    if "lr" not in fields:
+        raise UserError(f"{name} takes no lr")
+    made = create_model(target.__name__, __base__=Foreign, **fields)
+    made.algorithm, made.folder, made.target = name, folder, target
+    made.provider = target.__module__.partition(".")[0] if not name.rpartition(":")[0].endswith(".py") else "file"
+    made.source = hashlib.sha256(_source(target)).hexdigest()[:16]
+    return made
+
+
+def _source(target: type) -> bytes:
+    """The text of the file that defines a class, so that changed code is trained anew."""
+    try:
+        path = inspect.getsourcefile(target)
+    except TypeError:
+        path = None
+    return Path(path).read_bytes().replace(b"\r\n", b"\n") if path else b""
+
+
+def _arguments(target: type) -> list[inspect.Parameter]:
+    """The constructor's arguments after the parameters; what it hands on as **kwargs belongs to the next base class."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in target.__mro__:
+        if base is torch.optim.Optimizer:
+            break
+        if "__init__" not in vars(base):
+            continue
+        given = list(inspect.signature(vars(base)["__init__"]).parameters.values())[2:]  # without self and params
+        for argument in given:
+            is_handed_on = found and argument.default is argument.empty  # by the derived class itself
+            if argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) and not is_handed_on:
+                found.setdefault(argument.name, argument)
+        if not any(argument.kind is argument.VAR_KEYWORD for argument in given):
+            break
+    return list(found.values())
+
+
+def _kind(argument: inspect.Parameter) -> Any:
+    """The type of one value, from the default: annotations are too often missing, or wrong."""
+    default = argument.default
+    match default:
+        case bool() | str():
+            return type(default)
+        case float():
+            return float
+        case int():
+            return int if str(argument.annotation) in ("int", "<class 'int'>") else int | float
+        case tuple() | list() if default and all(type(part) in (int, float) for part in default):
+            parts = tuple(float if isinstance(part, float) else int | float for part in default)
+            return Annotated[tuple[parts], Field(strict=False)]  # type: ignore[valid-type]
+        case Tensor():
+            return float
+    return Any

@@ -1,0 +1,56 @@
+"""What is known of the optimizers of the package pytorch_optimizer on these networks; tested with its version 4.1.0.
+
+Names that stand nowhere here take lr and, like all others, the arguments of their signature.
+"""
+
+from __future__ import annotations
+
+NAME = "pytorch_optimizer"
+
+# Work, with nothing more than lr unless WITH says so.
+TESTED = """
+    accsgd adabelief adabound adadelta adafactor adagc adago adai adalite adam adamax adamc adamg adamod adamp
+    adams adamuon adamw adamwsn adan adanorm adapnm adashift adasmooth adatam ademamix adopt aggmo aida alice amos
+    ano apollo apollodqn avagrad bcos came conda dadaptadagrad dadaptadam dadaptadan dadaptlion dadaptsgd dash
+    diffgrad dualadam emofact emolynx emonavi exadam fadam fira flashadamw focus fromage ftrl galore grams gravity
+    grokfastadamw kate kron lamb laprop lars lbfgs lion madgrad mars msvag muon muonclip nadam nero normuon
+    novograd padam pid pnm prodigy qhadam qhm racs radam ranger ranger21 rmsprop rose sara scalableshampoo
+    schedulefreeadamw schedulefreeradam schedulefreesgd scion scionlight sgd sgdp sgdsai sgdw signsgd
+    simplifiedademamix sm3 soap spam splus srmm stableadamw stablespam swats tam tiger vsgd yogi
+""".split()  # noqa: SIM905
+
+# Arguments without which an optimizer does not train here, or takes seconds for a step.
+WITH = {
+    "adafactor": "relative_step: false (else it ignores lr)",
+    "dash": "block_size: 256",
+    "kron": "memory_save_mode: all_diag",
+    "ranger21": "num_iterations: the number of steps",
+    "scalableshampoo": "block_size: 128",
+    "soap": "max_precondition_dim: 1024",
+    "splus": "max_dim: 1024",
+}
+
+# Their parameters come in two groups: matrices, and the rest, which AdamW updates at its own rate.
+MUON_GROUPS = frozenset({"adago", "adamuon", "muon", "muonclip", "normuon"})
+
+# Why the others cannot train here.
+UNSUITABLE = {
+    "a2grad": "it has no learning rate",
+    "adahessian": "it needs second derivatives",
+    "adalomo": "it steps inside the backward pass",
+    "adammini": "it wants the model, not its parameters",
+    "alig": "it has no learning rate of its own but an upper bound of one",
+    "asgd": "it overwrites the learning rate; optbench's own 'asgd' does not",
+    "bsam": "it wants the size of the dataset, and did not learn at any setting that was tried",
+    "demo": "it needs torch.distributed",
+    "distributedmuon": "it needs torch.distributed",
+    "lomo": "it steps inside the backward pass",
+    "lorarite": "it is for pairs of LoRA matrices",
+    "magma": "it wraps another optimizer",
+    "shampoo": "a step takes 20 s for a layer with 4608 inputs; 'scalableshampoo' works in blocks",
+    "sophiah": "it needs second derivatives",
+    "spectralsphere": "it is for matrices alone",
+}
+
+# Those that may not be used as freely as the package (Apache 2.0).
+LICENCES = {"fromage": "CC BY-NC-SA 4.0, not for commercial use", "nero": "CC BY-NC-SA 4.0, not for commercial use"}

@@ -1,0 +1,181 @@
+"""The optimizers of a stack: neighbours with one update rule take their step together, all others each their own.
+
+Shape suffixes: T trials, P parameters of one trial (all its tensors, flattened and concatenated).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench.optimizers import Hyperparameters
+from optbench.optimizers.adapter import LeafOptimizer, Shape
+from optbench.optimizers.rules import RULES, Tensors, Update
+
+# Terms that vanish at 0 are left out of the update when they are 0 for every trial of the group.
+_VANISHING = {
+    "weight_decay",
+    "momentum",
+    "dampening",
+    "nesterov",
+    "lr_decay",
+    "initial_accumulator_value",
+    "centered",
+    "amsgrad",
+    "decoupled_weight_decay",
+}
+# Pairs and the names of their two parts.
+_PAIRS = {
+    "betas": ("beta1", "beta2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+
+
+def _columns(hyperparameters: Sequence[Mapping[str, Any]], like: Tensor) -> dict[str, Tensor]:
+    """Hyperparameters of a group's trials as (T, 1) tensors; `betas` becomes beta1 and beta2, `lr` is left out."""
+    rows = []
+    for given in hyperparameters:
+        row: dict[str, Any] = {}
+        for name, value in given.items():
+            row |= dict(zip(_PAIRS[name], value, strict=True)) if name in _PAIRS else {name: value}
+        del row["lr"]
+        rows.append(row)
+    columns = {}
+    for name in rows[0]:
+        values = [float(row[name]) for row in rows]
+        if any(values) or name not in _VANISHING:
+            columns[name] = torch.tensor(values, dtype=torch.float64).to(like).unsqueeze(1)
+    return columns
+
+
+@dataclass
+class _Group:
+    """Neighbouring trials with one rule; their state and hyperparameters are rows of tensors."""
+
+    rows: slice
+    update: Update
+    hyperparameters: Tensors
+    state: Tensors
+
+
+@dataclass
+class _Single:
+    """A trial with an optimizer object of its own; none once it has failed."""
+
+    row: int
+    optimizer: LeafOptimizer | None
+
+
+class StackedOptimizer:
+    """Updates a stack in place.
+
+    `parameters_TP` are the weights, `shapes` those of one trial's tensors in their order. An optimizer that raises
+    stops its own trial only: `failures` holds its traceback by row, and the trial's weights change no more.
+    """
+
+    def __init__(
+        self,
+        parameters_TP: Tensor,
+        shapes: Sequence[Shape],
+        hyperparameters: Sequence[Hyperparameters],
+        seeds: Sequence[int],
+    ) -> None:
+        self.parameters_TP = parameters_TP
+        self.steps = 0
+        self.failures: dict[int, str] = {}
+        self._groups: list[_Group] = []
+        self._singles: list[_Single] = []
+        algorithms = [given.algorithm for given in hyperparameters]
+        for name, members in groupby(range(len(algorithms)), key=lambda t: algorithms[t]):
+            trials = list(members)
+            if name in RULES:
+                self._groups.append(self._group(name, [hyperparameters[t] for t in trials], trials[0]))
+                continue
+            for t in trials:
+                self._singles.append(_Single(t, None))
+                with self._recorded(self._singles[-1]):
+                    leaf = LeafOptimizer(parameters_TP[t], shapes, hyperparameters[t], seeds[t])
+                    self._singles[-1].optimizer = leaf
+
+    def _group(self, name: str, hyperparameters: Sequence[Hyperparameters], first: int) -> _Group:
+        rows, rule = slice(first, first + len(hyperparameters)), RULES[name]
+        columns = _columns([given.model_dump() for given in hyperparameters], self.parameters_TP)
+        needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
+        state = {buffer: torch.zeros_like(self.parameters_TP[rows]) for buffer in needed}
+        state |= {scalar: torch.zeros_like(self.parameters_TP[rows, :1]) for scalar in rule.scalars}
+        return _Group(rows, rule.update, columns, state)
+
+    @contextmanager
+    def _recorded(self, single: _Single) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            single.optimizer = None
+            self.failures[single.row] = traceback.format_exc()
+
+    def step(
+        self,
+        loss_T: Tensor,
+        gradients_TP: Tensor,
+        lr_T1: Tensor,
+        lrs: Sequence[float],
+        again: Callable[[int], tuple[Tensor, Tensor]],
+    ) -> None:
+        """One update with this step's learning rates, as a tensor and as numbers; the gradients are overwritten.
+
+        `again(t)` computes loss and gradient of one trial at its present weights, on the same batch.
+        """
+        self.steps += 1
+        for group in self._groups:
+            p, g, lr = (x[group.rows] for x in (self.parameters_TP, gradients_TP, lr_T1))
+            group.update(p, g, group.state, group.hyperparameters, lr, self.steps)
+        for single in self._singles:
+            if single.optimizer is None:
+                continue
+            t, optimizer = single.row, single.optimizer
+            with self._recorded(single):
+                optimizer.step(loss_T[t], gradients_TP[t], lrs[t], lambda t=t: again(t))  # type: ignore[misc]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the weights are those to be evaluated, where an optimizer trains at others."""
+        self._set_training(False)
+        try:
+            yield
+        finally:
+            self._set_training(True)
+
+    def _set_training(self, training: bool) -> None:
+        for single in self._singles:
+            if single.optimizer is not None:
+                with self._recorded(single):
+                    single.optimizer.set_training(training)
+
+    def keep(self, rows: Sequence[int], parameters_TP: Tensor) -> None:
+        """Go on with these rows alone; `parameters_TP` are their weights, at another place in memory."""
+        self.parameters_TP = parameters_TP
+        new = {old: t for t, old in enumerate(rows)}
+        self.failures = {new[old]: error for old, error in self.failures.items() if old in new}
+        groups = []
+        for group in self._groups:
+            kept = [old for old in range(group.rows.start, group.rows.stop) if old in new]
+            if kept:
+                index = torch.tensor([old - group.rows.start for old in kept], device=parameters_TP.device)
+                group.hyperparameters = {name: column[index] for name, column in group.hyperparameters.items()}
+                group.state = {name: buffer[index] for name, buffer in group.state.items()}
+                group.rows = slice(new[kept[0]], new[kept[-1]] + 1)
+                groups.append(group)
+        self._groups = groups
+        self._singles = [single for single in self._singles if single.row in new]
+        for single in self._singles:
+            single.row = new[single.row]
+            if single.optimizer is not None:
+                single.optimizer.move(parameters_TP[single.row])
