@@ -184,11 +184,51 @@ def status(
 
 
 @app.command("list")
-def list_(what: Annotated[What, typer.Argument(help="What to list.", show_default=False)]) -> None:
+def list_(
+    what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
+    plot: Annotated[bool, typer.Option("--plot", help="Draw each schedule's learning rate.")] = False,
+) -> None:
     """The optimizers, schedules or datasets that a sweep file may name."""
-    from optbench.report import formats, listings
+    from optbench.report import curves, formats, listings
 
-    formats.print_table(listings.LISTINGS[what.value](), _console())
+    if plot and what is not What.schedules:
+        raise UserError("--plot draws schedules: optbench list schedules --plot")
+    if plot:
+        curves.plot_schedules(_console())
+        return
+    console = _console()
+    for i, table in enumerate(listings.LISTINGS[what.value]()):
+        if i > 0:
+            console.print()
+        formats.print_table(table, console)
+
+
+@app.command()
+def check_optimizer(
+    optimizer: Annotated[
+        str,
+        typer.Argument(
+            metavar="OPTIMIZER",
+            help="As in a sweep file: adam, ./my_opt.py:MyOptimizer, package.module:Class, pytorch_optimizer.NAME.",
+            show_default=False,
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A hyperparameter, e.g. --set lr=0.1. Repeatable."),
+    ] = None,
+) -> None:
+    """Whether an optimizer works here: it steps, learns, repeats itself and survives a checkpoint; what it costs."""
+    from optbench import check
+    from optbench.report import listings
+
+    console = _console()
+    hyperparameters = check.hyperparameters_of(optimizer, settings or [], Path())
+    with console.status("training …") if console.is_terminal else nullcontext():
+        findings = check.check(hyperparameters)
+    listings.print_findings(hyperparameters, findings, console)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(TRIAL_FAILED)
 
 
 @app.command()

@@ -176,7 +176,7 @@ def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
     try:
         axes = grid.model_validate(given | {"name": known})
     except ValidationError as error:
-        for detail in error.errors():
+        for detail in _worth_saying(error):
             loc, is_key = _location(detail)
             problems.append(_line(_message(detail, grid), loc, detail["input"], is_key))
     if problems:
@@ -473,14 +473,17 @@ def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -
         return model.model_validate(data)
     except ValidationError as error:
         known = {str(p.place) for p in document.problems}
-        for detail in error.errors():
-            if detail["type"] == "too_short" and detail["input"]:
-                continue  # only because the items have problems of their own
+        for detail in _worth_saying(error):
             loc, is_key = _location(detail)
             place = document.place((*prefix, *loc), key=is_key)
             if str(place) not in known:
                 document.problems.append(Problem(place, _message(detail, model)))
         return None
+
+
+def _worth_saying(error: ValidationError) -> list[ErrorDetails]:
+    """Its details, less lists that are too short only because their items have problems of their own."""
+    return [detail for detail in error.errors() if not (detail["type"] == "too_short" and detail["input"])]
 
 
 def _location(detail: ErrorDetails) -> tuple[tuple[str | int, ...], bool]:
@@ -605,7 +608,7 @@ def _check_search(document: Document, outline: _File, grids: Mapping[str, Optimi
                 f"{label} has a range: say how many values to try, 'search: {{num_samples: 8}}'",
                 True,
             )
-    if search and search.num_samples and not searched:
+    if search and not searched and (search.num_samples or not search.halving):
         problem(("search",), "there is no range {min, max} to search", True)
     for label, grid in grids.items():
         if grid.num_samples and not grid.is_searched:

@@ -38,7 +38,7 @@ def rows_of(events):
 def test_one_worker_or_two_in_any_order_give_identical_rows(stacks):
     one = rows_of(execution.run(stacks, "cpu", 1, None))
     two = rows_of(execution.run(list(reversed(stacks)), "cpu", 2, None))
-    assert len(one) == 4 * 3
+    assert len(one) == 3 * 3 + 2  # the one that diverges in its first epoch ends with it
     assert one == two
 
 
@@ -64,7 +64,7 @@ def test_a_stack_whose_workers_keep_dying_is_given_up(stacks, monkeypatch):
     for stack, message in execution.run(stacks, "cpu", 1, None):
         if isinstance(message, Failure):
             failures.append((stack, message))
-        elif message[0]["epoch"] == 2:
+        elif message[0]["status"] != "running":
             finished.add(stack.stack_id)
         elif stack is stacks[1] and not failures:
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ def test_an_exception_fails_its_own_stack_with_its_traceback(stacks):
     events = list(execution.run([broken, stacks[1]], "cpu", 1, None))
     assert "unknown dataset 'nowhere'" in events[0][1].error
     assert "Traceback" in events[0][1].error
-    assert [stack for stack, message in events[1:]] == [stacks[1]] * 3
+    assert {stack for stack, _ in events[1:]} == {stacks[1]}
 
 
 def test_closing_stops_all_workers(stacks):

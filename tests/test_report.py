@@ -32,18 +32,23 @@ optimizers:
 """
 
 
+def plan_of(sweep, trials, store):
+    return Plan(sweep, "tune", trials, trials, [], store, "cpu", 1, None)
+
+
 def fill(folder, text, value=lambda trial, epoch: 0.5, status=lambda trial: "finished", epochs=None, **columns):
     """Write the rows of a sweep as a run would, with made-up accuracies."""
     sweep = parse(text)
     trials = expand(sweep)
     store = Store(folder / sweep.name)
-    plan = Plan(sweep, trials, [], store, "cpu", 1)
-    store.begin(plan.outline, to_yaml(sweep), ["all"])
+    store.begin(plan_of(sweep, trials, store).outline, to_yaml(sweep), {"all": [t.trial_id for t in trials]})
     defaults = {"sweep": sweep.name, "stack": "all", "stack_size": 4, "workers": 2} | columns
     part = Part(store, "all", {trial.trial_id: defaults | trial.columns() for trial in trials})
     for epoch in range((sweep.epochs if epochs is None else epochs) + 1):
         rows = []
         for trial in trials:
+            if status(trial) == "diverged" and epoch > 1:
+                continue  # it ended with the epoch before
             lost = status(trial) == "diverged" and epoch > 0
             accuracy = math.nan if lost else value(trial, epoch)
             scores = {f"{split}_accuracy": accuracy for split in ("train", "val", "test")}
@@ -57,7 +62,8 @@ def fill(folder, text, value=lambda trial, epoch: 0.5, status=lambda trial: "fin
                 "train_seconds": 2.0 * epoch,
             }
             rows.append(row | scores | losses)
-        part.add(rows)
+        if rows:
+            part.add(rows)
     return store
 
 
@@ -197,7 +203,7 @@ def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
     store = fill(tmp_path, SWEEP, accuracy)
     smaller = expand(parse(SWEEP.replace("seeds: 3", "seeds: 2")))
     sweep = parse(SWEEP.replace("seeds: 3", "seeds: 2"))
-    store.begin(Plan(sweep, smaller, [], store, "cpu", 1).outline, "", ["all"])
+    store.begin(plan_of(sweep, smaller, store).outline, "", {})
     report = tables.build(store)
     assert report.summary == "80 trials: 80 finished"
     assert report.tables[0].data["n"].tolist() == [2, 2]
@@ -271,7 +277,12 @@ def test_what_a_run_is_training_is_running_and_not_interrupted(tmp_path):
 
 
 def test_listings_name_everything():
-    assert listings.optimizers().data["optimizer"].tolist() == list(OPTIMIZERS)
-    assert "betas=[0.9, 0.999]" in listings.optimizers().data.set_index("optimizer").loc["adam", "hyperparameters"]
-    assert "step_size (required)" in listings.schedules().data.set_index("schedule").loc["step", "parameters"]
-    assert listings.datasets().data["train"].tolist() == [1200, 55000, 55000]
+    own, others = (table.data.set_index("optimizer") for table in listings.optimizers())
+    assert own.index.tolist() == list(OPTIMIZERS)
+    assert own.loc["adam"].tolist()[:2] == ["torch.optim", "yes"]
+    assert own.loc["lbfgs"].tolist()[:2] == ["torch.optim", "no"]
+    assert "betas=[0.9, 0.999]" in own.loc["adam", "hyperparameters"]
+    assert others.loc["nero", "hyperparameters"].startswith("CC BY-NC-SA 4.0, not for commercial use; lr=0.01")
+    (schedules,), (datasets,) = listings.schedules(), listings.datasets()
+    assert "step_size (required)" in schedules.data.set_index("schedule").loc["step", "parameters"]
+    assert datasets.data["train"].tolist() == [1200, 55000, 55000]

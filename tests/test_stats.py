@@ -106,14 +106,21 @@ def test_states_follow_the_last_row_of_a_trial():
         [
             ("a", "x", 0, 1, 0.5, "finished"),
             ("a", "x", 0, 2, 0.5, "finished"),
-            ("a", "x", 1, 1, math.nan, "diverged"),  # interrupted on its way
-            ("a", "x", 2, 2, math.nan, "diverged"),
+            ("a", "x", 1, 0, 0.5, "stopped"),
+            ("a", "x", 1, 1, 0.5, "stopped"),
+            ("a", "x", 2, 1, math.nan, "diverged"),
             ("a", "x", 3, 0, 0.5, "failed"),
             ("a", "x", 4, 1, 0.5, "running"),
         ]
     )
-    found = stats.states(rows).set_index("trial_id")["state"].to_dict()
-    assert found == {"x/0": "finished", "x/1": "running", "x/2": "diverged", "x/3": "failed", "x/4": "running"}
+    found = stats.states(rows).set_index("trial_id")[["status", "epoch"]].T.to_dict("list")
+    assert found == {
+        "x/0": ["finished", 2],
+        "x/1": ["stopped", 1],
+        "x/2": ["diverged", 1],
+        "x/3": ["failed", 0],
+        "x/4": ["running", 1],
+    }
 
 
 def test_what_diverged_everywhere_is_shown_and_not_filled():
@@ -163,18 +170,42 @@ def test_seconds_come_from_trials_that_ran_alone():
     assert math.isnan(row["seconds_per_epoch"])
 
 
-def test_only_finished_and_diverged_trials_at_their_last_epoch_are_final():
+def test_only_trials_that_came_to_their_end_are_final():
     rows = frame(
         [
             ("adam", "x", 0, 1, 0.1, "finished"),
             ("adam", "x", 0, 2, 0.2, "finished"),
             ("adam", "x", 1, 1, 0.3, "running"),
             ("adam", "x", 2, 2, 0.4, "failed"),
+            ("adam", "x", 3, 0, 0.1, "diverged"),
             ("adam", "x", 3, 1, math.nan, "diverged"),
-            ("adam", "x", 4, 2, math.nan, "diverged"),
+            ("adam", "x", 4, 1, 0.4, "stopped"),
         ]
     )
-    assert stats.final(rows)["trial_id"].tolist() == ["x/0", "x/4"]
+    assert stats.final(rows)[["trial_id", "epoch"]].to_numpy().tolist() == [["x/0", 2], ["x/3", 1], ["x/4", 1]]
+
+
+def test_a_stopped_trial_neither_selects_nor_scores_and_counts():
+    rows = frame(
+        [("adam", "good", seed, 2, 0.5, "finished") for seed in (0, 1)]
+        + [("adam", "lucky", seed, 1, 0.9, "stopped") for seed in (0, 1)]
+        + [("sgd", "only", 0, 1, 0.7, "stopped")]
+    )
+    first, second = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    assert (first["configuration_id"], first["n"], first["trials"]) == ("good", 2, 4)
+    assert (second["optimizer"], second["n"], second["trials"]) == ("sgd", 0, 1)
+    assert math.isnan(second["val_accuracy"])
+
+
+def test_fresh_seeds_score_what_the_others_selected():
+    tuning = stats.final(
+        frame([("adam", "a", 0, 2, 0.8, "finished"), ("adam", "b", 0, 2, 0.9, "finished")])  # b is selected
+    )
+    fresh = stats.final(frame([("adam", "b", seed, 2, 0.5 + seed / 100, "finished") for seed in (7, 8)]))
+    (row,) = stats.compare(tuning, ["optimizer"], "val_accuracy", fresh).to_dict("records")
+    assert row["configuration_id"] == "b"
+    assert row["val_accuracy"] == pytest.approx(0.575)
+    assert (row["n"], row["trials"]) == (2, 4)
 
 
 def test_hyperparameters_become_columns_where_they_vary():

@@ -22,7 +22,7 @@ def rows(epoch, status="running", ids=("a", "b"), **more):
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "results" / "s")
-    store.begin(Outline("s", "val_accuracy", ("a", "b"), {"adam": 2}), "name: s", ["one"])
+    store.begin(Outline("s", "val_accuracy", ("a", "b"), {"adam": 2}), "name: s", {"one": ["a", "b"]})
     return store
 
 
@@ -50,18 +50,22 @@ def test_the_schema_is_explicit_and_versioned(store):
     (path,) = store.parts()
     schema = pq.read_schema(path)
     assert schema.equals(SCHEMA)
-    assert schema.metadata[b"optbench.schema_version"] == b"1"
+    assert schema.metadata[b"optbench.schema_version"] == b"2"
 
 
-def test_only_trials_at_their_last_epoch_are_finished(store):
+def test_every_trial_has_a_status(store):
     growing = part(store)
     growing.add(rows(0))
-    assert store.finished() == set()
-    growing.add(rows(2, "finished", ids=("a",)) + rows(2, "diverged", ids=("b",)))
-    assert store.finished() == {"a", "b"}
+    assert store.statuses() == {"a": "running", "b": "running"}
+    growing.add(rows(1, ids=("a",)) + rows(1, "diverged", ids=("b",)))
+    assert not growing.is_settled
+    growing.add(rows(2, "finished", ids=("a",)))
+    assert growing.is_settled
+    assert store.statuses() == {"a": "finished", "b": "diverged"}
+    assert set(store.rows().query("trial_id == 'b'")["status"]) == {"diverged"}
     failing = part(store, "two", ids=("c",))
     failing.fail("Traceback: no memory")
-    assert store.finished() == {"a", "b"}
+    assert store.statuses() == {"a": "finished", "b": "diverged", "c": "failed"}
     frame = store.rows().set_index("trial_id")
     assert frame.loc["c", "status"] == "failed"
     assert frame.loc["c", "error"] == "Traceback: no memory"
@@ -88,12 +92,38 @@ def test_a_stack_that_begins_again_replaces_its_rows(store):
     assert store.rows()["epoch"].tolist() == [0, 0, 2, 2]
 
 
-def test_unfinished_parts_that_will_not_be_replaced_are_removed(store):
-    part(store, "old", ids=("c",)).add(rows(0, ids=("c",)))
-    part(store, "done", ids=("d",)).add(rows(2, "finished", ids=("d",)))
+def test_a_trial_that_fails_alone_takes_its_error_to_all_its_rows(store):
+    growing = part(store)
+    growing.add(rows(0))
+    growing.add(rows(1, "failed", ids=("a",), error="Traceback: why") + rows(1, ids=("b",)))
+    growing.add(rows(2, "finished", ids=("b",)))
+    frame = store.rows()
+    assert frame.query("trial_id == 'a'")["error"].tolist() == ["Traceback: why"] * 2
+    assert frame.query("trial_id == 'b'")["error"].isna().all()
+
+
+def test_stopped_trials_keep_their_rows_and_the_others_go_on(store):
+    growing = part(store)
+    growing.add(rows(0))
+    growing.add(rows(1))
+    growing.stop(["a"])
+    assert store.statuses() == {"a": "stopped", "b": "running"}
+    growing.add(rows(2, "finished", ids=("b",)))
+    assert store.statuses() == {"a": "stopped", "b": "finished"}
+    assert store.rows().groupby("trial_id")["epoch"].apply(list).to_dict() == {"a": [0, 1], "b": [0, 1, 2]}
+
+
+def test_old_rows_of_trials_that_train_anew_are_removed_and_no_others(store):
+    part(store, "old", ids=("c",)).add(rows(0, ids=("c",)))  # interrupted, of another sweep
+    part(store, "done", ids=("d", "e")).add(
+        rows(2, "finished", ids=("d",)) + rows(1, "failed", ids=("e",), error="why")
+    )
     part(store, "one").add(rows(0))
-    store.begin(Outline("s", "val_accuracy", ("a", "b", "c", "d"), {"adam": 4}), "name: s", ["one", "new"])
-    assert sorted(path.stem for path in store.parts()) == ["part-done", "part-one"]
+    part(store, "kept", ids=("f",)).add(rows(1, "failed", ids=("f",), error="why"))
+    outline = Outline("s", "val_accuracy", ("a", "b", "d", "e"), {"adam": 4})
+    store.begin(outline, "name: s", {"one": ["a", "b"], "new": ["e"]})
+    assert sorted(path.stem for path in store.parts()) == ["part-done", "part-kept"]
+    assert store.statuses() == {"d": "finished", "f": "failed"}
 
 
 def test_two_runs_cannot_write_at_once(store):
@@ -124,7 +154,7 @@ def test_what_is_no_result_is_said_in_one_line(tmp_path, store):
         Store(foreign).rows()
     other = SCHEMA.with_metadata({b"optbench.schema_version": b"99"})
     pq.write_table(pa.Table.from_pylist([], other), store.folder / "part-new.parquet")
-    with pytest.raises(UserError, match="schema version 99; this optbench reads version 1"):
+    with pytest.raises(UserError, match="schema version 99; this optbench reads version 2"):
         store.rows()
 
 
@@ -132,7 +162,7 @@ def test_newest_is_the_sweep_that_ran_last(tmp_path):
     with pytest.raises(UserError, match="holds no results"):
         newest(tmp_path)
     for name in ("first", "second"):
-        Store(tmp_path / name).begin(Outline(name, "val_accuracy", (), {}), "", ["x"])
+        Store(tmp_path / name).begin(Outline(name, "val_accuracy", (), {}), "", {"x": []})
     import os
 
     os.utime(tmp_path / "first" / "_optbench" / "outline.json", (2e9, 2e9))

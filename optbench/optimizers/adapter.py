@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,12 +118,14 @@ class LeafOptimizer:
         if training:  # there and back, they round
             self._flat_P.copy_(self._trained_P)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+    def state_dict(self) -> dict[str, Any]:
+        own = [optimizer.state_dict() for optimizer in self._optimizers]
+        return {"steps": self._steps, "lr": self._lr, "optimizers": own}
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self._optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps, self._lr = state["steps"], state["lr"]
+        for optimizer, own in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
         self._groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     def state_size(self) -> int:
@@ -194,7 +196,8 @@ class _SharpnessAware(torch.optim.Optimizer):
         scale = self._rho / (torch.cat([part.flatten() for part in uphill]).norm() + 1e-12)
         for leaf, part in zip(leaves, uphill, strict=True):
             leaf.add_(leaf.abs() * part * scale if self._adaptive else part * scale)
-        loss = closure()
+        with torch.enable_grad():
+            loss = closure()
         for leaf, weights in zip(leaves, here, strict=True):
             leaf.copy_(weights)
         self._base.step()

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field, create_model, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from optbench.bounds import NonNegative
 from optbench.errors import UserError, did_you_mean
@@ -150,6 +150,8 @@ def _hyperparameters(name: str, folder: Path, target: type[torch.optim.Optimizer
     fields: dict[str, Any] = {}
     for argument in _arguments(target):
         kind, default = _kind(argument), argument.default
+        if kind is None:
+            continue
         is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
         if argument.name == "lr":
             kind, is_required = NonNegative, is_required or default is None
@@ -191,7 +193,10 @@ def _arguments(target: type) -> list[inspect.Parameter]:
 
 
 def _kind(argument: inspect.Parameter) -> Any:
-    """The type of one value, from the default: annotations are too often missing, or wrong."""
+    """The type of one value, from the default: annotations are too often missing, or wrong.
+
+    None for arguments that a sweep file cannot say, such as a dtype or a function.
+    """
     default = argument.default
     match default:
         case bool() | str():
@@ -203,6 +208,7 @@ def _kind(argument: inspect.Parameter) -> Any:
         case tuple() | list() if default and all(type(part) in (int, float) for part in default):
             parts = tuple(float if isinstance(part, float) else int | float for part in default)
             return Annotated[tuple[parts], Field(strict=False)]  # type: ignore[valid-type]
-        case Tensor():
-            return float
-    return Any
+        case tuple() | list() | None | argument.empty:
+            return Any
+    is_required_by_old_convention = type(default).__name__ == "_RequiredParameter"
+    return Any if is_required_by_old_convention else None

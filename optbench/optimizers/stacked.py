@@ -159,6 +159,25 @@ class StackedOptimizer:
                 with self._recorded(single):
                     single.optimizer.set_training(training)
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on with the same weights, in tensors and plain values."""
+        singles = [single.optimizer.state_dict() if single.optimizer else None for single in self._singles]
+        return {"steps": self.steps, "groups": [dict(group.state) for group in self._groups], "singles": singles}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one with the same trials left off."""
+        self.steps = state["steps"]
+        for group, buffers in zip(self._groups, state["groups"], strict=True):
+            group.state = {name: buffer.clone() for name, buffer in buffers.items()}
+        for single, own in zip(self._singles, state["singles"], strict=True):
+            if single.optimizer is not None and own is not None:
+                single.optimizer.load_state_dict(own)
+
+    def state_size(self) -> int:
+        """How many numbers all optimizers keep between steps."""
+        singles = sum(single.optimizer.state_size() for single in self._singles if single.optimizer)
+        return singles + sum(buffer.numel() for group in self._groups for buffer in group.state.values())
+
     def keep(self, rows: Sequence[int], parameters_TP: Tensor) -> None:
         """Go on with these rows alone; `parameters_TP` are their weights, at another place in memory."""
         self.parameters_TP = parameters_TP

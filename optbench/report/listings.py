@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 from pydantic import BaseModel
+from rich.console import Console
+from rich.text import Text
 
+from optbench.check import Finding
 from optbench.datasets import DATASETS, locate
-from optbench.optimizers import OPTIMIZERS
+from optbench.errors import UserError
+from optbench.optimizers import OPTIMIZERS, Hyperparameters, library
+from optbench.optimizers.lookup import find
 from optbench.report.tables import Column, Table
 from optbench.schedules import SCHEDULES
 
@@ -22,7 +28,7 @@ def _parameters(model: type[BaseModel]) -> str:
         if field.is_required():
             shown.append(f"{name} (required)")
         else:
-            shown.append(f"{name}={list(default) if isinstance(default, tuple) else str(default).lower()}")
+            shown.append(f"{name}={_shown(default)}")
     return ", ".join(shown) or "–"
 
 
@@ -34,16 +40,70 @@ def _table(title: str, caption: str, columns: dict[str, list[object]]) -> Table:
     return Table(title, caption, shown, pd.DataFrame(columns))
 
 
-def optimizers() -> Table:
-    return _table(
+def optimizers() -> list[Table]:
+    own = _table(
         "Optimizers",
-        "Names and defaults are those of torch.optim. A list is a grid axis: one pair of betas is [[0.9, 0.999]].",
-        {"optimizer": list(OPTIMIZERS), "hyperparameters": [_parameters(model) for model in OPTIMIZERS.values()]},
+        "Hyperparameters have torch's names and defaults. Stacked: many trials take their step at once; others run as "
+        "they are, one object for each trial. A list is a grid axis: one pair of betas is [[0.9, 0.999]]. Any other "
+        "torch.optim.Optimizer is package.module:Class or ./file.py:Class; 'optbench check-optimizer' tries it.",
+        {
+            "optimizer": list(OPTIMIZERS),
+            "provider": [model.provider for model in OPTIMIZERS.values()],
+            "stacked": ["yes" if model.stacked else "no" for model in OPTIMIZERS.values()],
+            "hyperparameters": [_parameters(model) for model in OPTIMIZERS.values()],
+        },
     )
+    return [own, _library()]
 
 
-def schedules() -> Table:
-    return _table(
+def _library() -> Table:
+    """The tested optimizers of the library, with their hyperparameters if it is installed."""
+    caption = f"Write {library.NAME}.NAME. None is stacked. "
+    try:
+        shown = [_parameters(find(f"{library.NAME}.{name}", Path())) for name in library.TESTED]
+    except UserError as error:
+        shown = ["–"] * len(library.TESTED)
+        caption += f"{error}. "
+    notes = [
+        "; ".join(
+            [
+                *([f"set {library.WITH[name]}"] if name in library.WITH else []),
+                *filter(None, [library.LICENCES.get(name)]),
+            ]
+        )
+        for name in library.TESTED
+    ]
+    caption += "The others cannot train here; a sweep file that names one is told why."
+    columns: dict[str, list[object]] = {
+        "optimizer": list(library.TESTED),
+        "hyperparameters": [f"{note}; {text}" if note else text for note, text in zip(notes, shown, strict=True)],
+    }
+    return _table(f"Optimizers from {library.NAME} that work here", caption, columns)
+
+
+def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
+    """What a check found out, and the verdict."""
+    kind = type(hyperparameters)
+    stacked = "a stacked rule" if kind.stacked else "an object for each trial"
+    console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
+    arguments = ", ".join(f"{name}={_shown(value)}" for name, value in hyperparameters.model_dump().items())
+    console.print(Text(f"with {arguments}"))
+    for finding in findings:
+        mark = Text("ok " if finding.ok else "no ", style="green" if finding.ok else "red")
+        console.print(mark + Text(f" {finding.check}: {finding.seen}", style=""), soft_wrap=True)
+    wrong = [finding.check for finding in findings if not finding.ok]
+    console.print(Text(f"It does not work here ({', '.join(wrong)})." if wrong else "It works here.", style="bold"))
+
+
+def _shown(value: object) -> str:
+    """A value as a sweep file writes it."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def schedules() -> list[Table]:
+    table = _table(
         "Learning-rate schedules",
         "Write a schedule as its name, or with parameters as {name: step, step_size: 3, gamma: 0.3}. Each takes "
         "warmup_steps, over which lr first rises from 0; below 1 it is a share of all steps.",
@@ -53,10 +113,11 @@ def schedules() -> Table:
             "learning rate": [" ".join((model.__doc__ or "").split()) for model in SCHEDULES.values()],
         },
     )
+    return [table]
 
 
-def datasets() -> Table:
-    return _table(
+def datasets() -> list[Table]:
+    table = _table(
         "Datasets",
         "Missing ones are downloaded by 'optbench run'. Train accuracy is measured on a slice of the training set as "
         "large as the validation set.",
@@ -72,6 +133,11 @@ def datasets() -> Table:
             "licence": [info.licence for info in DATASETS.values()],
         },
     )
+    return [table]
 
 
-LISTINGS: dict[str, Callable[[], Table]] = {"optimizers": optimizers, "schedules": schedules, "datasets": datasets}
+LISTINGS: dict[str, Callable[[], list[Table]]] = {
+    "optimizers": optimizers,
+    "schedules": schedules,
+    "datasets": datasets,
+}
