@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from statistics import median
 
 import torch
@@ -30,7 +31,10 @@ def disk_bytes(plan: Plan) -> int:
 
 
 def seconds(plan: Plan) -> float:
-    """Expected duration of the run, from a few measured steps on random images; takes about a second."""
+    """Expected duration of the run, its confirmation included, from a few measured steps on random images.
+
+    Takes about a second.
+    """
     if not plan.stacks:
         return 0.0
     if plan.device == "cpu":
@@ -45,7 +49,9 @@ def seconds(plan: Plan) -> float:
 def _seconds(plan: Plan) -> float:
     info = DATASETS[plan.sweep.dataset]
     evaluated = 2 * info.val + info.test
-    total = 0.0
+    total = whole = 0.0
+    halving = plan.sweep.search.halving if plan.sweep.search and plan.phase == "tune" else None
+    rivals = Counter((t.optimizer, t.group) for t in plan.tuning if t.seed == plan.tuning[0].seed)
     timed: dict[_Kind, dict[tuple[str, ...], tuple[float, float]]] = {}
     for stack in plan.stacks:
         # Update rules cost little beside the gradients; what steps on its own may cost more than all the rest.
@@ -54,7 +60,12 @@ def _seconds(plan: Plan) -> float:
         if singles not in rates and len(rates) < _TIMED:
             rates[singles] = _seconds_per_image(stack, plan.device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
-        total += stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
+        seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
+        whole += seconds
+        first = stack.trials[0]
+        total += seconds * (halving.share(rivals[first.optimizer, first.group], stack.epochs) if halving else 1)
+    if plan.phase == "tune":
+        total += whole / plan.missing.total() * len(plan.budgets) * len(plan.sweep.confirm)
     return total / plan.workers
 
 

@@ -311,6 +311,14 @@ class Halving(BaseModel):
             rung *= self.factor
         return tuple(rungs)
 
+    def share(self, configurations: int, epochs: int) -> float:
+        """The share of all epochs that is trained when so many configurations compete."""
+        trained, left, before = 0, configurations, 0
+        for rung in (*self.rungs(epochs), epochs):
+            trained += left * (rung - before)
+            left, before = max(1, left // self.factor), rung
+        return trained / (configurations * epochs)
+
 
 class Search(BaseModel):
     """How ranges are searched: `num_samples` configurations of each optimizer for each combination that is compared."""

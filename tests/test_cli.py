@@ -289,6 +289,127 @@ def test_a_foreign_file_among_the_results_is_named(tmp_path):
     assert "schema version none" in err
 
 
+SEARCH = """
+name: search
+dataset: digits
+epochs: 1
+search: {num_samples: 2}
+confirm: {seeds: 2}
+parameters: {model: softmax, batch_size: 128}
+optimizers:
+  sgd: {lr: {min: 1e-3, max: 0.1, log: true}, num_samples: 3}
+  mine: {optimizer: "./mine.py:Mine", lr: {min: 1e-3, max: 0.1, log: true}}
+  broken: {optimizer: "./mine.py:Broken", lr: 0.1}
+"""
+MINE = """
+import torch
+class Mine(torch.optim.SGD):
+    pass
+class Broken(torch.optim.SGD):
+    def step(self, closure=None):
+        raise ValueError("no step today")
+"""
+
+
+def test_a_sweep_with_an_optimizer_of_ones_own_is_tuned_and_confirmed(tmp_path):
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    (tmp_path / "mine.py").write_text(MINE)
+    _, err = optbench_("run", "search.yaml", cwd=tmp_path, code=1)
+    words = " ".join(err.split())
+    assert "search: 6 trials of 1 epoch on digits" in words
+    assert "then each optimizer's selected configuration on 2 fresh seeds: 6 trials more" in words
+    assert "the tuning budgets differ: 3 configurations of sgd; 2 configurations of mine; 1" in words
+    assert "search: 4 trials of 1 epoch on digits, to confirm each optimizer's selected configuration" in words
+    assert "all failed" in words
+    rows = pd.read_parquet(tmp_path / "results" / "search")
+    last = rows.sort_values("epoch").groupby("trial_id").last()
+    found = last.groupby(["optimizer", "phase", "status"]).size().to_dict()
+    assert found == {
+        ("broken", "tune", "failed"): 1,
+        ("mine", "confirm", "finished"): 2,
+        ("mine", "tune", "finished"): 2,
+        ("sgd", "confirm", "finished"): 2,
+        ("sgd", "tune", "finished"): 3,
+    }
+    (error,) = last["error"].dropna()
+    assert error.strip().endswith("ValueError: no step today")
+    assert "mine.py" in error
+
+    text, _ = optbench_("report", "-f", "markdown", cwd=tmp_path)
+    assert "In the table of optimizers it is scored on fresh seeds" in text
+    tables = text.split("\n## ")[1:]
+    assert len(tables) == 2
+    assert all("The tuning budgets differ: 3 configurations of sgd;" in table for table in tables)
+    assert "10/12 trials done" not in text
+    assert "9/12 trials done in results/search" in optbench_("status", cwd=tmp_path)[0]
+
+    # Mended, it trains what failed; the others are as they were. And then there is nothing left to do.
+    (tmp_path / "search.yaml").write_text(SEARCH.replace("mine.py:Broken", "mine.py:Mine"))
+    _, err = optbench_("run", "search.yaml", cwd=tmp_path)
+    assert "1 trial to run" in " ".join(err.split())
+    _, err = optbench_("run", "search.yaml", cwd=tmp_path)
+    assert "nothing to do: all 12 trials are in results/search" in err
+    # But code that has changed is another optimizer.
+    (tmp_path / "mine.py").write_text(MINE + "# changed")
+    _, err = optbench_("run", "search.yaml", "--dry-run", cwd=tmp_path)
+    assert re.search(r"mine +2 +1 +2 +2", optbench_("run", "search.yaml", "--dry-run", cwd=tmp_path)[0])
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ('{optimizer: "./mine.py:Mien"}', "./mine.py has no 'Mien'; did you mean 'Mine'?"),
+        ('{optimizer: "./other.py:Mine"}', "cannot import "),
+        ('{optimizer: "./mine.py:Mine", momentun: 0.9}', "unknown key 'momentun'; did you mean 'momentum'?"),
+        ('{optimizer: "./mine.py:Mine", momentum: fast}', "must be a number, not the text 'fast'"),
+        ('{optimizer: "./mine.py:Mine", momentum: -1.0}', "mine: ValueError: Invalid momentum value: -1.0"),
+        ('{optimizer: "./mine.py:torch"}', "is a module, not a torch.optim.Optimizer"),
+        ("{optimizer: pytorch_optimizer.ranger21}", "mine: needs num_iterations"),
+    ],
+)
+def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_trains(tmp_path, block, expected):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "other.py").write_text("import not_there")
+    (tmp_path / "s.yaml").write_text(f"dataset: digits\nepochs: 1\noptimizers:\n  mine: {block}")
+    out, err = optbench_("run", "s.yaml", cwd=tmp_path, code=2)
+    assert out == ""
+    assert expected in err
+    assert re.match(r"(optbench: )?s.yaml:4:\d+: ", err)
+    assert not (tmp_path / "results").exists()
+
+
+def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    out, _ = optbench_("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)
+    assert out.startswith("./mine.py:Mine: from file, an object for each trial\n")
+    for name in ("steps", "state", "cost", "deterministic", "checkpoint"):
+        assert re.search(rf"^ok +{name}: ", out, re.MULTILINE)
+    assert "1.00 numbers for each parameter" in out
+    assert out.endswith("It works here.\n")
+    out, _ = optbench_("check-optimizer", "./mine.py:Broken", "--set", "lr=0.1", cwd=tmp_path, code=1)
+    assert "no  steps: ValueError: no step today" in out
+    out, _ = optbench_("check-optimizer", "sgd", "--set", "lr=1e9", cwd=tmp_path, code=1)
+    assert "training loss from 2.3" in out and "It does not work here (steps)" in out
+    _, err = optbench_("check-optimizer", "sgdd", cwd=tmp_path, code=2)
+    assert "unknown optimizer 'sgdd'; did you mean 'sgd'?" in err
+    _, err = optbench_("check-optimizer", "sgd", "--set", "momentun=1", cwd=tmp_path, code=2)
+    assert "--set optimizers.it.momentun=1: unknown key 'momentun'; did you mean 'momentum'?" in err
+    _, err = optbench_("check-optimizer", "sgd", "--set", "lr=[1, 2]", cwd=tmp_path, code=2)
+    assert "give each hyperparameter one value" in err
+
+
+def test_schedules_are_drawn(tmp_path):
+    out, _ = optbench_("list", "schedules", "--plot", cwd=tmp_path)
+    assert max(map(len, out.splitlines())) <= 80
+    rows = out.splitlines()
+    constant = rows.index("constant")
+    assert rows[constant + 1] == " lr " + "⠉" * 60
+    linear = rows.index("linear")
+    assert rows[linear + 1].startswith(" lr ⠉") and rows[linear + 4].endswith("⣀")
+    _, err = optbench_("list", "datasets", "--plot", cwd=tmp_path, code=2)
+    assert "--plot draws schedules" in err
+
+
 def test_list_and_version(tmp_path):
     assert "nesterov=false" in optbench_("list", "optimizers", cwd=tmp_path)[0]
     assert "reduce_lr_on_plateau" in optbench_("list", "schedules", cwd=tmp_path)[0]
@@ -314,11 +435,27 @@ def test_every_experiment_is_a_valid_sweep(path):
         assert len(set(budgets.values())) == 1, budgets  # the same tuning budget for every optimizer
 
 
+def blocks_of(path):
+    return re.findall(r"```yaml\n(.*?)```", (REPOSITORY / path).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_every_sweep_in_the_readme_is_valid():
-    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    assert blocks_of("README.md")
+    for block in blocks_of("README.md"):
         assert expand(parse(block))
+
+
+@pytest.mark.parametrize("block", blocks_of("docs/sweeps.md"))
+def test_every_sweep_in_the_documentation_trains(block, tiny):
+    from optbench import engine, stacks
+
+    sweep = parse(block)
+    trials = expand(sweep)
+    assert len(trials) > 1 or "mine" in block
+    rungs = sweep.search.halving.rungs(sweep.epochs) if sweep.search and sweep.search.halving else ()
+    for stack in stacks.plan(trials, 4, rungs=rungs):
+        *_, rows = engine.train(stack, tiny, "cpu")
+        assert {row["status"] for row in rows} <= {"finished", "diverged"}, rows
 
 
 def test_the_readme_lists_the_columns():

@@ -111,7 +111,9 @@ def test_epochs_saved():
         judge.observe(row(t, epoch, t.hyperparameters.lr) for t in trials)
     gone = {epoch: judge.verdict(stack, epoch) for epoch in (1, 3)}
     assert [len(gone[1]), len(gone[3])] == [18, 24]
-    assert 18 * 1 + 6 * 3 + 3 * 9 == 63
+    epochs = 18 * 1 + 6 * 3 + 3 * 9
+    assert epochs == 63
+    assert Halving(factor=3).share(27, 9) == 63 / 243
 
 
 # ---------------------------------------------------------------- real training

@@ -64,6 +64,7 @@ _AXES = {
     "dropout": ("Dropout rates", "dropout"),
     "lr": ("Learning rates", "lr"),
 }
+_MAX_CURVES = 10  # more columns than that, nobody compares
 _TRAIN = Column("train_accuracy", "train accuracy %", "percent")
 _VAL = Column("val_accuracy", "validation accuracy %", "percent")
 _TEST = Column("test_accuracy", "test accuracy %", "percent")
@@ -247,7 +248,8 @@ def _number(value: Any) -> str:
 
 
 def _epochs(rows: pd.DataFrame, best: pd.DataFrame) -> Table:
-    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, a column per optimizer."""
+    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, a column for each of the best ones."""
+    total, best = len(best), best.head(_MAX_CURVES)
     curves = stats.by_epoch(rows, best["configuration_id"].tolist())
     data = pd.DataFrame({"epoch": sorted(curves["epoch"].unique())})
     columns = [Column("epoch", "epoch", "count")]
@@ -259,4 +261,6 @@ def _epochs(rows: pd.DataFrame, best: pd.DataFrame) -> Table:
             data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
         columns.append(Column(optimizer, optimizer, "pair"))
     caption = "Training / validation accuracy in %, mean over the seeds; epoch 0 is before training."
+    if total > len(best):
+        caption += f" The {len(best)} best of {total} optimizers."
     return Table("Training and validation accuracy", caption, tuple(columns), data)
