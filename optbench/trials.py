@@ -19,11 +19,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from optbench.axes import DEFAULTS, PARAMETERS
 from optbench.errors import UserError
 from optbench.optimizers import Hyperparameters
 from optbench.schedules import Schedule
 from optbench.search import draws, fill, ranges
-from optbench.spec import DEFAULTS, PARAMETERS, OptimizerGrid, Search, Sweep, matches
+from optbench.spec import OptimizerGrid, Search, Sweep, matches
 
 MAX_TRIALS = 1_000_000
 # A search over few whole numbers comes to its end when so many draws in a row bring nothing new.

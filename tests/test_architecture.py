@@ -25,6 +25,8 @@ LINE = [
     "optimizers.rules",
     "optimizers.stacked",
     "model",
+    "wording",
+    "axes",
     "spec",
     "trials",
     "stacks",

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from optbench import spec
+from optbench.axes import PARAMETERS
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS
 from optbench.schedules import SCHEDULES
@@ -195,7 +196,7 @@ def test_the_names_of_networks_are_those_that_there_are():
 
     from optbench.model import ACTIVATIONS, LOSSES, MODELS
 
-    named = {name: list(get_args(spec.PARAMETERS[name])) for name in ("model", "activation", "loss")}
+    named = {name: list(get_args(PARAMETERS[name])) for name in ("model", "activation", "loss")}
     assert named == {"model": list(MODELS), "activation": list(ACTIVATIONS), "loss": list(LOSSES)}
 
 
@@ -286,7 +287,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
         ("[[0.9, 0.99]]", "[[{min: 0.9, max: 1.5}, 0.99]]", ["13:35: must be less than 1, not 1.5"]),
         ("gamma: 0.3", "gamma: {min: 2, max: 1}", ["10:64: must be less than or equal to 1, not 2"]),
         ("gamma: 0.3", "gamma: [0.3, 0.3]", ["10:58: the value 0.3 stands twice"]),
-        ("[32, 128]", "{min: 32, max: 128}", ["8:15: this is compared, not searched: list the values"]),
+        ("[32, 128]", "{min: 32, max: 128}", ["8:15: no range can be searched here: list the values"]),
         ("[constant,", "[LambdaLR,", ["10:14: LambdaLR cannot stand in a sweep file: it takes a Python function"]),
         ("[constant,", "[StepLr,", ["10:14: unknown schedule 'StepLr'; did you mean 'StepLR'?"]),
         ("[constant,", "[{name: CosineAnnealingLR},", ["10:14: missing key 'T_max'"]),

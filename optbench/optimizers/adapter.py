@@ -66,9 +66,9 @@ class LeafOptimizer:
             self._lr = lr
             for group, base in zip(self._groups, self._group_lrs, strict=True):
                 if base is not None and isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(base * lr / self._base_lr)
+                    group["lr"].fill_(base / self._base_lr * lr)
                 elif base is not None:
-                    group["lr"] = base * lr / self._base_lr
+                    group["lr"] = base / self._base_lr * lr
         before_P = self._flat_P.clone()
         known = loss, gradient_P.clone()
 
