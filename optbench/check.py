@@ -115,7 +115,7 @@ def check(hyperparameters: Hyperparameters) -> list[Finding]:
             *_licence(hyperparameters),
         ]
     except _StepError as error:
-        hint = library.WITH.get(hyperparameters.algorithm.removeprefix(f"{library.NAME}."))
+        hint = library.advice(hyperparameters.algorithm.removeprefix(f"{library.NAME}."))
         last = str(error).strip().splitlines()[-1]
         return [Finding("steps", False, f"{last}\n{error}" + (f"\nIt is known to work with {hint}." if hint else ""))]
 

@@ -59,7 +59,11 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
     halving = sweep.search.halving if sweep.search else None
     if halving and plan.phase == "tune":
         rungs = ", ".join(map(str, halving.rungs(sweep.epochs)))
-        parts.append(Text(f"halving: after epoch {rungs} the best 1/{halving.factor} of each optimizer train on"))
+        parts.append(
+            Text(
+                f"halving: after epoch {rungs} the best 1/{halving.factor} of each optimizer's configurations train on"
+            )
+        )
     if sweep.confirm and plan.phase == "tune":
         n = len(plan.budgets) * len(sweep.confirm)
         seeds = _count(len(sweep.confirm), "fresh seed")
@@ -72,7 +76,8 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
                 f"(from a few timed steps), {_size(disk_bytes)} in {plan.store.folder}"
             )
         )
-    parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
+    if plan.phase == "tune":
+        parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
     return Group(*parts)
 
 

@@ -286,3 +286,86 @@ def test_listings_name_everything():
     (schedules,), (datasets,) = listings.schedules(), listings.datasets()
     assert "step_size (required)" in schedules.data.set_index("schedule").loc["step", "parameters"]
     assert datasets.data["train"].tolist() == [1200, 55000, 55000]
+
+
+SEARCHED = """
+dataset: digits
+name: searched
+epochs: 2
+seeds: 2
+search: {num_samples: 4, halving: {factor: 2, min_epochs: 1}}
+confirm: {seeds: 3}
+optimizers:
+  adam: {lr: {min: 1e-4, max: 1e-2, log: true}, schedule: [cosine, {name: exponential, gamma: {min: 0.1, max: 0.9}}]}
+  sgd: {lr: [0.1, 0.2, 0.3]}
+"""
+
+
+def by_lr(trial, epoch):
+    return 0.5 + trial.hyperparameters.lr
+
+
+def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
+    store = fill(tmp_path, SEARCHED, by_lr)
+    sweep = parse(SEARCHED)
+    plan = plan_of(sweep, expand(sweep), store).confirmation()
+    best = {trial.optimizer: trial.hyperparameters.lr for trial in plan.trials}
+    assert best["sgd"] == 0.3
+    assert [trial.seed for trial in plan.trials] == [10000, 10000, 10001, 10001, 10002, 10002]
+    store.begin(plan.outline, "", {"fresh": [trial.trial_id for trial in plan.trials]})
+    part = Part(
+        store, "fresh", {t.trial_id: {"sweep": "s", "stack_size": 1, "workers": 1} | t.columns() for t in plan.trials}
+    )
+    for epoch in range(3):
+        part.add(
+            [
+                {
+                    "trial_id": t.trial_id,
+                    "epoch": epoch,
+                    "status": "finished" if epoch == 2 else "running",
+                    "val_loss": 0.1,
+                }
+                | {f"{split}_accuracy": 0.25 + (t.seed - 10001) / 100 for split in ("train", "val", "test")}
+                for t in plan.trials
+            ]
+        )
+    report = tables.build(store)
+    assert report.summary == "28 trials: 28 finished"
+    optimizers, schedules = report.tables[:2]
+    assert optimizers.data["test_accuracy"].tolist() == pytest.approx([0.25, 0.25])
+    assert optimizers.data["n"].tolist() == [3, 3]
+    adam = optimizers.data.set_index("optimizer").loc["adam"]
+    assert adam["configuration"].startswith(f"lr={best['adam']:g}, schedule=")
+    # The other tables show the tuning seeds, one row for each schedule, whatever was drawn for it.
+    rows = schedules.data.set_index(["optimizer", "schedule"])
+    assert sorted(rows.index) == [("adam", "cosine"), ("adam", "exponential"), ("sgd", "constant")]
+    assert rows.loc[("sgd", "constant"), "val_accuracy"] == pytest.approx(0.8)
+    assert "schedule=exponential(gamma=0." in rows.loc[("adam", "exponential"), "configuration"]
+    assert "Learning rates" not in [table.title for table in report.tables]  # a row for every draw says nothing
+    assert "is scored on fresh seeds, which selected nothing" in report.note
+    words = "The tuning budgets differ: 8 configurations of adam; 3 configurations of sgd."
+    assert all(words in table.caption for table in report.tables)
+    status = tables.status(store)
+    assert status.caption.startswith("28/28 trials done")
+    assert status.data["trials"].tolist() == [19, 9]
+    for width in (60, 80, 120):
+        assert max(map(len, shown(report, width).splitlines())) <= width
+
+
+def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):
+    store = fill(tmp_path, SEARCHED, by_lr, status=lambda t: "stopped" if t.hyperparameters.lr < 0.25 else "finished")
+    report = tables.build(store)
+    assert report.summary == "28 trials: 2 finished, 20 stopped early, 6 missing"
+    data = report.tables[0].data.set_index("optimizer")
+    assert data.loc["sgd", ["n", "diverged_of"]].tolist() == [2, "0/6"]
+    assert data.loc["adam", ["n", "diverged_of", "configuration"]].tolist() == [0, "0/16", ""]
+    assert math.isnan(data.loc["adam", "val_accuracy"])
+    assert tables.status(store).data["stopped"].tolist() == [16, 4]
+
+
+def test_only_the_best_curves_are_shown_of_many(tmp_path):
+    blocks = "".join(f"  o{i}: {{optimizer: sgd, lr: {(i + 1) / 100}}}\n" for i in range(14))
+    store = fill(tmp_path, f"name: many\ndataset: digits\nepochs: 1\noptimizers:\n{blocks}", by_lr)
+    curves = tables.build(store).tables[-1]
+    assert [column.name for column in curves.columns] == ["epoch", *(f"o{i}" for i in range(13, 3, -1))]
+    assert curves.caption.endswith("The 10 best of 14 optimizers.")

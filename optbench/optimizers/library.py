@@ -19,15 +19,15 @@ TESTED = """
     simplifiedademamix sm3 soap spam splus srmm stableadamw stablespam swats tam tiger vsgd yogi
 """.split()  # noqa: SIM905
 
-# Arguments without which an optimizer does not train here, or takes seconds for a step.
-WITH = {
-    "adafactor": "relative_step: false (else it ignores lr)",
-    "dash": "block_size: 256",
-    "kron": "memory_save_mode: all_diag",
-    "ranger21": "num_iterations: the number of steps",
-    "scalableshampoo": "block_size: 128",
-    "soap": "max_precondition_dim: 1024",
-    "splus": "max_dim: 1024",
+# Arguments without which an optimizer ignores lr, cannot be made, or takes seconds or gigabytes for a step.
+WITH: dict[str, dict[str, object]] = {
+    "adafactor": {"relative_step": False},
+    "dash": {"block_size": 256},
+    "kron": {"memory_save_mode": "all_diag"},
+    "ranger21": {"num_iterations": 1000},  # as many as the training has steps
+    "scalableshampoo": {"block_size": 128},
+    "soap": {"max_precondition_dim": 1024},
+    "splus": {"max_dim": 1024},
 }
 
 # Their parameters come in two groups: matrices, and the rest, which AdamW updates at its own rate.
@@ -54,3 +54,11 @@ UNSUITABLE = {
 
 # Those that may not be used as freely as the package (Apache 2.0).
 LICENCES = {"fromage": "CC BY-NC-SA 4.0, not for commercial use", "nero": "CC BY-NC-SA 4.0, not for commercial use"}
+
+
+def advice(name: str) -> str:
+    """The arguments that an optimizer needs here, as a sweep file writes them."""
+    needed = WITH.get(name, {})
+    return ", ".join(
+        f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in needed.items()
+    )

@@ -64,15 +64,10 @@ def _library() -> Table:
     except UserError as error:
         shown = ["–"] * len(library.TESTED)
         caption += f"{error}. "
-    notes = [
-        "; ".join(
-            [
-                *([f"set {library.WITH[name]}"] if name in library.WITH else []),
-                *filter(None, [library.LICENCES.get(name)]),
-            ]
-        )
-        for name in library.TESTED
-    ]
+    notes = []
+    for name in library.TESTED:
+        advice = f"set {library.advice(name)}" if name in library.WITH else None
+        notes.append("; ".join(note for note in (advice, library.LICENCES.get(name)) if note))
     caption += "The others cannot train here; a sweep file that names one is told why."
     columns: dict[str, list[object]] = {
         "optimizer": list(library.TESTED),

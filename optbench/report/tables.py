@@ -87,19 +87,19 @@ def build(store: Store) -> Report:
     if (finals["status"] == "stopped").all():
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
     if "schedule" in searched:  # each draw would be a schedule of its own
-        finals = finals.assign(schedule_parameters=finals["schedule"])
+        finals = finals.assign(drawn_schedule=finals["schedule"])
         finals["schedule"] = finals["schedule"].str.partition("(")[0]
-        hyperparameters = [*hyperparameters, "schedule_parameters"]
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     varying = stats.varying(tuning, stats.AXES)
-    within = [a for a in varying if a != "optimizer"] + hyperparameters
+    within = [a for a in varying if a not in ("optimizer", *(["schedule"] if "schedule" in searched else []))]
+    within += [*hyperparameters, *(["drawn_schedule"] if "schedule" in searched else [])]
     optimizers = _axis(tuning, "optimizer", [], within, metric, confirming if len(confirming) else None)
     if outline:
         optimizers = _with_all(optimizers, outline.optimizers)
     tables = [optimizers]
     keys = ["optimizer"] if "optimizer" in varying else []
     tables += [_axis(tuning, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
-    listed = [name for name in hyperparameters if name not in (*searched, "schedule_parameters")]
+    listed = [name for name in hyperparameters if name not in searched]
     tables += [_axis(tuning, axis, ["optimizer"], within, metric) for axis in listed]
     best = stats.compare(tuning, ["optimizer"], metric)
     tables.append(_epochs(rows[rows["phase"] == "tune"], best))
@@ -236,7 +236,7 @@ def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _configuration(row: pd.Series, choices: Sequence[str]) -> str:
     shown = {name: row[name] for name in choices if not _missing(row[name])}
-    return ", ".join(f"{name}={_number(value)}" for name, value in shown.items())
+    return ", ".join(f"{name.removeprefix('drawn_')}={_number(value)}" for name, value in shown.items())
 
 
 def _missing(value: Any) -> bool:
