@@ -111,6 +111,9 @@ def run(
         description = progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan))
     console.print(description)
     if dry_run:
+        later = None if plan.stacks else plan.confirmation()
+        if later:
+            console.print(progress.describe(later, estimate.seconds(later), estimate.disk_bytes(later)))
         return
     if plan.stacks:
         datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains

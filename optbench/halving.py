@@ -36,7 +36,7 @@ class Judge:
             group.setdefault(trial.configuration_id, []).append(trial.trial_id)
         self._scores: dict[tuple[str, int], float] = {}
         self._lost: dict[str, int] = {}  # diverged and failed trials, and when
-        self._stopped: dict[tuple[_Group, int], frozenset[str]] = {}
+        self._decided: dict[tuple[_Group, int], frozenset[str]] = {}
 
     def observe(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of any epoch, of this run or an earlier one."""
@@ -55,28 +55,29 @@ class Judge:
 
         Trials that diverged or failed have stopped by themselves.
         """
-        verdicts = [self._verdict(group, epoch) for group in {self._group_of[t.trial_id] for t in stack.trials}]
-        if None in verdicts:
+        losers = {group: self._losers(group, epoch) for group in {self._group_of[t.trial_id] for t in stack.trials}}
+        if None in losers.values():
             return None
-        stopped = frozenset[str]().union(*(verdict for verdict in verdicts if verdict))
-        return stopped & {trial.trial_id for trial in stack.trials} - self._lost.keys()
+        return frozenset(
+            trial.trial_id
+            for trial in stack.trials
+            if trial.configuration_id in (losers[self._group_of[trial.trial_id]] or ())
+            and self._lost.get(trial.trial_id, math.inf) > epoch
+        )
 
-    def _verdict(self, group: _Group, rung: int) -> frozenset[str] | None:
-        """All trials of a group that are stopped at a rung or were before it."""
-        if (group, rung) not in self._stopped:
-            before: frozenset[str] | None = frozenset()
-            earlier = [r for r in self._rungs if r < rung]
-            if earlier:
-                before = self._verdict(group, earlier[-1])
-            if before is None:
+    def _losers(self, group: _Group, rung: int) -> frozenset[str] | None:
+        """The configurations of a group that stop at this rung, by id."""
+        if (group, rung) not in self._decided:
+            gone = [self._losers(group, earlier) for earlier in self._rungs[: self._rungs.index(rung)]]
+            if None in gone:
                 return None
-            left = {c: trials for c, trials in self._seeds[group].items() if trials[0] not in before}
+            before = frozenset[str]().union(*filter(None, gone))
+            left = {c: trials for c, trials in self._seeds[group].items() if c not in before}
             if any(self._score(trial, rung) is None for trials in left.values() for trial in trials):
                 return None
             ranked = sorted(left, key=lambda configuration: self._mean(left[configuration], rung), reverse=True)
-            losers = ranked[max(1, len(ranked) // self._factor) :]
-            self._stopped[group, rung] = before.union(*(left[configuration] for configuration in losers))
-        return self._stopped[group, rung]
+            self._decided[group, rung] = frozenset(ranked[max(1, len(ranked) // self._factor) :])
+        return self._decided[group, rung]
 
     def _score(self, trial_id: str, rung: int) -> float | None:
         if self._lost.get(trial_id, math.inf) <= rung:

@@ -64,7 +64,7 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
                 f"halving: after epoch {rungs} the best 1/{halving.factor} of each optimizer's configurations train on"
             )
         )
-    if sweep.confirm and plan.phase == "tune":
+    if sweep.confirm and plan.phase == "tune" and plan.stacks:
         n = len(plan.budgets) * len(sweep.confirm)
         seeds = _count(len(sweep.confirm), "fresh seed")
         parts.append(Text(f"then each optimizer's selected configuration on {seeds}: {_count(n, 'trial')} more"))
@@ -182,6 +182,7 @@ class Progress:
 
     def _settle(self, stack: Stack, statuses: Mapping[str, str]) -> None:
         for trial_id, status in statuses.items():
+            assert trial_id not in self._settled, "a trial comes to its end once"
             self._settled[trial_id] = status
             self._epochs[trial_id] = stack.epochs
             if status != "failed":
