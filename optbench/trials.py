@@ -222,7 +222,7 @@ def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful:
             f"{_place(sweep, 'optimizers', label)}: {label}: num_samples {budget} cannot cover the {len(templates)} "
             "combinations of its lists"
         )
-    seen: list[dict[str, Any]] = []
+    seen: set[str] = set()
     fruitless = 0
     for point in draws(search.method, search.seed, max(map(_ranges, templates), default=0)):
         before = len(seen)
@@ -231,8 +231,8 @@ def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful:
             combination = {name: fill(value, shares) for name, value in template.items()}
             if len(seen) == budget:
                 return
-            if combination not in seen and not _is_excluded(sweep, label, combination, useful):
-                seen.append(combination)
+            if str(combination) not in seen and not _is_excluded(sweep, label, combination, useful):
+                seen.add(str(combination))
                 yield combination
         fruitless = 0 if len(seen) > before else fruitless + 1
         if fruitless == _FRUITLESS_DRAWS or len(seen) == budget:
