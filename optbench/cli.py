@@ -115,11 +115,11 @@ def run(
         if later:
             console.print(progress.describe(later, estimate.seconds(later), estimate.disk_bytes(later)))
         return
-    if plan.stacks:
-        datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
     failed, ran = 0, False
     phase: Plan | None = plan
     while phase is not None:
+        if phase.stacks:
+            datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
         if phase.phase == "confirm" and phase.stacks:
             console.print(progress.describe(phase, estimate.seconds(phase), estimate.disk_bytes(phase)))
         with progress.Progress(phase, console) as display, progress.interruptible():
