@@ -35,20 +35,22 @@ class Judge:
             group = self._seeds.setdefault(self._group_of[trial.trial_id], {})
             group.setdefault(trial.configuration_id, []).append(trial.trial_id)
         self._scores: dict[tuple[str, int], float] = {}
-        self._lost: dict[str, int] = {}  # diverged and failed trials, and when
+        self._lost: dict[str, int] = {}  # diverged and failed trials, and the epoch of their last row
         self._decided: dict[tuple[_Group, int], frozenset[str]] = {}
 
     def observe(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows of any epoch, of this run or an earlier one."""
         for row in rows:
-            if row["status"] in ("diverged", "failed"):
+            # Not by the status "diverged": on disk all rows of a trial have the status of its last one.
+            if row["status"] == "failed" or math.isnan(row[self._metric]):
                 self._lost.setdefault(row["trial_id"], row["epoch"])
             elif row["epoch"] in self._rungs:
                 self._scores[row["trial_id"], row["epoch"]] = self._sign * row[self._metric]
 
     def give_up(self, trials: Iterable[Trial]) -> None:
         """These trials could not be trained."""
-        self._lost |= {trial.trial_id: 0 for trial in trials}
+        for trial in trials:
+            self._lost.setdefault(trial.trial_id, 0)
 
     def verdict(self, stack: Stack, epoch: int) -> frozenset[str] | None:
         """Ids of the trials of the stack that stop after the epoch, which is a rung; None while scores are missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
@@ -100,7 +101,9 @@ class Plan:
             optimizers={label: n + len(self.sweep.confirm) for label, n in tuned.items()},
             budgets=self.budgets,
             searched=self.sweep.searched,
+            searched_schedules=self.sweep.searched_schedules,
             halving=halving.model_dump() if halving else None,
+            races=tuple(sorted(set(_races(self.tuning).values()))) if halving else (),
         )
 
     def confirmation(self) -> Plan | None:
@@ -159,11 +162,24 @@ def _trained(store: Store) -> set[str]:
 
 def _settled(store: Store, sweep: Sweep, tuning: list[Trial]) -> set[str]:
     """Ids of the tuning trials that need no more training: trained, or stopped against the same rivals as now."""
-    ids, halving, last = {trial.trial_id for trial in tuning}, _halving(sweep), store.outline()
-    statuses = ["finished", "diverged"]
+    halving, last, statuses = _halving(sweep), store.outline(), store.statuses()
+    settled = {trial.trial_id for trial in tuning if statuses.get(trial.trial_id) in ("finished", "diverged")}
     if halving and last and last.halving == halving.model_dump() and last.metric == sweep.metric:
-        statuses += ["stopped"] if set(last.trial_ids) == ids else []
-    return {trial_id for trial_id, status in store.statuses().items() if trial_id in ids and status in statuses}
+        races = _races(tuning).items()
+        settled |= {i for i, race in races if race in last.races and statuses.get(i) == "stopped"}
+    return settled
+
+
+def _races(tuning: list[Trial]) -> dict[str, str]:
+    """For each trial, by id, a digest of all that compete in halving with it and itself."""
+    rivals: dict[tuple[str, int], list[str]] = {}
+    for trial in tuning:
+        rivals.setdefault((trial.optimizer, trial.group), []).append(trial.trial_id)
+    return {
+        trial_id: hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()[:16]
+        for ids in rivals.values()
+        for trial_id in ids
+    }
 
 
 def resolve_device(name: str) -> str:

@@ -163,6 +163,12 @@ class Sweep:
         axes = [axis for grid in self.optimizers.values() for axis in grid.axes.items()]
         return tuple(dict.fromkeys(name for name, values in axes if any(map(ranges, values))))
 
+    @property
+    def searched_schedules(self) -> tuple[str, ...]:
+        """The names of the schedules in which a parameter has a range."""
+        schedules = [value for grid in self.optimizers.values() for value in grid.axes["schedule"]]
+        return tuple(dict.fromkeys(value.name for value in schedules if isinstance(value, SearchedSchedule)))
+
 
 def load(path: Path, settings: Iterable[str] = ()) -> Sweep:
     """Read a sweep file and apply `--set` settings. Raises `UserError` with all problems."""

@@ -97,8 +97,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     """The best configuration of each group: the highest mean `metric` over its seeds (the lowest for a loss).
 
-    Configurations with fewer seeds than others come last, so that in half a sweep no lucky seed wins against a mean of
-    many; then those with a diverged seed. Stopped ones lost already. Returns configuration ids indexed by group.
+    Configurations that always diverged come last; before them those with fewer seeds than others, so that in half a
+    sweep no lucky seed wins against a mean of many; then those with a diverged seed. Stopped ones lost already. Returns
+    configuration ids indexed by group.
     """
     sign = -1.0 if metric.endswith("loss") else 1.0
     trained = finals[finals["status"] != "stopped"]
@@ -106,8 +107,11 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     table = scores.groupby([*by, "configuration_id"], sort=False).agg(
         score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
     )
+    table["hopeless"] = table["lost"] == 1
     ranked = table.reset_index().sort_values(
-        ["seeds", "lost", "score", "configuration_id"], ascending=[False, True, False, True], na_position="last"
+        ["hopeless", "seeds", "lost", "score", "configuration_id"],
+        ascending=[True, False, True, False, True],
+        na_position="last",
     )
     return ranked.groupby(list(by), sort=False)["configuration_id"].first()
 

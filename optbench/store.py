@@ -71,6 +71,9 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 _VERSION_KEY = b"optbench.schema_version"
 SCHEMA = pa.schema([(name, kind) for name, kind, _ in COLUMNS], metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
+# The fields of an outline that are tuples, which JSON knows not.
+_LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
+
 # A part is rewritten as epochs finish, but not more often than this: short epochs would spend their time here.
 _SECONDS_BETWEEN_WRITES = 1.0
 
@@ -80,8 +83,8 @@ class Outline:
     """What the folder says about its sweep besides rows.
 
     Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
-    each optimizer has in both phases, and how many configurations were tuned; which hyperparameters were searched, and
-    by which halving trials were stopped.
+    each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
+    schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race.
     """
 
     name: str
@@ -91,7 +94,9 @@ class Outline:
     budgets: dict[str, int] = field(default_factory=dict)
     confirm_ids: tuple[str, ...] = ()
     searched: tuple[str, ...] = ()
+    searched_schedules: tuple[str, ...] = ()
     halving: dict[str, int] | None = None
+    races: tuple[str, ...] = ()
 
 
 class Store:
@@ -133,18 +138,23 @@ class Store:
         """Record the sweep and the trial ids of each stack that will train, by stack id.
 
         Old rows of these trials go, and those of trials that were interrupted: they all train anew. What is left can be
-        read at any moment, also before the first epoch is done.
+        read at any moment, also before the first epoch is done. What confirmed in another sweep of this folder may tune
+        in this one, and the other way round.
         """
         self.write_meta("sweep.yaml", sweep_yaml)
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
         planned = set().union(*stacks.values())
+        phases = dict.fromkeys(outline.trial_ids, "tune") | dict.fromkeys(outline.confirm_ids, "confirm")
         for path in self.parts():
             table = _read(path)
-            columns = (table.column(name).to_pylist() for name in ("trial_id", "status"))
-            kept = [i not in planned and status != "running" for i, status in zip(*columns, strict=True)]
+            ids, statuses, old = (table.column(name).to_pylist() for name in ("trial_id", "status", "phase"))
+            kept = [i not in planned and status != "running" for i, status in zip(ids, statuses, strict=True)]
+            new = [phases.get(i, phase) for i, phase in zip(ids, old, strict=True)]
             if not any(kept):
                 path.unlink()
-            elif not all(kept):
+            elif not all(kept) or new != old:
+                column = table.schema.get_field_index("phase")
+                table = table.set_column(column, table.schema.field(column), pa.array(new, pa.string()))
                 self._replace(path, table.filter(pa.array(kept)))
         if stacks and not any(self.parts()):
             self.replace(next(iter(stacks)), [])
@@ -192,9 +202,7 @@ class Store:
         """The sweep that ran last in this folder; None when there is none."""
         try:
             data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
-            return Outline(
-                **(data | {name: tuple(data.get(name, ())) for name in ("trial_ids", "confirm_ids", "searched")})
-            )
+            return Outline(**(data | {name: tuple(data.get(name, ())) for name in _LISTS}))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError) as error:

@@ -95,11 +95,12 @@ def test_a_diverged_or_failed_trial_loses_and_is_no_longer_there_to_be_stopped()
 
 
 def test_what_happened_after_a_rung_does_not_change_its_verdict():
-    """Rows of an earlier run are known before its rungs are decided again."""
+    """Rows of an earlier run are known before its rungs are decided again, and all say how the trial ended."""
     trials = trials_of(2, 1, 3)
     (stack,) = plan(trials, 2, rungs=(1,))
     judge = Judge(trials, Halving(factor=2), "val_accuracy")
-    judge.observe([row(trials[0], 1, 0.9, "diverged") | {"epoch": 2}, row(trials[0], 1, 0.9), row(trials[1], 1, 0.1)])
+    judge.observe(row(trials[0], epoch, value, "diverged") for epoch, value in [(0, 0.1), (1, 0.9), (2, math.nan)])
+    judge.observe([row(trials[1], 1, 0.1)])
     assert judge.verdict(stack, 1) == {trials[1].trial_id}
 
 
@@ -191,6 +192,18 @@ def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(events, undisturbe
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "halved").glob("*.parquet")}
 
 
+def test_interrupted_among_trials_that_diverged_it_goes_on_to_the_same_rows(tmp_path):
+    exploding = SWEEP.partition("  noisy")[0].replace("sgd: {lr: {min: 1e-4", "sgd: {weight_decay: 300, lr: {min: 0.05")
+    whole = run(tmp_path / "whole", exploding)
+    last = whole[whole["phase"] == "tune"].groupby("trial_id")[["epoch", "status"]].last()
+    assert (last[last["epoch"] > 1]["status"] == "diverged").any()  # behind the first rung
+    for events in (14, 22):
+        folder = tmp_path / str(events)
+        partly = run(folder, exploding, events=events, workers=1)
+        assert len(partly) < len(whole)
+        pd.testing.assert_frame_equal(content(run(folder, exploding, workers=1)), content(whole))
+
+
 def test_a_longer_search_keeps_what_was_trained_to_its_end_and_races_the_others_again(undisturbed, tmp_path):
     run(tmp_path)
     longer = SWEEP.replace("num_samples: 4", "num_samples: 6")
@@ -203,7 +216,14 @@ def test_a_longer_search_keeps_what_was_trained_to_its_end_and_races_the_others_
     assert len(merged) == len(afresh)
     assert merged["val_loss"].equals(merged["val_loss_longer"])
     assert set(rows["trial_id"]) == set(afresh["trial_id"])
-    assert (merged["status"] != merged["status_longer"]).sum() <= 2 * 2 * 4
+    winners = undisturbed[(undisturbed["phase"] == "tune") & (undisturbed["status"] == "finished")]
+    assert set(merged[merged["status"] != merged["status_longer"]]["trial_id"]) <= set(winners["trial_id"])
+
+
+def test_a_longer_search_of_one_optimizer_leaves_the_other_races_alone(tmp_path):
+    run(tmp_path, SWEEP.replace("confirm: {seeds: 2}", ""))
+    longer = SWEEP.replace("sgd: {", "sgd: {num_samples: 5, ")
+    assert set(make_plan(parse(longer), tmp_path, "cpu", 2, None).missing) == {"sgd"}
 
 
 def test_a_worker_that_dies_with_stacks_waiting_in_it_costs_nothing_but_time(undisturbed, tmp_path, monkeypatch):

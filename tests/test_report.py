@@ -343,6 +343,7 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     assert "schedule=exponential(gamma=0." in rows.loc[("adam", "exponential"), "configuration"]
     assert "Learning rates" not in [table.title for table in report.tables]  # a row for every draw says nothing
     assert "is scored on fresh seeds, which selected nothing" in report.note
+    assert report.tables[-1].data["adam val_accuracy"].tolist() == pytest.approx([0.25] * 3)
     words = "The tuning budgets differ: 8 configurations of adam; 3 configurations of sgd."
     assert all(words in table.caption for table in report.tables)
     status = tables.status(store)
@@ -350,6 +351,12 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     assert status.data["trials"].tolist() == [19, 9]
     for width in (60, 80, 120):
         assert max(map(len, shown(report, width).splitlines())) <= width
+
+
+def test_schedules_that_were_not_drawn_keep_their_rows(tmp_path):
+    store = fill(tmp_path, SEARCHED.replace("[cosine, ", "[{name: step, step_size: [1, 2]}, "))
+    shown = tables.build(store).tables[1].data.query("optimizer == 'adam'")["schedule"]
+    assert sorted(shown) == ["exponential", "step(step_size=1)", "step(step_size=2)"]
 
 
 def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):

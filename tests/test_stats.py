@@ -101,6 +101,14 @@ def test_a_configuration_with_fewer_seeds_does_not_win_by_luck():
     assert stats.select(stats.final(rows), ["optimizer"], "val_accuracy")["adam"] == "known"
 
 
+def test_a_configuration_that_always_diverged_comes_after_one_with_fewer_seeds():
+    rows = frame(
+        [("adam", "wild", seed, 2, math.nan, "diverged") for seed in range(3)]
+        + [("adam", "tame", 0, 2, 0.9, "finished"), ("adam", "tame", 1, 2, 0.9, "finished")]
+    )
+    assert stats.select(stats.final(rows), ["optimizer"], "val_accuracy")["adam"] == "tame"
+
+
 def test_states_follow_the_last_row_of_a_trial():
     rows = frame(
         [

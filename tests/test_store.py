@@ -126,6 +126,14 @@ def test_old_rows_of_trials_that_train_anew_are_removed_and_no_others(store):
     assert store.statuses() == {"d": "finished", "f": "failed"}
 
 
+def test_rows_say_what_a_trial_does_in_the_sweep_that_ran_last(store):
+    part(store, "done").add(rows(2, "finished"))
+    store.begin(Outline("s", "val_accuracy", ("b",), {"adam": 2}, confirm_ids=("a",)), "", {})
+    assert store.rows().set_index("trial_id")["phase"].to_dict() == {"a": "confirm", "b": "tune"}
+    store.begin(Outline("s", "val_accuracy", ("a",), {"adam": 2}), "", {})
+    assert store.rows().set_index("trial_id")["phase"].to_dict() == {"a": "tune", "b": "tune"}
+
+
 def test_two_runs_cannot_write_at_once(store):
     with store.locked(), pytest.raises(UserError, match="another 'optbench run'"), Store(store.folder).locked():
         pass

@@ -87,8 +87,9 @@ def build(store: Store) -> Report:
     if (finals["status"] == "stopped").all():
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
     if "schedule" in searched:  # each draw would be a schedule of its own
-        finals = finals.assign(drawn_schedule=finals["schedule"])
-        finals["schedule"] = finals["schedule"].str.partition("(")[0]
+        names = finals["schedule"].str.partition("(")[0]
+        drawn = names.isin(outline.searched_schedules if outline else ())
+        finals = finals.assign(drawn_schedule=finals["schedule"], schedule=finals["schedule"].where(~drawn, names))
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     varying = stats.varying(tuning, stats.AXES)
     within = [a for a in varying if a not in ("optimizer", *(["schedule"] if "schedule" in searched else []))]
@@ -101,8 +102,8 @@ def build(store: Store) -> Report:
     tables += [_axis(tuning, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
     listed = [name for name in hyperparameters if name not in searched]
     tables += [_axis(tuning, axis, ["optimizer"], within, metric) for axis in listed]
-    best = stats.compare(tuning, ["optimizer"], metric)
-    tables.append(_epochs(rows[rows["phase"] == "tune"], best))
+    scored = "confirm" if len(confirming) else "tune"
+    tables.append(_epochs(rows[rows["phase"] == scored], optimizers.data))
     if outline and len(set(outline.budgets.values())) > 1:
         unequal = f"The tuning budgets differ: {stats.budgets_in_words(outline.budgets)}."
         tables = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in tables]
@@ -114,8 +115,8 @@ def _note(metric: str, outline: Outline | None, confirming: pd.DataFrame) -> str
     selection = f"Each row shows its best configuration by mean {metric} over the seeds, after the last epoch."
     if len(confirming):
         selection += (
-            " In the table of optimizers it is scored on fresh seeds, which selected nothing; elsewhere the same seeds "
-            "select and score."
+            " In the first and the last table it is scored on fresh seeds, which selected nothing; elsewhere the same "
+            "seeds select and score."
         )
     else:
         selection += " The same seeds select and score."
