@@ -6,7 +6,7 @@ The types are those of `optimizers` and `schedules`, with a range allowed in the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -48,6 +48,9 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list) else [value, value]
 
+
+# Bounds of a range: up to here a float holds every whole number, and the difference of two is finite.
+MAX_WHOLE, MAX_REAL = 2**53, 1e300
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
@@ -104,17 +107,23 @@ def _searchable(kind: Any) -> Any:
         return Annotated[_searchable(inner), *metadata]
     if get_origin(kind) is tuple:
         return tuple[tuple(part if part is Ellipsis else _searchable(part) for part in get_args(kind))]  # type: ignore[misc]
-    return Annotated[kind, WrapValidator(_number_or_range)] if _is_number(kind) else kind
+    if not (_allows(kind, int) or _allows(kind, float)):
+        return kind
+    return Annotated[kind, WrapValidator(partial(_number_or_range, kind=kind))]
 
 
-def _is_number(kind: Any) -> bool:
-    if kind in (int, float, Any):
+def _allows(kind: Any, number: type) -> bool:
+    """Whether a type of value has `number`, int or float, among its kinds."""
+    if kind in (number, Any):
         return True
-    return get_origin(kind) in (Annotated, Union, UnionType) and any(map(_is_number, get_args(kind)))
+    return get_origin(kind) in (Annotated, Union, UnionType) and any(_allows(part, number) for part in get_args(kind))
 
 
-def _number_or_range(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """The value as it is, or the range that a mapping with `min` and `max` stands for."""
+def _number_or_range(value: Any, validate: Callable[[Any], Any], kind: Any) -> Any:
+    """The value as it is, or the range that a mapping with `min` and `max` stands for.
+
+    Where both whole and other numbers are allowed, a range holds all of them; where nothing is known, its bounds tell.
+    """
     if not isinstance(value, dict) or not {"min", "max", "log"} & set(value):
         return validate(value)
     for key in value:
@@ -140,7 +149,12 @@ def _number_or_range(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise wrong(f"the range from {value['min']} to {value['max']} is {'empty' if empty else 'reversed'}", "min")
     if log and bounds["min"] <= 0:
         raise wrong("a logarithmic range must begin above 0", "min")
-    return Range(bounds["min"], bounds["max"], log, all(isinstance(bound, int) for bound in bounds.values()))
+    is_whole = all(isinstance(bound, int) for bound in bounds.values()) and (kind is Any or not _allows(kind, float))
+    limit = MAX_WHOLE if is_whole else MAX_REAL
+    for key, bound in bounds.items():
+        if abs(bound) > limit:
+            raise wrong(f"must lie within ±{limit:g} in a range", key)
+    return Range(bounds["min"], bounds["max"], log, is_whole)
 
 
 # ---------------------------------------------------------------- schedules

@@ -55,8 +55,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
     far, evaluation excluded), and loss and accuracy on the splits `train` (a fixed slice of the training set, in
-    evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its numbers are NaN; one
-    whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's last, and so is that of a
+    evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its numbers are NaN; else
+    one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's last, and so is that of a
     trial whose id is sent into the generator. The stack goes on without them.
     """
     device = torch.device(device)
@@ -117,8 +117,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
                 "trial_id": trial.trial_id,
                 "epoch": epoch,
                 "step": epoch * steps_per_epoch,
-                "status": "failed" if t in optimizer.failures else last if finite[t] else "diverged",
-                "error": optimizer.failures.get(t),
+                "status": "diverged" if not finite[t] else "failed" if t in optimizer.failures else last,
+                "error": optimizer.failures.get(t) if finite[t] else None,
                 "scheduled_lr": scheduled_lrs[t],
                 "train_seconds": train_seconds,
                 **{name: values[t] for name, values in columns.items()},

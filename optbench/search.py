@@ -39,7 +39,9 @@ class Range:
 
 
 def _between(low: float, high: float, share: float, log: bool) -> float:
-    return float(low * (high / low) ** share) if log else low + (high - low) * share
+    if log:
+        return math.exp(math.log(low) + (math.log(high) - math.log(low)) * share)
+    return low + (high - low) * share
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,35 @@ class ReturnsNaN(Noisy):
         for group in self.param_groups:
             for p in group["params"]:
                 p.fill_(float("nan"))
+class Decomposes(Noisy):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if not p.grad.isfinite().all():
+                    raise RuntimeError("input contains NaN")
+                p.mul_(1e4)
+class Clips(torch.optim.SGD):
+    '''Changes the gradient it is given, and asks for it again.'''
+    @torch.no_grad()
+    def step(self, closure=None):
+        for _ in range(2):
+            with torch.enable_grad():
+                closure()
+            for p in self.param_groups[0]["params"]:
+                p.grad.mul_(0.5)
+        super().step()
+class Insists(torch.optim.SGD):
+    '''Wants to be told, as the package schedulefree does.'''
+    told = False
+    def train(self):
+        self.told = True
+    def eval(self):
+        self.told = False
+    def step(self, closure=None):
+        if not self.told:
+            raise RuntimeError("call train() first")
+        super().step(closure)
 class Counts(torch.optim.SGD):
     '''Evaluates at weights of its own, as schedule-free optimizers do.'''
     def eval(self):
@@ -256,6 +285,7 @@ def test_a_trial_is_the_same_alone_and_beside_others_and_disturbs_nobodys_random
             "RuntimeError: Rebinds replaces the memory of its parameters instead of changing it in place",
         ),
         ("ReturnsNaN", "diverged", None),
+        ("Decomposes", "diverged", None),
     ],
 )
 def test_a_bad_optimizer_ends_alone(name, status, words, folder, tiny):
@@ -289,6 +319,33 @@ def test_evaluation_happens_at_the_weights_an_optimizer_shows_and_changes_nothin
             )
             list(engine.train(Stack((trial,)), tiny, "cpu"))
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
+def test_to_raise_at_numbers_that_are_not_finite_is_to_diverge(folder):
+    decomposes = find("./own.py:Decomposes", folder)(lr=1.0)
+    nan_P = torch.full((1, PARAMETERS), float("nan"))
+    for loss, expected in [(1.0, float("nan")), (float("nan"), 1.0)]:  # without a finite loss there is no step at all
+        weights_TP = torch.ones(1, PARAMETERS)
+        optimizer = StackedOptimizer(weights_TP, SHAPES, [decomposes], [0])
+        for _ in range(2):
+            optimizer.step(torch.tensor([loss]), nan_P.clone(), torch.ones(1, 1), [1.0], None)
+        assert optimizer.failures == {}
+        torch.testing.assert_close(weights_TP, torch.full_like(weights_TP, expected), equal_nan=True)
+
+
+def test_an_optimizer_is_told_before_its_first_step_that_it_trains(folder, tiny):
+    (insists,) = trials_in(folder, "  insists: {optimizer: './own.py:Insists'}\n")
+    (plain,) = trials_in(folder, "  insists: {optimizer: 'torch.optim:SGD'}\n")
+    shown, hidden = ([rows[0] for rows in engine.train(Stack((t,)), tiny, "cpu")] for t in (insists, plain))
+    assert [row["status"] for row in shown] == ["running", "running", "finished"]
+    assert [row["val_loss"] for row in shown] == [row["val_loss"] for row in hidden]
+
+
+def test_a_closure_gives_the_same_gradient_again_whatever_was_done_to_it(folder):
+    flat_P = torch.zeros(PARAMETERS)
+    optimizer = LeafOptimizer(flat_P, SHAPES, find("./own.py:Clips", folder)(lr=1.0), seed=0)
+    optimizer.step(torch.zeros(()), torch.full((PARAMETERS,), -1.0), 1.0, None)
+    assert flat_P.tolist() == [0.5] * PARAMETERS
 
 
 def test_leaves_move_with_a_stack_that_shrinks(folder, tiny):

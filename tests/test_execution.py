@@ -10,7 +10,9 @@ import pytest
 
 from optbench import execution
 from optbench.execution import Failure, processes
+from optbench.spec import parse
 from optbench.stacks import Stack, plan
+from optbench.trials import expand
 
 SWEEP = "{adam: {lr: [1e-3, 3e-3]}, sgd: {lr: [0.05, 1e30], momentum: 0.9}}"
 LINES = ("epochs: 2", "parameters: {batch_size: 64, dropout: 0.25}")
@@ -90,6 +92,17 @@ def test_an_exception_fails_its_own_stack_with_its_traceback(stacks):
     assert "unknown dataset 'nowhere'" in events[0][1].error
     assert "Traceback" in events[0][1].error
     assert {stack for stack, _ in events[1:]} == {stacks[1]}
+
+
+def test_an_optimizer_whose_file_changed_fails_with_the_reason_and_the_worker_goes_on(stacks, tmp_path):
+    code = "import torch\nclass Mine(torch.optim.SGD):\n    pass\n"
+    (tmp_path / "own.py").write_text(code)
+    text = "dataset: digits\nepochs: 1\noptimizers: {own: {optimizer: './own.py:Mine', lr: 0.1}}"
+    (changed,) = plan(expand(parse(text, folder=tmp_path)), 1)
+    (tmp_path / "own.py").write_text(code + "# another\n")
+    (_, failure), *others = execution.run([changed, stacks[1]], "cpu", 1, None)
+    assert failure.error.strip().endswith("was changed while the sweep ran; run again")
+    assert {stack for stack, _ in others} == {stacks[1]}
 
 
 def test_closing_stops_all_workers(stacks):

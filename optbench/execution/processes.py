@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -155,7 +156,14 @@ def _work(connection: Connection, data_dir: Path | None) -> None:
     trainer = Trainer("cpu", data_dir)
     try:
         while True:
-            stack, stop = connection.recv()
+            try:
+                stack, stop = connection.recv()
+            except (EOFError, OSError):
+                raise
+            except Exception:  # it holds an optimizer that this process cannot import
+                connection.send(Failure(traceback.format_exc()))
+                connection.send(False)
+                continue
             for message in trainer.advance(stack, stop):
                 connection.send(message)
             connection.send(trainer.waits(stack))

@@ -38,6 +38,9 @@ class LeafOptimizer:
         self._attach(flat_P)
         with self._own_randomness():
             self._optimizers = build(hyperparameters, self._leaves)
+        self._switching = [optimizer for optimizer in self._optimizers if hasattr(optimizer, "train")]
+        self._trained_P = flat_P.clone() if self._switching else flat_P
+        self.set_training(True)  # some insist on it before their first step
         # Groups may start at other rates than lr (biases, Muon's rest): a schedule scales them all alike.
         self._base_lr = self._lr = hyperparameters.lr
         self._groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
@@ -70,12 +73,13 @@ class LeafOptimizer:
                 elif base is not None:
                     group["lr"] = base / self._base_lr * lr
         before_P = self._flat_P.clone()
-        known = loss, gradient_P.clone()
+        known_P = gradient_P.clone()
 
-        def closure() -> Tensor:
-            loss, gradient_P = known if torch.equal(self._flat_P, before_P) else again()
+        def closure() -> Tensor:  # a step may change the gradient that it is given
+            here = torch.equal(self._flat_P, before_P)
+            loss_here, gradient_P = (loss, known_P.clone()) if here else again()
             self._set_gradient(gradient_P)
-            return loss
+            return loss_here
 
         self._set_gradient(gradient_P)
         self._steps += 1
@@ -108,12 +112,11 @@ class LeafOptimizer:
 
     def set_training(self, training: bool) -> None:
         """Tell optimizers that evaluate at other weights than they train (schedule-free ones) which ones to show."""
-        switching = [optimizer for optimizer in self._optimizers if hasattr(optimizer, "train")]
-        if not switching or self._steps == 0:
+        if not self._switching or (self._steps == 0 and not training):
             return
         if not training:
             self._trained_P = self._flat_P.clone()
-        for optimizer in switching:
+        for optimizer in self._switching:
             optimizer.train() if training else optimizer.eval()  # type: ignore[attr-defined]
         if training:  # there and back, they round
             self._flat_P.copy_(self._trained_P)

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import nn
 
 from optbench.bounds import NonNegative
@@ -57,11 +57,14 @@ class Foreign(Hyperparameters):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:  # a class made at run time cannot be pickled by name
-        return _restore, (self.algorithm, self.folder, self.arguments())
+        return _restore, (self.algorithm, self.folder, self.arguments(), self.source)
 
 
-def _restore(name: str, folder: Path, arguments: Mapping[str, Any]) -> Foreign:
-    return find_foreign(name, folder)(**arguments)
+def _restore(name: str, folder: Path, arguments: Mapping[str, Any], source: str) -> Foreign:
+    found = find_foreign(name, folder)
+    if found.source != source:
+        raise UserError(f"the code of {name} was changed while the sweep ran; run again")
+    return found(**arguments)
 
 
 @cache
@@ -73,7 +76,7 @@ def find_foreign(name: str, folder: Path) -> type[Foreign]:
         found = module
         for part in class_name.split("."):
             if not hasattr(found, part):
-                classes = [n for n, c in vars(module).items() if _is_optimizer(c) and c.__module__ == module.__name__]
+                classes = [n for n, c in vars(module).items() if _is_optimizer(c)]
                 hint = did_you_mean(class_name, classes) if classes else "it has no optimizers"
                 raise UserError(f"{module_name} has no '{class_name}'; {hint}")
             found = getattr(found, part)
@@ -97,6 +100,10 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+# A script that ends with sys.exit is imported no better than one that raises.
+_IMPORT_ERRORS = (Exception, SystemExit)
+
+
 def _on_path(folder: Path) -> None:
     """Let imports find modules in the folder, after all others. Programs installed by pip leave it out."""
     if str(folder) not in sys.path:
@@ -107,7 +114,7 @@ def _module(name: str) -> ModuleType:
     _on_path(Path.cwd())
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except _IMPORT_ERRORS as error:
         raise UserError(f"cannot import {name}: {_one_line(error)}") from None
 
 
@@ -122,7 +129,7 @@ def _file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except _IMPORT_ERRORS as error:
         del sys.modules[name]
         raise UserError(f"cannot import {path}: {_one_line(error)}") from None
     return module
@@ -145,14 +152,23 @@ def _of_library(name: str) -> Any:
 
 # ---------------------------------------------------------------- signature → hyperparameters
 
+# Arguments that a sweep file cannot set: what these words mean there is said already, or pydantic has a use for them.
+_TAKEN = {"optimizer", "num_samples", "batch_size", "dropout", "schedule", "model", "activation", "loss"}
+_TAKEN |= {*dir(Foreign), *Foreign.__class_vars__}
+_Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
+
 
 def _hyperparameters(name: str, folder: Path, target: type[torch.optim.Optimizer]) -> type[Foreign]:
     fields: dict[str, Any] = {}
     for argument in _arguments(target):
         kind, default = _kind(argument), argument.default
+        is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
+        if argument.name in _TAKEN or argument.name.startswith(("_", "model_")):
+            if is_required:
+                raise UserError(f"{name} needs '{argument.name}', which has another meaning in a sweep file")
+            continue
         if kind is None:
             continue
-        is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
         if argument.name == "lr":
             kind, is_required = NonNegative, is_required or default is None
         fields[argument.name] = (kind, ... if is_required else default)
@@ -183,8 +199,10 @@ def _arguments(target: type) -> list[inspect.Parameter]:
         if "__init__" not in vars(base):
             continue
         given = list(inspect.signature(vars(base)["__init__"]).parameters.values())[2:]  # without self and params
+        is_base = bool(found)
         for argument in given:
-            is_handed_on = found and argument.default is argument.empty  # by the derived class itself
+            # What a base class requires, the derived class itself hands on, but for lr.
+            is_handed_on = is_base and argument.default is argument.empty and argument.name != "lr"
             if argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) and not is_handed_on:
                 found.setdefault(argument.name, argument)
         if not any(argument.kind is argument.VAR_KEYWORD for argument in given):
@@ -195,7 +213,8 @@ def _arguments(target: type) -> list[inspect.Parameter]:
 def _kind(argument: inspect.Parameter) -> Any:
     """The type of one value, from the default: annotations are too often missing, or wrong.
 
-    None for arguments that a sweep file cannot say, such as a dtype or a function.
+    A whole default without annotation may well stand for a real number (`weight_decay=0`). None for arguments that a
+    sweep file cannot say, such as a dtype or a function.
     """
     default = argument.default
     match default:
@@ -204,9 +223,10 @@ def _kind(argument: inspect.Parameter) -> Any:
         case float():
             return float
         case int():
-            return int if str(argument.annotation) in ("int", "<class 'int'>") else int | float
+            annotation = getattr(argument.annotation, "__name__", str(argument.annotation))
+            return {"int": int, "float": float}.get(annotation, _Whole)
         case tuple() | list() if default and all(type(part) in (int, float) for part in default):
-            parts = tuple(float if isinstance(part, float) else int | float for part in default)
+            parts = tuple(float if isinstance(part, float) else _Whole for part in default)
             return Annotated[tuple[parts], Field(strict=False)]  # type: ignore[valid-type]
         case tuple() | list() | None | argument.empty:
             return Any

@@ -5,6 +5,7 @@ Shape suffixes: T trials, P parameters of one trial (all its tensors, flattened 
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class _Group:
 
 @dataclass
 class _Single:
-    """A trial with an optimizer object of its own; none once it has failed."""
+    """A trial with an optimizer object of its own; none once it has failed or diverged."""
 
     row: int
     optimizer: LeafOptimizer | None
@@ -78,7 +79,8 @@ class StackedOptimizer:
     """Updates a stack in place.
 
     `parameters_TP` are the weights, `shapes` those of one trial's tensors in their order. An optimizer that raises
-    stops its own trial only: `failures` holds its traceback by row, and the trial's weights change no more.
+    stops its own trial only: `failures` holds its traceback by row, and the trial's weights change no more. One that
+    raises at numbers that are not finite has diverged, not failed: the trial's weights become NaN.
     """
 
     def __init__(
@@ -141,8 +143,14 @@ class StackedOptimizer:
             if single.optimizer is None:
                 continue
             t, optimizer = single.row, single.optimizer
+            if not loss_T[t].isfinite():
+                single.optimizer = None  # many would raise; its trial is over
+                continue
             with self._recorded(single):
                 optimizer.step(loss_T[t], gradients_TP[t], lrs[t], lambda t=t: again(t))  # type: ignore[misc]
+            if t in self.failures and not (gradients_TP[t].isfinite().all() and self.parameters_TP[t].isfinite().all()):
+                del self.failures[t]
+                self.parameters_TP[t] = math.nan
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
