@@ -248,6 +248,34 @@ def test_a_worker_that_dies_with_stacks_waiting_in_it_costs_nothing_but_time(und
     pd.testing.assert_frame_equal(content(rows), content(undisturbed))
 
 
+def test_a_stack_that_kills_its_workers_is_given_up_alone(undisturbed, tmp_path, monkeypatch):
+    """Those that wait beside it at a rung are not charged with its deaths."""
+    import multiprocessing
+    import os
+    import signal
+
+    real, victim = execution.run, []
+
+    def disturbed(*arguments):
+        for stack, message in real(*arguments):
+            if isinstance(message, list) and message[0]["epoch"] == 0:  # it will be a while before the next epoch
+                begun.add(stack)
+                if len(begun) == 4 and not victim:
+                    victim.append(stack)
+                if victim and stack is victim[0]:
+                    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            yield stack, message
+
+    begun = set()
+    monkeypatch.setattr(execution, "run", disturbed)
+    rows = run(tmp_path, SWEEP.replace("confirm: {seeds: 2}", ""), workers=1)
+    lost = {trial.trial_id for trial in victim[0].trials}
+    last = rows.sort_values("epoch").groupby("trial_id").last()
+    assert set(last[last["status"] == "failed"].index) == lost
+    assert last.loc[list(lost), "error"].str.contains("died 3 times").all()
+    assert set(last[~last.index.isin(lost)]["status"]) == {"stopped", "finished"}
+
+
 def test_in_this_process_it_is_the_same(undisturbed, tmp_path):
     """As on a GPU: one process, stacks of all that fit, waiting for each other."""
     from optbench.execution.in_process import run_in_process

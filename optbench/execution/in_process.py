@@ -37,7 +37,7 @@ class Trainer:
                 rows = training.send(stop)
             while True:
                 yield rows
-                if rows[0]["epoch"] in stack.rungs:
+                if rows[0]["epoch"] in stack.rungs and any(row["status"] == "running" for row in rows):
                     self._waiting[stack.stack_id] = training
                     return
                 rows = next(training)

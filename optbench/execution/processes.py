@@ -1,7 +1,7 @@
 """One single-threaded process per core: on a CPU the only arrangement that always scales.
 
 A worker that dies (killed, out of memory) takes the stacks in it down with it and nothing else: they are tried again in
-fresh workers, up to `ATTEMPTS` times.
+fresh workers, the one that trained up to `ATTEMPTS` times.
 """
 
 from __future__ import annotations
@@ -87,12 +87,13 @@ def run_in_processes(
                     crew.remove(worker)
                     worker.connection.close()
                     worker.process.join()
-                    for stack in [*([] if worker.settled else [worker.stack]), *worker.waiting]:
-                        if attempts[stack.stack_id] < ATTEMPTS:
-                            new.appendleft(stack)
-                        else:
-                            error = f"its worker process died {ATTEMPTS} times, exit code {worker.process.exitcode}"
-                            yield stack, Failure(error)
+                    new.extendleft(worker.waiting)
+                    attempts.subtract(stack.stack_id for stack in worker.waiting)  # it was not their fault
+                    if not worker.settled and attempts[worker.stack.stack_id] < ATTEMPTS:
+                        new.appendleft(worker.stack)
+                    elif not worker.settled:
+                        error = f"its worker process died {ATTEMPTS} times, exit code {worker.process.exitcode}"
+                        yield worker.stack, Failure(error)
                     continue
                 if isinstance(message, bool):  # no more rows for now: the stack waits at a rung, or is done
                     if message:
