@@ -14,6 +14,7 @@ import pandas as pd
 
 AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout")
 SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
+HYPERPARAMETER = "hyperparameter."
 
 
 def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
@@ -25,21 +26,27 @@ def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """A column for each hyperparameter that varies within an optimizer, and their names; `lr` first if it does."""
+    """A column for each hyperparameter that varies within an optimizer, and their names; `lr` first if it does.
+
+    The names begin with `HYPERPARAMETER`, but for lr: an optimizer from elsewhere may call its arguments like a column.
+    """
     parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
-    names = list(dict.fromkeys(name for values in parsed.values() for name in values))
+    seen: dict[str, dict[str, set[Any]]] = {}  # hyperparameter → optimizer → its values
+    for optimizer, text in rows[["optimizer", "hyperparameters"]].drop_duplicates().itertuples(index=False):
+        for name, value in parsed[text].items():
+            seen.setdefault(name, {}).setdefault(optimizer, set()).add(_label(value))
+    varying = [name for name, values in seen.items() if any(len(found) > 1 for found in values.values())]
     columns = {
-        name: rows["hyperparameters"].map({text: _label(values.get(name)) for text, values in parsed.items()})
-        for name in names
+        HYPERPARAMETER + name: rows["hyperparameters"].map({t: _label(v[name]) for t, v in parsed.items() if name in v})
+        for name in varying
     }
-    wide = rows.assign(**columns)
-    varying = [n for n in ("lr", *names) if (wide.groupby("optimizer")[n].nunique() > 1).any()]
-    return wide[[*rows.columns, *(name for name in varying if name != "lr")]], varying
+    lr = ["lr"] if (rows.groupby("optimizer")["lr"].nunique() > 1).any() else []
+    return rows.assign(**columns), [*lr, *columns]
 
 
 def _label(value: Any) -> Any:
-    """Pairs and booleans as the sweep file writes them, numbers as they are."""
-    return json.dumps(value) if isinstance(value, (list, bool)) else value
+    """Pairs, booleans and null as the sweep file writes them, numbers as they are."""
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) or value is None else value
 
 
 def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:

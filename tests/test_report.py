@@ -38,7 +38,7 @@ def plan_of(sweep, trials, store):
 
 def fill(folder, text, value=lambda trial, epoch: 0.5, status=lambda trial: "finished", epochs=None, **columns):
     """Write the rows of a sweep as a run would, with made-up accuracies."""
-    sweep = parse(text)
+    sweep = parse(text, folder=folder)
     trials = expand(sweep)
     store = Store(folder / sweep.name)
     store.begin(plan_of(sweep, trials, store).outline, to_yaml(sweep), {"all": [t.trial_id for t in trials]})
@@ -357,6 +357,35 @@ def test_schedules_that_were_not_drawn_keep_their_rows(tmp_path):
     store = fill(tmp_path, SEARCHED.replace("[cosine, ", "[{name: step, step_size: [1, 2]}, "))
     shown = tables.build(store).tables[1].data.query("optimizer == 'adam'")["schedule"]
     assert sorted(shown) == ["exponential", "step(step_size=1)", "step(step_size=2)"]
+
+
+CROWDED = """
+name: crowded
+dataset: digits
+epochs: 1
+optimizers:
+  one: {optimizer: "./own.py:Crowded", seed: [1, 2], status: [a, b], table: [{x: 1}, null], gap: [0.5, [0.1, 0.2]]}
+  two: {optimizer: "./own.py:Crowded", gap: [3, 4]}
+"""
+
+
+def test_arguments_may_have_the_names_of_columns(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nclass Crowded(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr=0.1, seed=0, status='s', table=None, gap=None):\n"
+        "        super().__init__(params, lr=lr)\n"
+    )
+    report = tables.build(fill(tmp_path, CROWDED, lambda trial, epoch: 0.5 + 0.01 * trial.hyperparameters.seed))
+    one = report.tables[0].data.set_index("optimizer").loc["one"]
+    assert (one["val_accuracy"], one["n"], one["diverged_of"]) == (0.52, 1, "0/16")
+    assert "seed=2, status=" in one["configuration"]
+    found = {table.title.removeprefix("Hyperparameter "): table for table in report.tables}
+    assert found["seed"].data["seed"].tolist() == [1, 2]
+    assert set(found["table"].data["table"]) == {'{"x": 1}', "null"}
+    assert found["gap"].data.set_index("optimizer").loc["two", "hyperparameter.gap"].tolist() == [3, 4]
+    assert found["gap"].data["gap"].tolist() == [0] * 4
+    for write in formats.FORMATS.values():
+        write(report)
 
 
 def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):

@@ -230,10 +230,18 @@ def test_hyperparameters_become_columns_where_they_vary():
         }
     )
     wide, varying = stats.with_hyperparameters(rows)
-    assert varying == ["lr", "momentum", "betas"]
-    assert wide["momentum"].tolist()[:2] == [0.0, 0.9]
-    assert wide["betas"].tolist()[2:] == ["[0.9, 0.99]", "[0.9, 0.999]"]
-    assert "nesterov" not in wide
+    assert varying == ["lr", "hyperparameter.momentum", "hyperparameter.betas"]
+    assert wide["hyperparameter.momentum"].tolist()[:2] == [0.0, 0.9]
+    assert wide["hyperparameter.betas"].tolist()[2:] == ["[0.9, 0.99]", "[0.9, 0.999]"]
+    assert [name for name in wide if "nesterov" in name] == []
+
+
+def test_null_is_a_value_like_others():
+    texts = ['{"max_eval": null}', '{"max_eval": 5}', "{}"]
+    rows = pd.DataFrame({"optimizer": ["lbfgs", "lbfgs", "sgd"], "lr": 0.1, "hyperparameters": texts})
+    wide, varying = stats.with_hyperparameters(rows)
+    assert varying == ["hyperparameter.max_eval"]
+    assert wide["hyperparameter.max_eval"].tolist()[:2] == ["null", 5]
 
 
 def test_dropout_has_one_label_for_both_rates():

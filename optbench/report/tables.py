@@ -100,7 +100,7 @@ def build(store: Store) -> Report:
     tables = [optimizers]
     keys = ["optimizer"] if "optimizer" in varying else []
     tables += [_axis(tuning, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
-    listed = [name for name in hyperparameters if name not in searched]
+    listed = [name for name in hyperparameters if name.removeprefix(stats.HYPERPARAMETER) not in searched]
     tables += [_axis(tuning, axis, ["optimizer"], within, metric) for axis in listed]
     scored = "confirm" if len(confirming) else "tune"
     tables.append(_epochs(rows[rows["phase"] == scored], optimizers.data))
@@ -192,7 +192,11 @@ def _axis(
         _configuration(configurations.loc[i], choices) if i else "" for i in data["configuration_id"]
     ]
     data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
-    title, heading = _AXES.get(axis, (f"Hyperparameter {axis}", axis))
+    plain = axis.removeprefix(stats.HYPERPARAMETER)
+    if plain not in data:
+        data = data.rename(columns={axis: plain})
+        axis = plain
+    title, heading = _AXES.get(axis, (f"Hyperparameter {plain}", plain))
     columns = [Column(key, key) for key in keys] + [Column(axis, heading)]
     columns += [
         *_SCORES.get(axis, (_TEST, _VAL)),
@@ -230,14 +234,20 @@ def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     def key(column: pd.Series) -> pd.Series:
         if column.name in ranks:
             return column.map(ranks[column.name])
-        return pd.to_numeric(column, errors="coerce") if column.name == "dropout" else column
+        if column.name == "dropout":
+            return pd.to_numeric(column, errors="coerce")
+        if column.dtype == object:  # words beside numbers: optimizers from elsewhere share names, not meanings
+            ordered = sorted(column.unique(), key=lambda value: (isinstance(value, str), value))
+            return column.map({value: i for i, value in enumerate(ordered)})
+        return column
 
     return data.sort_values(list(by), key=key, kind="stable")
 
 
 def _configuration(row: pd.Series, choices: Sequence[str]) -> str:
     shown = {name: row[name] for name in choices if not _missing(row[name])}
-    return ", ".join(f"{name.removeprefix('drawn_')}={_number(value)}" for name, value in shown.items())
+    plain = {name.removeprefix("drawn_").removeprefix(stats.HYPERPARAMETER): value for name, value in shown.items()}
+    return ", ".join(f"{name}={_number(value)}" for name, value in plain.items())
 
 
 def _missing(value: Any) -> bool:
