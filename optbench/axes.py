@@ -178,8 +178,8 @@ def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
         raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")
     given = dict(value) if isinstance(value, dict) else {}
     # Milestones are a list themselves: one list of them is one value.
-    if isinstance(given.get("milestones"), list) and not any(isinstance(m, list) for m in given["milestones"]):
-        given["milestones"] = [given["milestones"]]
+    if "milestones" in given and not any(isinstance(m, list) for m in as_list(given["milestones"])):
+        given["milestones"] = [as_list(given["milestones"])]
     grid, problems = _schedule_grid(known), []
     for parameter, info in SCHEDULES[known].model_fields.items():
         if info.is_required() and parameter not in given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from optbench import engine, randomness
+from optbench.axes import PARAMETERS
 from optbench.datasets import load
 from optbench.document import Dumper
 from optbench.errors import UserError
@@ -23,6 +25,7 @@ from optbench.optimizers.stacked import StackedOptimizer
 from optbench.spec import parse
 from optbench.trials import expand
 
+_SOURCE = "sweep"
 STEPS, BATCH_SIZE, TIMED_STEPS, SEED = 40, 64, 9, 0
 # One that takes seconds for a step is judged by fewer of them.
 FEWEST_STEPS, SECONDS = 6, 3.0
@@ -82,14 +85,24 @@ class _StepError(Exception):
 
 def hyperparameters_of(name: str, settings: Sequence[str], folder: Path) -> Hyperparameters:
     """An optimizer by its name in a sweep file, with `--set` settings. Raises `UserError`."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if value.lstrip().startswith("{min"):
+            raise UserError(f"--set {setting}: give each hyperparameter one value")
+        if key in {"optimizer", "num_samples", *PARAMETERS}:
+            raise UserError(f"--set {setting}: {key} is no hyperparameter of an optimizer")
     block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
-    sweep = parse(
-        f"dataset: digits\nepochs: 1\n{block}",
-        source=name,
-        settings=[f"optimizers.it.{setting}" for setting in settings],
-        folder=folder,
-    )
-    trials = expand(sweep)
+    try:
+        sweep = parse(
+            f"dataset: digits\nepochs: 1\n{block}",
+            source=_SOURCE,
+            settings=[f"optimizers.it.{setting}" for setting in settings],
+            folder=folder,
+        )
+        trials = expand(sweep)
+    except UserError as error:  # in the words of this command, which knows of no sweep
+        words = re.sub(rf"{_SOURCE}(:\d+:\d+)?: (it: )?| \(use 'exclude' .*\)", "", str(error))
+        raise UserError(words.replace("optimizers.it.", "")) from None
     if len(trials) > 1:
         raise UserError(f"{name}: give each hyperparameter one value")
     return trials[0].hyperparameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,8 @@ from optbench.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from optbench.run import Plan
 
 OK, TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -102,18 +104,17 @@ def run(
 
     parsed = spec.load(sweep, settings or [])
     console = _console(stderr=not dry_run)
-    with console.status("planning …") if console.is_terminal else nullcontext():
-        from optbench import datasets, estimate, progress
+    with _waiting(console, "planning …"):
+        from optbench import datasets, progress
         from optbench.report import formats, tables
-        from optbench.run import Plan, execute, make_plan
+        from optbench.run import execute, make_plan
 
         plan = make_plan(parsed, output, device, workers, stack_size)
-        description = progress.describe(plan, estimate.seconds(plan), estimate.disk_bytes(plan))
-    console.print(description)
+    _describe(plan, console)
     if dry_run:
         later = None if plan.stacks else plan.confirmation()
         if later:
-            console.print(progress.describe(later, estimate.seconds(later), estimate.disk_bytes(later)))
+            _describe(later, console)
         return
     failed, ran = 0, False
     phase: Plan | None = plan
@@ -121,7 +122,7 @@ def run(
         if phase.stacks:
             datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
         if phase.phase == "confirm" and phase.stacks:
-            console.print(progress.describe(phase, estimate.seconds(phase), estimate.disk_bytes(phase)))
+            _describe(phase, console)
         with progress.Progress(phase, console) as display, progress.interruptible():
             try:
                 with closing(execute(phase, data_dir)) as events:
@@ -138,12 +139,25 @@ def run(
         phase = phase.confirmation() if phase.phase == "tune" else None
     if not ran:
         console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}", soft_wrap=True)
-    if plan.done():
+    try:
         path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
         console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
         console.print(f"report: {path}", soft_wrap=True, markup=False)
+    except UserError as error:
+        console.print(f"no report: {error}", soft_wrap=True, markup=False)
     if failed:
         raise typer.Exit(TRIAL_FAILED)
+
+
+def _describe(plan: Plan, console: Console) -> None:
+    """Print the plan, and what it costs: a few steps are timed for that, of optimizers from elsewhere, too."""
+    from optbench import estimate, progress
+
+    console.print(progress.describe(plan))
+    if plan.stacks:
+        with _waiting(console, "timing a few steps …"):
+            seconds = estimate.seconds(plan)
+        console.print(progress.cost(plan, seconds, estimate.disk_bytes(plan)))
 
 
 @app.command()
@@ -227,7 +241,7 @@ def check_optimizer(
 
     console = _console()
     hyperparameters = check.hyperparameters_of(optimizer, settings or [], Path())
-    with console.status("training …") if console.is_terminal else nullcontext():
+    with _waiting(console, "training …"):
         findings = check.check(hyperparameters)
     listings.print_findings(hyperparameters, findings, console)
     if not all(finding.ok for finding in findings):
@@ -251,6 +265,11 @@ def init(
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     print(f"wrote {path}; next: optbench run {path}")
+
+
+def _waiting(console: Console, why: str) -> AbstractContextManager[Any]:
+    """In a terminal, says for what the person waits."""
+    return console.status(why) if console.is_terminal else nullcontext()
 
 
 def _console(stderr: bool = False) -> Console:

@@ -35,8 +35,6 @@ def seconds(plan: Plan) -> float:
 
     Takes about a second.
     """
-    if not plan.stacks:
-        return 0.0
     if plan.device == "cpu":
         torch.set_num_threads(1)  # like the workers
     engine.make_deterministic(plan.device)

@@ -43,8 +43,8 @@ def _size(n: int) -> str:
     return f"{n / 1e3:.0f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB" if n < 1e9 else f"{n / 1e9:.1f} GB"
 
 
-def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
-    """The plan in words: trials per optimizer, stacks, and what they will cost."""
+def describe(plan: Plan) -> RenderableType:
+    """The plan in words: trials per optimizer and what becomes of them."""
     sweep = plan.sweep
     table = Table(box=None, pad_edge=False)
     for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
@@ -68,17 +68,18 @@ def describe(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
         n = len(plan.budgets) * len(sweep.confirm)
         seeds = _count(len(sweep.confirm), "fresh seed")
         parts.append(Text(f"then each optimizer's selected configuration on {seeds}: {_count(n, 'trial')} more"))
-    if plan.stacks:
-        parts.append(
-            Text(
-                f"{_count(plan.missing.total(), 'trial')} to run in {_count(len(plan.stacks), 'stack')} "
-                f"on {plan.device} ({_count(plan.workers, 'process', 'processes')}): about {duration(seconds)} "
-                f"(from a few timed steps), {_size(disk_bytes)} in {plan.store.folder}"
-            )
-        )
     if plan.phase == "tune":
         parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
     return Group(*parts)
+
+
+def cost(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
+    """What will run, and what that takes."""
+    return Text(
+        f"{_count(plan.missing.total(), 'trial')} to run in {_count(len(plan.stacks), 'stack')} "
+        f"on {plan.device} ({_count(plan.workers, 'process', 'processes')}): about {duration(seconds)} "
+        f"(from a few timed steps), {_size(disk_bytes)} in {plan.store.folder}"
+    )
 
 
 def command_line(argv: Sequence[str]) -> str:

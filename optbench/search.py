@@ -27,6 +27,9 @@ class Range:
     log: bool = False
     integer: bool = False
 
+    def __str__(self) -> str:
+        return f"{{min: {self.min:g}, max: {self.max:g}{', log: true' if self.log else ''}}}"
+
     def at(self, share: float) -> float:
         """The number at a share (0 to 1) of the range, rounded: what is printed is what was used, on every machine."""
         if self.integer:  # each whole number gets an equal part of the range

@@ -288,7 +288,8 @@ def _algorithm(document: Document, label: str, block: Any, folder: Path) -> type
         try:
             return find(name, folder)
         except UserError as error:
-            problem = str(error) + ("" if given else " (a label of your own needs 'optimizer: NAME' inside)")
+            is_label = not given and str(error).startswith("unknown")
+            problem = str(error) + (" (a label of your own needs 'optimizer: NAME' inside)" if is_label else "")
     document.problems.append(Problem(place, problem))
     return None
 
@@ -310,6 +311,7 @@ def _check_search(document: Document, outline: _File, grids: Mapping[str, Optimi
         document.problems.append(Problem(document.place(path, key=key), message))
 
     search = outline.search
+    is_whole = not document.problems  # else a range may be missing only because it is wrong
     searched = [label for label, grid in grids.items() if grid.is_searched]
     for label in searched:
         if not (grids[label].num_samples or (search and search.num_samples)):
@@ -318,10 +320,10 @@ def _check_search(document: Document, outline: _File, grids: Mapping[str, Optimi
                 f"{label} has a range: say how many values to try, 'search: {{num_samples: 8}}'",
                 True,
             )
-    if search and not searched and (search.num_samples or not search.halving):
+    if is_whole and search and not searched and (search.num_samples or not search.halving):
         problem(("search",), "there is no range {min, max} to search", True)
     for label, grid in grids.items():
-        if grid.num_samples and not grid.is_searched:
+        if is_whole and grid.num_samples and not grid.is_searched:
             problem(("optimizers", label, "num_samples"), f"{label} has no range {{min, max}} to search", True)
     if search and search.halving and not search.halving.rungs(outline.epochs):
         problem(("search", "halving", "min_epochs"), f"halving cannot act: the sweep has {outline.epochs} epochs")

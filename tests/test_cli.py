@@ -238,6 +238,11 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
     rows = pd.read_parquet("results/s")
     assert rows[rows["status"] == "failed"]["error"].tolist() == ["Traceback\nMemoryError: no memory"]
     assert "1 failed" in CliRunner().invoke(app, ["report"]).stdout
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "run", lambda stacks, *rest: ((s, execution.Failure("no memory")) for s in stacks))
+        result = CliRunner().invoke(app, ["run", "s.yaml", "--set", "name=all"])
+    assert result.exit_code == 1
+    assert "no report: results/all: no trial has finished yet (2 trials: 2 failed)" in result.output
     result = CliRunner().invoke(app, ["run", "s.yaml"])
     assert result.exit_code == 0
     assert "1 trial to run" in result.output
@@ -336,7 +341,7 @@ def test_a_sweep_with_an_optimizer_of_ones_own_is_tuned_and_confirmed(tmp_path):
     assert "mine.py" in error
 
     text, _ = optbench_("report", "-f", "markdown", cwd=tmp_path)
-    assert "In the table of optimizers it is scored on fresh seeds" in text
+    assert "In the first and the last table it is scored on fresh seeds" in text
     tables = text.split("\n## ")[1:]
     assert len(tables) == 2
     assert all("The tuning budgets differ: 3 configurations of sgd;" in table for table in tables)
@@ -393,9 +398,14 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     _, err = optbench_("check-optimizer", "sgdd", cwd=tmp_path, code=2)
     assert "unknown optimizer 'sgdd'; did you mean 'sgd'?" in err
     _, err = optbench_("check-optimizer", "sgd", "--set", "momentun=1", cwd=tmp_path, code=2)
-    assert "--set optimizers.it.momentun=1: unknown key 'momentun'; did you mean 'momentum'?" in err
-    _, err = optbench_("check-optimizer", "sgd", "--set", "lr=[1, 2]", cwd=tmp_path, code=2)
-    assert "give each hyperparameter one value" in err
+    assert "--set momentun=1: unknown key 'momentun'; did you mean 'momentum'?" in err
+    for setting in ("lr=[1, 2]", "lr={min: 1, max: 2}"):
+        _, err = optbench_("check-optimizer", "sgd", "--set", setting, cwd=tmp_path, code=2)
+        assert "give each hyperparameter one value" in err
+    _, err = optbench_("check-optimizer", "sgd", "--set", "schedule=cosine", cwd=tmp_path, code=2)
+    assert err == "optbench: --set schedule=cosine: schedule is no hyperparameter of an optimizer\n"
+    _, err = optbench_("check-optimizer", "torch.optim:SparseAdam", cwd=tmp_path, code=2)
+    assert "SparseAdam cannot train here: it updates by sparse gradients alone" in err
 
 
 def test_schedules_are_drawn(tmp_path):

@@ -71,7 +71,7 @@ def test_a_number_is_the_same_however_it_is_written(one, other, folder):
 def test_names_with_another_meaning_cannot_be_set(folder):
     crowded = find("./own.py:Crowded", folder)
     assert list(crowded.model_fields) == ["lr", "seed", "status", "epochs", "phase", "table"]
-    with pytest.raises(UserError, match="own.py:Needs needs 'model', which has another meaning in a sweep file"):
+    with pytest.raises(UserError, match=r"own.py:Needs needs 'model', which has another meaning in a sweep file"):
         find("./own.py:Needs", folder)
 
 
@@ -94,5 +94,5 @@ def test_a_script_that_exits_when_imported_is_named(folder):
 
 
 def test_a_misspelt_class_of_a_package_has_its_nearest_name(folder):
-    with pytest.raises(UserError, match="torch.optim has no 'Adm'; did you mean 'Adam'?"):
+    with pytest.raises(UserError, match=r"torch.optim has no 'Adm'; did you mean 'Adam'\?"):
         find("torch.optim:Adm", folder)

@@ -331,6 +331,7 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
         )
     report = tables.build(store)
     assert report.summary == "28 trials: 28 finished"
+    assert report.tables[0].caption.startswith("The tuning budgets")  # none is without confirmation
     optimizers, schedules = report.tables[:2]
     assert optimizers.data["test_accuracy"].tolist() == pytest.approx([0.25, 0.25])
     assert optimizers.data["n"].tolist() == [3, 3]

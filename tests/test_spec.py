@@ -367,6 +367,13 @@ def test_the_name_defaults_to_the_file(tmp_path):
         ("exclude:", "confirm: 3\nexclude:", ["15:10: must be a mapping, not 3"]),
         ("momentum: [0.0, 0.9]", "num_samples: 0", ["12:39: must be a whole number from 1 to 10000, not 0"]),
         ("momentum: [0.0, 0.9]", "num_samples: 3", ["12:26: sgd has no range {min, max} to search"]),
+        ("momentum: [0.0, 0.9]", "num_samples: 3, momentum: {min: 1, max: 0}", ["12:58: the range from 1 to 0 is"]),
+        ("momentum: [0.0, 0.9]", "momentum: {min: 0, max: 1.0e+305}", ["12:50: must lie within ±1e+300 in a range"]),
+        (
+            "{batch_size: 32, ",
+            "{lr: {min: 0.5, max: 1}, ",
+            ["16:10: excludes nothing: no lr of this sweep is {min: 0.5, max: 1}"],
+        ),
         ("name: all-of-it", "name: ../x", ["2:7: must be letters, digits"]),
         ("{betas: [[0.9, 0.99]]}", "5", ["13:9: must be a mapping, not 5"]),
         ("{betas: [[0.9, 0.99]]}", "[a]", ["13:9: must be a mapping, not ['a']"]),

@@ -23,7 +23,7 @@ from torch import nn
 
 from optbench.bounds import NonNegative
 from optbench.errors import UserError, did_you_mean
-from optbench.optimizers import Hyperparameters, library
+from optbench.optimizers import IMPOSSIBLE, Hyperparameters, library
 
 
 class Foreign(Hyperparameters):
@@ -88,7 +88,10 @@ def find_foreign(name: str, folder: Path) -> type[Foreign]:
         else:
             what = f"a {type(found).__name__}"
         raise UserError(f"{name} is {what}, not a torch.optim.Optimizer")
-    return _hyperparameters(name, folder, cast(type[torch.optim.Optimizer], found))
+    target = cast(type[torch.optim.Optimizer], found)
+    if issubclass(target, torch.optim.SparseAdam):
+        raise UserError(f"{name} cannot train here: {IMPOSSIBLE['sparseadam']}")
+    return _hyperparameters(name, folder, target)
 
 
 def _is_optimizer(value: Any) -> bool:

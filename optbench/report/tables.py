@@ -97,6 +97,9 @@ def build(store: Store) -> Report:
     optimizers = _axis(tuning, "optimizer", [], within, metric, confirming if len(confirming) else None)
     if outline:
         optimizers = _with_all(optimizers, outline.optimizers)
+    unconfirmed = optimizers.data[(optimizers.data["n"] == 0) & (optimizers.data["configuration"] != "")]["optimizer"]
+    if len(confirming) and len(unconfirmed):
+        optimizers = replace(optimizers, caption=f"Not confirmed yet: {', '.join(unconfirmed)}.")
     tables = [optimizers]
     keys = ["optimizer"] if "optimizer" in varying else []
     tables += [_axis(tuning, axis, keys, within, metric) for axis in varying if axis != "optimizer"]
@@ -124,7 +127,7 @@ def _note(metric: str, outline: Outline | None, confirming: pd.DataFrame) -> str
         selection += f" Tuning budget: {stats.budgets_in_words(outline.budgets)}."
     return (
         f"{selection} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; none for n = 1); "
-        "diverged: trials whose loss became infinite or NaN, of all trials of the row."
+        "diverged: trials whose loss became infinite or NaN, of all trials of the row that did not fail."
     )
 
 
