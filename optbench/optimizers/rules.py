@@ -1,7 +1,9 @@
 """Update rules over a stack: every trial at once, each with its own hyperparameters.
 
 Shapes: T trials, P parameters of one trial (all its tensors, flattened and concatenated). Parameters, gradients and
-state are (T, P); a hyperparameter is (T, 1). Rules work in place and may use the gradient as scratch space.
+state are (T, P); a hyperparameter is (T, 1); the number t of the step, from 1 on, is a float64 tensor without dimensions.
+Rules work in place, may use the gradient as scratch space, and never look at a value on the host: a step may be a CUDA
+graph, recorded once and replayed.
 The formulas are those of `torch.optim`'s documentation; tests hold each rule against torch, step by step.
 """
 
@@ -21,12 +23,14 @@ def _add_weight_decay(p: Tensor, g: Tensor, h: Tensors) -> None:
         g.addcmul_(p, h["weight_decay"])
 
 
-def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     if "momentum" in h:
         momentum, buffer = h["momentum"], s["momentum_buffer"]
-        # The first gradient enters the buffer undampened; without momentum torch keeps no buffer to dampen.
-        kept = 1 - h["dampening"] * (momentum != 0) if "dampening" in h and t > 1 else torch.ones_like(momentum)
+        kept = torch.ones_like(momentum)
+        if "dampening" in h:
+            # The first gradient enters the buffer undampened; without momentum torch keeps no buffer to dampen.
+            kept = kept - h["dampening"] * ((momentum != 0) & (t > 1))
         buffer.mul_(momentum).addcmul_(g, kept)
         if "nesterov" in h:
             nesterov = h["nesterov"]
@@ -36,28 +40,27 @@ def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> Non
     p.addcmul_(g, -lr)
 
 
-def asgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def asgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     """The iterates alone: the average that torch keeps beside them from step t0 on takes no part in the training."""
     _add_weight_decay(p, g, h)
     eta = s["eta"]
-    if t == 1:
-        eta.copy_(lr)
+    eta.copy_(torch.where(t == 1, lr, eta))
     p.mul_(1 - h["lambd"] * eta).addcmul_(g, -eta)
     eta.copy_(lr / (1 + h["lambd"] * lr * t) ** h["alpha"])
 
 
-def adagrad(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def adagrad(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     total = s["sum"]
-    if t == 1 and "initial_accumulator_value" in h:
-        total.add_(h["initial_accumulator_value"])
+    if "initial_accumulator_value" in h:
+        total.add_(h["initial_accumulator_value"] * (t == 1))
     if "lr_decay" in h:
         lr = lr / (1 + (t - 1) * h["lr_decay"])
     total.addcmul_(g, g)
     p.addcmul_(g.div_(total.sqrt().add_(h["eps"])), -lr)
 
 
-def adadelta(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def adadelta(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     rho, eps = h["rho"], h["eps"]
     square, change = s["square_avg"], s["acc_delta"]
@@ -67,7 +70,7 @@ def adadelta(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -
     p.addcmul_(delta, -lr)
 
 
-def rmsprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def rmsprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     alpha, square = h["alpha"], s["square_avg"]
     square.mul_(alpha).addcmul_(g, g * (1 - alpha))
@@ -81,10 +84,9 @@ def rmsprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) ->
     p.addcmul_(g, -lr)
 
 
-def rprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def rprop(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     size, previous = s["step_size"], s["prev"]
-    if t == 1:
-        size.copy_(lr.expand_as(size))
+    size.copy_(torch.where(t == 1, lr, size))
     agreement = torch.sign(g * previous)
     factor = torch.where(agreement > 0, h["eta_plus"], torch.where(agreement < 0, h["eta_minus"], 1))
     torch.clamp(size.mul_(factor), h["step_size_min"], h["step_size_max"], out=size)
@@ -98,13 +100,13 @@ def _moments(g: Tensor, s: Tensors, h: Tensors) -> None:
     s["exp_avg_sq"].mul_(h["beta2"]).addcmul_(g, g * (1 - h["beta2"]))
 
 
-def _corrections(p: Tensor, h: Tensors, t: int) -> tuple[Tensor, Tensor]:
+def _corrections(p: Tensor, h: Tensors, t: Tensor) -> tuple[Tensor, Tensor]:
     """1 - βᵗ of both moments, in float64 on the way: 1 - 0.999¹ has lost three digits in float32."""
     first, second = (1 - h[beta].double() ** t for beta in ("beta1", "beta2"))
     return first.to(p.dtype), second.to(p.dtype)
 
 
-def _adam_step(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def _adam_step(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     correction1, correction2 = _corrections(p, h, t)
     _moments(g, s, h)
     second = s["exp_avg_sq"]
@@ -116,18 +118,18 @@ def _adam_step(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int)
     p.addcmul_(torch.div(s["exp_avg"], denominator, out=denominator), -lr / correction1)
 
 
-def adam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def adam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     _adam_step(p, g, s, h, lr, t)
 
 
-def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     if "weight_decay" in h:
         p.mul_(1 - lr * h["weight_decay"])
     _adam_step(p, g, s, h, lr, t)
 
 
-def adamax(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def adamax(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     correction1, _ = _corrections(p, h, t)
     norm = s["exp_inf"]
@@ -145,19 +147,19 @@ def _decay_one_way_or_the_other(p: Tensor, g: Tensor, h: Tensors, lr: Tensor) ->
         g.addcmul_(p, decay * (1 - decoupled))
 
 
-def nadam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def nadam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _decay_one_way_or_the_other(p, g, h, lr)
     _, correction2 = _corrections(p, h, t)
     mu, mu_next = (h["beta1"] * (1 - 0.5 * 0.96 ** (step * h["momentum_decay"])) for step in (t, t + 1))
     product = s["mu_product"]
-    product.copy_(mu if t == 1 else product * mu)
+    product.copy_(torch.where(t == 1, mu, product * mu))
     _moments(g, s, h)
     denominator = (s["exp_avg_sq"] / correction2).sqrt_().add_(h["eps"])
     p.addcmul_(g.div_(denominator), -lr * (1 - mu) / (1 - product))
     p.addcmul_(s["exp_avg"] / denominator, -lr * mu_next / (1 - product * mu_next))
 
 
-def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _decay_one_way_or_the_other(p, g, h, lr)
     correction1, correction2 = _corrections(p, h, t)
     _moments(g, s, h)
@@ -173,7 +175,7 @@ def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> N
     p.addcmul_(scale.mul_(s["exp_avg"]), -lr / correction1)
 
 
-def lion(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> None:
+def lion(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     """Chen et al., 2023, "Symbolic discovery of optimization algorithms", algorithm 2."""
     average = s["exp_avg"]
     if "weight_decay" in h:
@@ -182,7 +184,7 @@ def lion(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: int) -> No
     average.lerp_(g, 1 - h["beta2"])
 
 
-Update = Callable[[Tensor, Tensor, Tensors, Tensors, Tensor, int], None]
+Update = Callable[[Tensor, Tensor, Tensors, Tensors, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)

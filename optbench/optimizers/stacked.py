@@ -91,7 +91,7 @@ class StackedOptimizer:
         seeds: Sequence[int],
     ) -> None:
         self.parameters_TP = parameters_TP
-        self.steps = 0
+        self._step_number = torch.zeros((), dtype=torch.float64, device=parameters_TP.device)
         self.failures: dict[int, str] = {}
         self._groups: list[_Group] = []
         self._singles: list[_Single] = []
@@ -135,10 +135,29 @@ class StackedOptimizer:
 
         `again(t)` computes loss and gradient of one trial at its present weights, on the same batch.
         """
-        self.steps += 1
+        self.step_groups(gradients_TP, lr_T1)
+        self.step_singles(loss_T, gradients_TP, lrs, again)
+
+    @property
+    def steps(self) -> int:
+        """How many were made; waits for the device."""
+        return int(self._step_number.item())
+
+    def step_groups(self, gradients_TP: Tensor, lr_T1: Tensor) -> None:
+        """The part of `step` that is stacked rules: the same work on the same memory each time."""
+        self._step_number.add_(1)
         for group in self._groups:
             p, g, lr = (x[group.rows] for x in (self.parameters_TP, gradients_TP, lr_T1))
-            group.update(p, g, group.state, group.hyperparameters, lr, self.steps)
+            group.update(p, g, group.state, group.hyperparameters, lr, self._step_number)
+
+    def step_singles(
+        self,
+        loss_T: Tensor,
+        gradients_TP: Tensor,
+        lrs: Sequence[float],
+        again: Callable[[int], tuple[Tensor, Tensor]],
+    ) -> None:
+        """The part of `step` that is objects of their own, which may do what they like."""
         for single in self._singles:
             if single.optimizer is None:
                 continue
@@ -174,7 +193,7 @@ class StackedOptimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one with the same trials left off."""
-        self.steps = state["steps"]
+        self._step_number.fill_(state["steps"])
         for group, buffers in zip(self._groups, state["groups"], strict=True):
             group.state = {name: buffer.clone() for name, buffer in buffers.items()}
         for single, own in zip(self._singles, state["singles"], strict=True):
