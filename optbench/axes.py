@@ -229,6 +229,7 @@ PARAMETERS: dict[str, Any] = {
     "model": Literal["cnn", "mlp", "rnn", "softmax"],
     "activation": Literal["relu", "leaky_relu", "tanh", "sigmoid"],
     "loss": Literal["cross_entropy", "mse", "bce"],
+    "precision": Literal["auto", "fp32", "tf32", "bf16"],
 }
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "batch_size": (64,),
@@ -237,6 +238,7 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "model": ("cnn",),
     "activation": ("relu",),
     "loss": ("cross_entropy",),
+    "precision": ("auto",),
 }
 
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from optbench import engine, randomness
+from optbench import randomness
 from optbench.axes import PARAMETERS
 from optbench.datasets import load
 from optbench.document import Dumper
@@ -58,7 +58,7 @@ class _Training:
             steps = self._order_SN.shape[1] // BATCH_SIZE
             first = self.optimizer.steps % steps * BATCH_SIZE
             batch_SB = self._order_SN[:, first : first + BATCH_SIZE]
-            images = engine.normalise(self._data.train.images[batch_SB], self._data, torch.float32)
+            images = self._data.normalise(self._data.train.images[batch_SB], torch.float32)
             labels = self._data.train.labels[batch_SB]
             started = time.perf_counter()
             loss_T, gradients_TP = self._loss_and_gradients(images, labels)

@@ -147,6 +147,10 @@ class Dataset:
         train_eval = train[: self.info.val]
         return Dataset(self.name, self.info, train, train_eval, self.val.to(device), self.test.to(device))
 
+    def normalise(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 images (…, H, W) → (…, C, H, W) with mean 0 and standard deviation 1 over the training set."""
+        return images.to(dtype).div_(255).sub_(self.info.mean).div_(self.info.std).unsqueeze(-3)
+
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """The dataset `name` on the CPU, downloaded if need be (see `ensure`).

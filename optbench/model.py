@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optbench import randomness
+from optbench.errors import UserError
 
 CLASSES = 10
 
@@ -64,15 +65,20 @@ def _cross_entropy(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NK, labels_N, reduction="none")
 
 
+def _one_hot(labels_N: Tensor, like_NK: Tensor) -> Tensor:
+    """As F.one_hot, which looks at the labels on the host first."""
+    return (labels_N.unsqueeze(1) == torch.arange(CLASSES, device=labels_N.device)).to(like_NK.dtype)
+
+
 def _mse(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Squared error between the softmax and the one-hot label, mean over the classes."""
-    one_hot_NK = F.one_hot(labels_N, CLASSES).to(logits_NK.dtype)
+    one_hot_NK = _one_hot(labels_N, logits_NK)
     return F.mse_loss(logits_NK.softmax(dim=1), one_hot_NK, reduction="none").mean(dim=1)
 
 
 def _bce(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Binary cross-entropy between the sigmoid of each logit and the one-hot label, mean over the classes."""
-    one_hot_NK = F.one_hot(labels_N, CLASSES).to(logits_NK.dtype)
+    one_hot_NK = _one_hot(labels_N, logits_NK)
     # As F.binary_cross_entropy_with_logits, whose backward pass is torch.sigmoid again (see `_sigmoid_`).
     return ((1 - one_hot_NK) * logits_NK - F.logsigmoid(logits_NK)).mean(dim=1)
 
@@ -314,13 +320,32 @@ MODELS: dict[str, Model] = {
 }
 
 
+# How numbers are rounded in the forward and the backward pass, and the kinds of device that can.
+PRECISIONS = {"fp32": ("cpu", "cuda"), "tf32": ("cuda",), "bf16": ("cpu", "cuda")}
+
+
+def precision_on(device_type: str, precision: str) -> str:
+    """The precision on a kind of device; `auto` is tf32 on CUDA, else fp32. Raises `UserError` for what it has not."""
+    if precision == "auto":
+        return "tf32" if device_type == "cuda" else "fp32"
+    if device_type not in PRECISIONS[precision]:
+        valid = [name for name, types in PRECISIONS.items() if device_type in types]
+        raise UserError(f"precision {precision} needs a CUDA device; on a CPU: {' or '.join(valid)}")
+    return precision
+
+
 @dataclass(frozen=True)
 class Network:
-    """What is trained: names from `MODELS`, `ACTIVATIONS` and `LOSSES`, one of each for the whole stack."""
+    """What is trained: names from `MODELS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, one of each for the whole stack.
+
+    In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
+    float32); the weights themselves, the losses and the optimizers stay in float32.
+    """
 
     model: str = "cnn"
     activation: str = "relu"
     loss: str = "cross_entropy"
+    precision: str = "fp32"
 
     @property
     def architecture(self) -> Model:
@@ -336,7 +361,9 @@ class Network:
         return ((2 * uniform_SP - 1) * torch.cat(bounds).to(device)).to(dtype)
 
     def weights(self, parameters_TP: Tensor) -> Weights:
-        """Views of the parameters under their names, each (T, *shape)."""
+        """The parameters under their names, each (T, *shape): views of them, or in bf16 copies."""
+        if self.precision == "bf16":
+            parameters_TP = parameters_TP.to(torch.bfloat16)
         parts = parameters_TP.split(list(self.architecture.sizes.values()), dim=1)
         named = zip(parts, self.architecture.shapes.items(), strict=True)
         return {name: part.unflatten(1, shape) for part, (name, (shape, _)) in named}
@@ -349,10 +376,12 @@ class Network:
         second; None means evaluation.
         """
         first = second = None
+        dtype = next(iter(w.values())).dtype
         if scale_TBU is not None:
-            first, second = scale_TBU.split(self.architecture.dropout_units, dim=-1)
+            first, second = scale_TBU.to(dtype).split(self.architecture.dropout_units, dim=-1)
         activation = ACTIVATIONS[self.activation]
-        return self.architecture.logits(w, images_SBCHW, seed_of_T, (first, second), activation)
+        logits_TBK = self.architecture.logits(w, images_SBCHW.to(dtype), seed_of_T, (first, second), activation)
+        return logits_TBK.to(images_SBCHW.dtype)
 
     def losses(self, logits_TBK: Tensor, labels_TB: Tensor) -> Tensor:
         """The loss of each example, (T, B)."""
@@ -374,4 +403,5 @@ class Network:
         logits_TBK = self.forward(leaves, images_SBCHW, seed_of_T, scale_TBU)
         loss_T = self.losses(logits_TBK, labels_SB[seed_of_T]).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
-        return loss_T.detach(), torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)

@@ -270,13 +270,14 @@ def _judge(plan: Plan) -> Judge | None:
 
 def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:
     """What is the same in all rows of each trial, by trial id."""
+    device_type = plan.device.partition(":")[0]
     common = {
         "sweep": plan.sweep.name,
         "stack": stack.stack_id,
         "stack_size": len(stack),
         "workers": plan.workers,
         "device": "cpu" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device),
-        "precision": "fp32",
+        "precision": stack.network(device_type).precision,
         "optbench_version": __version__,
         "torch_version": torch.__version__,
     }

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from optbench.model import Network
+from optbench.model import Network, precision_on
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
 
 _ORDER = list(OPTIMIZERS)
-_TOGETHER = ("dataset", "epochs", "batch_size", "model", "activation", "loss")
+_TOGETHER = ("dataset", "epochs", "batch_size", "model", "activation", "loss", "precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class Stack:
     def dataset(self) -> str:
         return self.trials[0].dataset
 
-    @property
-    def network(self) -> Network:
+    def network(self, device_type: str) -> Network:
+        """What is trained on that kind of device, "cpu" or "cuda"."""
         first = self.trials[0]
-        return Network(first.model, first.activation, first.loss)
+        return Network(first.model, first.activation, first.loss, precision_on(device_type, first.precision))
 
     @property
     def batch_size(self) -> int:

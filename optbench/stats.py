@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout")
+AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
 SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
 HYPERPARAMETER = "hyperparameter."
 

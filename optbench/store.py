@@ -63,7 +63,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
     ("device", _text, "cpu, or the name of the GPU"),
-    ("precision", _text, "fp32"),
+    ("precision", _text, "fp32, tf32 or bf16"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),

@@ -53,6 +53,7 @@ class Trial:
     model: str
     activation: str
     loss: str
+    precision: str
     seed: int
     phase: str = field(default="tune", compare=False)
     group: int = field(default=0, compare=False)
@@ -89,7 +90,7 @@ class Trial:
         }
         if self.hyperparameters.source:
             resolved["source"] = self.hyperparameters.source
-        for name in ("model", "activation", "loss"):
+        for name in ("model", "activation", "loss", "precision"):
             if (getattr(self, name),) != DEFAULTS[name]:
                 resolved[name] = getattr(self, name)
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]

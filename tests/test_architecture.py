@@ -30,6 +30,7 @@ LINE = [
     "spec",
     "trials",
     "stacks",
+    "step",
     "engine",
     "check",
     "execution.event",

@@ -10,6 +10,7 @@ from optbench import engine
 from optbench.model import MODELS, Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.stacks import Stack
+from optbench.step import _Dropout
 
 MIXED = """
   sgd: {lr: 0.05, momentum: 0.9, nesterov: true, dropout: 0.5}
@@ -171,9 +172,9 @@ def test_training_equals_a_plain_loop(name, trials_of, tiny):
 
 def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
     trials = trials_of("{adam: {dropout: [0.0, 0.5, [0.1, 0.25]]}}", "epochs: 1", "parameters: {batch_size: 64}")
-    like = torch.zeros(1)
-    drawn = engine._dropout(Network(), trials, [0], torch.zeros(3, dtype=int), 1, 30, like)
-    scales = torch.cat(list(drawn), dim=1)
+    dropout, same_T = _Dropout(Network(), trials, 1, 30, torch.zeros(1)), torch.zeros(3, dtype=int)
+    dropout.draw([0], 1, 0, 30)
+    scales = dropout.scale(torch.arange(30 * 64), same_T)
     assert scales.shape == (3, 30 * 64, 96)
     for t, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.1, 0.25)]):
         for rate, part in zip(rates, scales[t].split([32, 64], dim=-1), strict=True):

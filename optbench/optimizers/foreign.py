@@ -156,7 +156,7 @@ def _of_library(name: str) -> Any:
 # ---------------------------------------------------------------- signature → hyperparameters
 
 # Arguments that a sweep file cannot set: what these words mean there is said already, or pydantic has a use for them.
-_TAKEN = {"optimizer", "num_samples", "batch_size", "dropout", "schedule", "model", "activation", "loss"}
+_TAKEN = {"optimizer", "num_samples", "batch_size", "dropout", "schedule", "model", "activation", "loss", "precision"}
 _TAKEN |= {*dir(Foreign), *Foreign.__class_vars__}
 _Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 

@@ -186,6 +186,10 @@ class StackedOptimizer:
                 with self._recorded(single):
                     single.optimizer.set_training(training)
 
+    def tensors(self) -> list[Tensor]:
+        """What `step_groups` changes besides the weights."""
+        return [self._step_number, *(buffer for group in self._groups for buffer in group.state.values())]
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on with the same weights, in tensors and plain values."""
         singles = [single.optimizer.state_dict() if single.optimizer else None for single in self._singles]

@@ -59,6 +59,7 @@ _AXES = {
     "model": ("Model accuracy comparison", "model"),
     "activation": ("Activation functions", "activation"),
     "loss": ("Loss functions", "loss"),
+    "precision": ("Precision", "precision"),
     "schedule": ("Learning-rate schedules", "schedule"),
     "batch_size": ("Batch sizes and training time", "batch size"),
     "dropout": ("Dropout rates", "dropout"),

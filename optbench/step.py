@@ -1,0 +1,169 @@
+"""One training step of a stack, on memory that stays where it is: a CUDA device records it once and replays it.
+
+A step of small networks is a hundred small kernels, and to launch them one by one costs more than to run them. So all
+that changes from step to step is read from tensors that are filled for many steps at once, and the step finds its place
+in them by a counter that it moves itself; nothing waits for the host. Other devices run the same step as it stands.
+
+Shape suffixes: T trials, S distinct seeds among them, N examples or steps of an epoch, B batch, C channels, H W image,
+P parameters, U dropout units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from optbench import randomness
+from optbench.datasets import Dataset
+from optbench.model import Network
+from optbench.optimizers.stacked import StackedOptimizer
+from optbench.trials import Trial
+
+# Dropout is drawn at once for the steps that need about so many numbers: on a CPU small tensors cost more in calls than
+# in arithmetic, and large ones leave the caches; on a GPU it is the memory that limits them.
+DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**26}
+_WARM_UP = 3  # steps before a recording: libraries make their choices and their workspaces in them
+
+
+class Step:
+    """The steps of the stack `trials`, whose weights are `parameters_TP`; it trains them in place.
+
+    `seed_of_T`: which of the `seeds` each trial has. `finite_T` turns false where a loss was not finite.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        data: Dataset,
+        trials: Sequence[Trial],
+        seeds: Sequence[int],
+        seed_of_T: Tensor,
+        parameters_TP: Tensor,
+        optimizer: StackedOptimizer,
+        finite_T: Tensor,
+    ) -> None:
+        device, like = parameters_TP.device, parameters_TP
+        self._network, self._data, self._seeds, self._seed_of_T = network, data, seeds, seed_of_T
+        self._parameters_TP, self._optimizer, self._finite_T = parameters_TP, optimizer, finite_T
+        self._batch_size = trials[0].batch_size
+        examples = len(data.train.labels)
+        self.steps = examples // self._batch_size  # of an epoch; the examples left over differ from epoch to epoch
+
+        self._order_SN = torch.zeros(len(seeds), examples, dtype=torch.int64, device=device)
+        self._lr_NT1 = torch.zeros(self.steps, len(trials), 1, dtype=like.dtype, device=device)
+        self._step_of_epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
+        self._places_B = torch.arange(self._batch_size, device=device)
+        self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
+        self._run: Callable[[], None] | None = None
+
+    def prepare(self) -> None:
+        """Record the step, where the device can; once."""
+        if self._run is None:
+            self._run = self._record() if self._parameters_TP.is_cuda else self._step
+
+    def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
+        """All steps of an epoch, counted from 1, each with its learning rates."""
+        self.prepare()
+        assert self._run is not None
+        device = self._parameters_TP.device
+        self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], device))
+        self._lr_NT1.copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
+        self._step_of_epoch.zero_()
+        for first in range(0, self.steps, self._dropout.steps):
+            n = min(self._dropout.steps, self.steps - first)
+            self._dropout.draw(self._seeds, epoch, first, n)
+            self._step_of_chunk.zero_()
+            for lrs in lrs_NT[first : first + n]:
+                self._run()
+                self._optimizer.step_singles(self._loss_T, self._gradients_TP, lrs, self._again)
+
+    def _step(self) -> None:
+        place_B = self._step_of_epoch * self._batch_size + self._places_B
+        batch_SB = self._order_SN.index_select(1, place_B)
+        images_SBCHW = self._data.normalise(self._data.train.images[batch_SB], self._parameters_TP.dtype)
+        labels_SB = self._data.train.labels[batch_SB]
+        scale_TBU = self._dropout.scale(self._step_of_chunk * self._batch_size + self._places_B, self._seed_of_T)
+        self._batch = images_SBCHW, labels_SB, scale_TBU
+        self._loss_T, self._gradients_TP = self._network.loss_and_gradients(
+            self._parameters_TP, images_SBCHW, labels_SB, self._seed_of_T, scale_TBU
+        )
+        lr_T1 = self._lr_NT1.index_select(0, self._step_of_epoch.unsqueeze(0)).squeeze(0)
+        self._optimizer.step_groups(self._gradients_TP, lr_T1)
+        self._finite_T &= self._loss_T.isfinite()
+        self._step_of_epoch.add_(1)
+        self._step_of_chunk.add_(1)
+
+    def _again(self, t: int) -> tuple[Tensor, Tensor]:
+        """Loss and gradient of trial `t` at its present weights, on the last batch."""
+        images_SBCHW, labels_SB, scale_TBU = self._batch
+        row = slice(t, t + 1)
+        with torch.enable_grad():  # optimizers step without
+            loss_T, gradient_TP = self._network.loss_and_gradients(
+                self._parameters_TP[row],
+                images_SBCHW,
+                labels_SB,
+                self._seed_of_T[row],
+                None if scale_TBU is None else scale_TBU[row],
+            )
+        return loss_T[0], gradient_TP[0]
+
+    def _record(self) -> Callable[[], None]:
+        """The step as a CUDA graph; the tensors that it changes are afterwards as they were."""
+        changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+        changed += self._optimizer.tensors()
+        before = [tensor.clone() for tensor in changed]
+
+        def restore() -> None:
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self._step()
+                restore()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph.replay
+
+
+class _Dropout:
+    """What dropout multiplies the units of each example with, drawn for `steps` steps at a time."""
+
+    def __init__(self, network: Network, trials: Sequence[Trial], seeds: int, steps: int, like: Tensor) -> None:
+        device, batch_size = like.device, trials[0].batch_size
+        rate_T2 = torch.tensor([trial.dropout for trial in trials], dtype=like.dtype, device=device)
+        units_2 = torch.tensor(network.architecture.dropout_units, device=device)
+        units = sum(network.architecture.dropout_units)
+        self._is_on = bool((rate_T2 * units_2).any())
+        self.steps = steps
+        if not self._is_on:
+            return
+        self._rate_T1U = rate_T2.repeat_interleave(units_2, dim=1, output_size=units).unsqueeze(1)
+        self._scale_T1U = 1 / (1 - self._rate_T1U)
+        numbers = DROPOUT_NUMBERS["cpu"] * seeds if device.type == "cpu" else DROPOUT_NUMBERS["cuda"]
+        self.steps = max(1, min(steps, numbers // (seeds * batch_size * units)))
+        self._batch_size, self._units = batch_size, units
+        self._uniform_SNU = torch.zeros(seeds, self.steps * batch_size, units, device=device)
+
+    def draw(self, seeds: Sequence[int], epoch: int, first: int, n: int) -> None:
+        """Make ready for `n` steps from step `first` of the epoch on."""
+        if self._is_on:
+            size = self._batch_size
+            uniform_SNU = randomness.dropout(
+                seeds, epoch, first * size, n * size, self._units, self._uniform_SNU.device
+            )
+            self._uniform_SNU[:, : n * size].copy_(uniform_SNU)
+
+    def scale(self, place_B: Tensor, seed_of_T: Tensor) -> Tensor | None:
+        """(T, B, U): 0 or 1 / (1 - rate), for the examples at these places; None when no trial has any dropout."""
+        if not self._is_on:
+            return None
+        uniform_SBU = self._uniform_SNU.index_select(1, place_B)
+        return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
