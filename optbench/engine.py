@@ -46,7 +46,7 @@ def make_deterministic(device: str) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether a CUDA device may round the operands of float32 products to 10 bits; for convolutions and matmuls alike."""
+    """Whether a CUDA device may round operands of float32 products to 10 bits, in convolutions and matmuls alike."""
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 

@@ -201,6 +201,8 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
     trials = expand(sweep)
     store = Store(output / sweep.name)
     device = resolve_device(device)
+    for precision in {trial.precision for trial in trials}:
+        model.precision_on(device.partition(":")[0], precision)
     halving = _halving(sweep)
     pending = stacks.plan(
         trials,

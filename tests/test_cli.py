@@ -383,6 +383,13 @@ def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_tra
     assert not (tmp_path / "results").exists()
 
 
+def test_a_precision_that_the_device_has_not_got_is_refused_before_anything_trains(tmp_path):
+    (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\nparameters: {precision: tf32}\noptimizers: {sgd: }")
+    _, err = optbench_("run", "s.yaml", "--device", "cpu", cwd=tmp_path, code=2)
+    assert err == "optbench: precision tf32 needs a CUDA device; on a CPU: fp32 or bf16\n"
+    assert not (tmp_path / "results").exists()
+
+
 def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     out, _ = optbench_("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)

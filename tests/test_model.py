@@ -171,6 +171,34 @@ def test_losses_are_finite_where_exponentials_are_not(loss):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("names", [*product(MODELS, ACTIVATIONS)], ids="-".join)
+def test_bf16_rounds_and_no_more(names, random_batch):
+    """Products of operands with 8 bits: gradients to a few percent, weights untouched; each trial as if alone."""
+    exact, network = Network(*names), Network(*names, precision="bf16")
+    parameters_TP = network.initialize(range(4), "cpu")
+    batch = random_batch(1, 32, torch.float32)
+    scale_TBU = dropout_scales(network, 4, 32, torch.float32)
+    expected_T, expected_TP = exact.loss_and_gradients(
+        parameters_TP, batch.images, batch.labels, same_seed(4), scale_TBU
+    )
+    parameters_TP[1] = float("nan")
+    loss_T, gradients_TP = network.loss_and_gradients(
+        parameters_TP, batch.images, batch.labels, same_seed(4), scale_TBU
+    )
+    assert loss_T.dtype == gradients_TP.dtype == torch.float32
+    assert not loss_T[1].isfinite() and not gradients_TP[1].isfinite().any()
+    for t in (0, 2, 3):
+        torch.testing.assert_close(loss_T[t], expected_T[t], rtol=1e-2, atol=0)
+        error = torch.linalg.norm(gradients_TP[t] - expected_TP[t]) / torch.linalg.norm(expected_TP[t])
+        assert 1e-5 < error < 0.1  # where rounding turns a relu on or off, by more than its 0.4 %
+        row = slice(t, t + 1)
+        alone_T, alone_TP = network.loss_and_gradients(
+            parameters_TP[row], batch.images, batch.labels, same_seed(1), scale_TBU[row]
+        )
+        torch.testing.assert_close(alone_T[0], loss_T[t], rtol=1e-3, atol=0)
+        torch.testing.assert_close(alone_TP[0], gradients_TP[t], rtol=0.02, atol=1e-4)
+
+
 # An odd batch leaves rows that no vector register divides, which some of torch's functions round differently.
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 @pytest.mark.parametrize(

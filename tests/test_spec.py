@@ -87,6 +87,7 @@ shared = st.fixed_dictionaries(
         "lr": axis(st.floats(1e-6, 1)),
         "model": axis(st.sampled_from(["cnn", "mlp", "rnn", "softmax"])),
         "activation": axis(st.sampled_from(["relu", "tanh"])),
+        "precision": axis(st.sampled_from(["auto", "fp32", "bf16"])),
         "loss": axis(st.sampled_from(["cross_entropy", "mse", "bce"])),
     },
 )
@@ -194,10 +195,15 @@ def test_lists_and_ranges_inside_a_schedule_are_axes():
 def test_the_names_of_networks_are_those_that_there_are():
     from typing import get_args
 
-    from optbench.model import ACTIVATIONS, LOSSES, MODELS
+    from optbench.model import ACTIVATIONS, LOSSES, MODELS, PRECISIONS
 
-    named = {name: list(get_args(PARAMETERS[name])) for name in ("model", "activation", "loss")}
-    assert named == {"model": list(MODELS), "activation": list(ACTIVATIONS), "loss": list(LOSSES)}
+    named = {name: list(get_args(PARAMETERS[name])) for name in ("model", "activation", "loss", "precision")}
+    assert named == {
+        "model": list(MODELS),
+        "activation": list(ACTIVATIONS),
+        "loss": list(LOSSES),
+        "precision": ["auto", *PRECISIONS],
+    }
 
 
 @pytest.mark.parametrize(

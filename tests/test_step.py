@@ -1,0 +1,101 @@
+"""A step that was recorded once does the same when it is replayed, and looks at no value on the host."""
+
+import dataclasses
+
+import pytest
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from optbench import engine, model
+from optbench.optimizers.rules import RULES
+from optbench.stacks import Stack
+from optbench.step import Step
+
+RULES_YAML = "\n".join(["", *(f"  {name}: {{lr: 0.01}}" for name in RULES)])
+MORE = """
+  momentum: {optimizer: sgd, lr: 0.05, momentum: 0.9, dampening: 0.5, weight_decay: 0.001, dropout: 0.5}
+  nesterov: {optimizer: sgd, lr: 0.05, momentum: 0.9, nesterov: true, schedule: cosine}
+  amsgrad: {optimizer: adam, lr: 0.01, amsgrad: true, schedule: {name: step, step_size: 1}}
+  centered: {optimizer: rmsprop, lr: 0.01, centered: true, momentum: 0.5}
+  start: {optimizer: adagrad, lr: 0.01, initial_accumulator_value: 0.1, lr_decay: 0.1}
+"""
+LINES = ("epochs: 2", "seeds: 2", "parameters: {batch_size: 32, dropout: 0.25}")
+WAITS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "item", "lift_fresh", "unique"}
+
+
+@pytest.fixture(scope="module")
+def trials(trials_of):
+    return sorted(trials_of(RULES_YAML + MORE, *LINES), key=lambda trial: (trial.algorithm, trial.seed))
+
+
+@pytest.fixture(autouse=True)
+def _as_on_cuda(monkeypatch):
+    """The stacked convolutions, which a CUDA device takes; the loop over trials asks for their seeds."""
+    monkeypatch.setattr(model, "_trunk_loop", model._trunk_grouped)
+
+
+class Watched(TorchDispatchMode):
+    """Refuses what a CUDA device would have to wait for, and what would make new constants inside a recording."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in WAITS, f"{name} looks at a value on the host"
+        return function(*args, **(kwargs or {}))
+
+
+def rows_of(trials, dataset):
+    return {
+        (row["trial_id"], row["epoch"]): {k: v for k, v in row.items() if k != "train_seconds"}
+        for rows in engine.train(Stack(tuple(trials)), dataset, "cpu")
+        for row in rows
+    }
+
+
+def on(trials, name, precision="auto", loss="cross_entropy"):
+    return [dataclasses.replace(trial, model=name, precision=precision, loss=loss) for trial in trials]
+
+
+def networks(trials):
+    for name in model.MODELS:
+        for loss in model.LOSSES:
+            yield on(trials, name, loss=loss)
+
+
+def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
+    step = Step._step
+    seen = []
+
+    def watched(self):
+        with Watched():
+            step(self)
+        seen.append(self)
+
+    monkeypatch.setattr(Step, "_step", watched)
+    some = [trials[0], trials[-1]]
+    for several in [on(trials, "mlp"), *networks(some)]:
+        rows_of([dataclasses.replace(trial, epochs=1) for trial in several], tiny)
+    assert len(seen) == 8 * 13
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny, monkeypatch):
+    """The recording is that of torch.fx: the operations of one step, on the tensors that they were recorded with."""
+    trials = on(trials[::9] if name == "cnn" else trials, name, precision)
+    expected = rows_of(trials, tiny)
+    recorded = []
+
+    def prepare(self):
+        if self._run is None:
+            changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+            changed += self._optimizer.tensors()
+            before = [tensor.clone() for tensor in changed]
+            graph = make_fx(lambda: self._step())()
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+            recorded.append(graph)
+            self._run = graph
+
+    monkeypatch.setattr(Step, "prepare", prepare)
+    assert rows_of(trials, tiny) == expected
+    assert recorded
