@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.execution import Event, Failure, Stopped
+from optbench.execution import Event, Failure, Split, Stopped
 from optbench.run import Plan
 from optbench.stacks import Stack
 from optbench.trials import Trial
@@ -118,7 +118,7 @@ class Progress:
             for row in plan.store.rows()[["trial_id", "epoch", plan.sweep.metric]].to_dict("records"):
                 if row["trial_id"] in self._trials:
                     self._compare(row)
-        self._stacks_done = 0
+        self._stacks_done, self._stacks = 0, len(plan.stacks)
         self._started = time.monotonic()
         self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(plan.stacks)
         # A terminal is redrawn by Live's own thread, so the clock runs on between events.
@@ -163,6 +163,12 @@ class Progress:
 
     def update(self, event: Event) -> None:
         stack, message = event
+        if isinstance(message, Split):
+            for trial in stack.trials:
+                self._unsettle(trial)
+            self._finish_stack(stack, "too large for the memory, goes on in halves")
+            self._stacks += len(message.into)
+            return
         if isinstance(message, Failure):
             left = [trial.trial_id for trial in stack.trials if trial.trial_id not in self._settled]
             self._settle(stack, dict.fromkeys(left, "failed"))
@@ -219,7 +225,7 @@ class Progress:
         self._stacks_done += 1
         if not self._is_live:
             line = (
-                f"stack {self._stacks_done}/{len(self._plan.stacks)}: {_count(len(stack), 'trial')}, "
+                f"stack {self._stacks_done}/{self._stacks}: {_count(len(stack), 'trial')}, "
                 f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials done, "
                 f"{self._time_left()}"
             )

@@ -15,7 +15,7 @@ import torch
 
 from optbench import __version__, execution, model, stacks, stats
 from optbench.errors import UserError
-from optbench.execution import Event, Failure, Stopped
+from optbench.execution import Event, Failure, Split, Stopped
 from optbench.halving import Judge
 from optbench.schedules import ReduceLROnPlateau
 from optbench.spec import Halving, Sweep, to_yaml
@@ -241,7 +241,9 @@ def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
                 if stack.stack_id not in parts:
                     parts[stack.stack_id] = Part(plan.store, stack.stack_id, _columns(plan, stack))
                 part = parts[stack.stack_id]
-                if isinstance(message, Failure):
+                if isinstance(message, Split):
+                    part.hand_on(message.into[0].stack_id)
+                elif isinstance(message, Failure):
                     part.fail(message.error)
                 elif isinstance(message, Stopped):
                     part.stop(message.trial_ids)
@@ -251,7 +253,7 @@ def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
                     judge.give_up(stack.trials)
                 elif judge and isinstance(message, list):
                     judge.observe(message)
-                if part.is_settled:
+                if part.is_settled or isinstance(message, Split):
                     del parts[stack.stack_id]
                 yield stack, message
 

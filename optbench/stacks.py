@@ -50,6 +50,11 @@ class Stack:
     def __len__(self) -> int:
         return len(self.trials)
 
+    def halves(self) -> tuple[Stack, ...]:
+        """The same trials in two stacks, or this one if it is alone."""
+        middle = len(self) // 2
+        return tuple(Stack(part, self.rungs) for part in (self.trials[:middle], self.trials[middle:]) if part)
+
 
 def _optimizer(trial: Trial) -> tuple[int, str]:
     """Neighbours with one optimizer share its update; those without a stacked rule come last."""

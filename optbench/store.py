@@ -274,6 +274,11 @@ class Part:
         self._status |= dict.fromkeys(trial_ids, "stopped")
         self._write()
 
+    def hand_on(self, stack_id: str) -> None:
+        """The trials begin again in other parts, of which that of this stack is the first."""
+        self._store.replace(stack_id, [])  # a reader always finds a part
+        (self._store.folder / f"part-{self._stack_id}.parquet").unlink(missing_ok=True)
+
     def fail(self, error: str) -> None:
         """Mark every trial that is not settled as failed; one that never began gets a row that says so."""
         begun = {row["trial_id"] for row in self._rows}

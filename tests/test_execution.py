@@ -6,10 +6,16 @@ import multiprocessing
 import os
 import signal
 
+import pandas as pd
 import pytest
+import torch
+from rich.console import Console
 
-from optbench import execution
-from optbench.execution import Failure, processes
+from optbench import engine, execution
+from optbench.execution import Failure, Split, processes
+from optbench.execution.in_process import run_in_process
+from optbench.progress import Progress
+from optbench.run import execute, make_plan
 from optbench.spec import parse
 from optbench.stacks import Stack, plan
 from optbench.trials import expand
@@ -92,6 +98,79 @@ def test_an_exception_fails_its_own_stack_with_its_traceback(stacks):
     assert "unknown dataset 'nowhere'" in events[0][1].error
     assert "Traceback" in events[0][1].error
     assert {stack for stack, _ in events[1:]} == {stacks[1]}
+
+
+def out_of_memory_above(size, when=1):
+    """`engine.train` on a device that holds so many trials and no more; it finds out in the epoch `when`."""
+    real = engine.train
+
+    def train(stack, *arguments):
+        for rows in real(stack, *arguments):
+            if len(stack) > size and rows[0]["epoch"] >= when:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            yield rows
+
+    return train
+
+
+def test_a_stack_that_does_not_fit_goes_on_in_halves(trials_of, monkeypatch):
+    trials = trials_of(SWEEP, *LINES)
+    (whole,) = plan(trials, 8)
+    expected = rows_of(run_in_process([whole], "cpu", None, execution.never))
+    monkeypatch.setattr(engine, "train", out_of_memory_above(2))
+    events = list(run_in_process([whole], "cpu", None, execution.never))
+    splits = {stack: message.into for stack, message in events if isinstance(message, Split)}
+    assert [len(part) for part in splits.pop(whole)] == [2, 2]
+    assert splits == {}
+    assert rows_of(event for event in events if event[0] is not whole) == expected
+
+
+def test_one_trial_that_does_not_fit_fails(stacks, monkeypatch):
+    monkeypatch.setattr(engine, "train", out_of_memory_above(0))
+    *_, (stack, failure) = run_in_process(stacks[:1], "cpu", None, execution.never)
+    assert stack is stacks[0]
+    assert failure.error.strip().endswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_sweep_of_stacks_that_do_not_fit_has_all_its_rows(tmp_path, monkeypatch):
+    text = f"name: s\ndataset: digits\noptimizers: {SWEEP}\n" + "\n".join(LINES).replace("epochs: 2", "epochs: 1")
+
+    def rows(folder):
+        planned = make_plan(parse(text), folder, "cpu", 1, 8)
+        display = Progress(planned, Console(quiet=True))
+        for event in execute(planned, None):
+            display.update(event)
+            planned.store.rows()
+        assert display.done == 4
+        found = planned.store.rows().sort_values(["trial_id", "epoch"])
+        return found.drop(columns=["train_seconds", "stack", "stack_size"]).reset_index(drop=True), found["stack_size"]
+
+    monkeypatch.setattr(execution, "run", lambda stacks, *rest: run_in_process(stacks, "cpu", None, execution.never))
+    expected, _ = rows(tmp_path / "whole")
+    monkeypatch.setattr(engine, "train", out_of_memory_above(1, when=0))
+    found, sizes = rows(tmp_path / "split")
+    assert set(sizes) == {1}
+    pd.testing.assert_frame_equal(found, expected)
+    assert len(list((tmp_path / "split" / "s").glob("*.parquet"))) == 4
+
+
+def test_what_kills_its_worker_ends_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    (tmp_path / "own.py").write_text(
+        "import os, torch\nclass Kills(torch.optim.SGD):\n    def step(self, closure=None):\n        os._exit(7)\n"
+    )
+    text = (
+        "dataset: digits\nepochs: 1\noptimizers: {sgd: {lr: [0.1, 0.2]}, own: {optimizer: './own.py:Kills', lr: 0.1}}"
+    )
+    (whole,) = plan(expand(parse(text, folder=tmp_path)), 8)
+    last = dict(execution.run([whole], "cpu", 1, None))
+    ended = {
+        trial.optimizer: message.error if isinstance(message, Failure) else message[0]["status"]
+        for stack, message in last.items()
+        for trial in stack.trials
+        if not isinstance(message, Split)
+    }
+    assert ended == {"sgd": "finished", "own": "its worker process died 1 times, exit code 7"}
 
 
 def test_an_optimizer_whose_file_changed_fails_with_the_reason_and_the_worker_goes_on(stacks, tmp_path):

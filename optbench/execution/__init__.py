@@ -6,10 +6,10 @@ import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure, Stopped, Verdict, never
+from optbench.execution.event import Event, Failure, Split, Stopped, Verdict, never
 from optbench.stacks import Stack
 
-__all__ = ["Event", "Failure", "Stopped", "Verdict", "default_workers", "never", "run"]
+__all__ = ["Event", "Failure", "Split", "Stopped", "Verdict", "default_workers", "never", "run"]
 
 
 def default_workers() -> int:
@@ -22,9 +22,10 @@ def run(
 ) -> Generator[Event, None, None]:
     """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
 
-    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, and (stack,
-    Failure) when a stack is given up; a stack whose rows begin again with epoch 0 was started again. `verdict` is asked
-    after all rows so far have been yielded. Closing the iterator stops all work.
+    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, (stack, Split)
+    when a stack of several trials ran out of memory and goes on in halves, and (stack, Failure) when a stack is given
+    up; a stack whose rows begin again with epoch 0 was started again. `verdict` is asked after all rows so far have
+    been yielded. Closing the iterator stops all work.
     """
     if device == "cpu":
         from optbench.execution.processes import run_in_processes

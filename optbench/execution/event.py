@@ -14,6 +14,14 @@ class Failure:
     """Why a stack could not be trained: a traceback, or how its worker died."""
 
     error: str
+    is_too_large: bool = False  # smaller stacks of the same trials may succeed
+
+
+@dataclass(frozen=True)
+class Split:
+    """The stack goes on as these, from the start: it was too large."""
+
+    into: tuple[Stack, ...]
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Stopped:
     trial_ids: frozenset[str]
 
 
-Event = tuple[Stack, list[dict[str, Any]] | Failure | Stopped]
+Event = tuple[Stack, list[dict[str, Any]] | Failure | Stopped | Split]
 
 # Which trials of a stack stop after an epoch; None as long as others have to get that far first.
 Verdict = Callable[[Stack, int], frozenset[str] | None]

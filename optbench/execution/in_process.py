@@ -8,9 +8,11 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from optbench import engine
 from optbench.datasets import Dataset, load
-from optbench.execution.event import Event, Failure, Stopped, Verdict
+from optbench.execution.event import Event, Failure, Split, Stopped, Verdict
 from optbench.stacks import Stack
 
 
@@ -43,8 +45,12 @@ class Trainer:
                 rows = next(training)
         except StopIteration:
             return
-        except Exception:
-            yield Failure(traceback.format_exc())
+        except Exception as error:
+            failure = Failure(traceback.format_exc(), is_out_of_memory(error) and len(stack) > 1)
+        training = None  # with the exception it held all that the stack had
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+        yield failure
 
     def waits(self, stack: Stack) -> bool:
         """Whether the stack waits at a rung."""
@@ -54,6 +60,11 @@ class Trainer:
         if name not in self._datasets:
             self._datasets[name] = load(name, self._data_dir).to(self._device)
         return self._datasets[name]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or this machine, had not enough memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def run_in_process(
@@ -68,6 +79,11 @@ def run_in_process(
             yield stack, Stopped(stop)
         epoch = 0
         for message in trainer.advance(stack, stop):
+            if isinstance(message, Failure) and message.is_too_large:
+                split = Split(stack.halves())
+                new.extendleft(reversed(split.into))
+                yield stack, split
+                continue
             yield stack, message
             epoch = epoch if isinstance(message, Failure) else message[0]["epoch"]
         if trainer.waits(stack):

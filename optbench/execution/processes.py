@@ -1,7 +1,7 @@
 """One single-threaded process per core: on a CPU the only arrangement that always scales.
 
 A worker that dies (killed, out of memory) takes the stacks in it down with it and nothing else: they are tried again in
-fresh workers, the one that trained up to `ATTEMPTS` times.
+fresh workers, the one that trained up to `ATTEMPTS` times and then in halves, until what kills its worker is alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure, Stopped, Verdict
+from optbench.execution.event import Event, Failure, Split, Stopped, Verdict
 from optbench.stacks import Stack
 
 ATTEMPTS = 3
@@ -91,6 +91,8 @@ def run_in_processes(
                     attempts.subtract(stack.stack_id for stack in worker.waiting)  # it was not their fault
                     if not worker.settled and attempts[worker.stack.stack_id] < ATTEMPTS:
                         new.appendleft(worker.stack)
+                    elif not worker.settled and len(worker.stack) > 1:
+                        yield worker.stack, _split(worker.stack, new)
                     elif not worker.settled:
                         error = f"its worker process died {ATTEMPTS} times, exit code {worker.process.exitcode}"
                         yield worker.stack, Failure(error)
@@ -103,12 +105,21 @@ def run_in_processes(
                 if not isinstance(message, Failure):
                     worker.epoch = message[0]["epoch"]
                 worker.settled = isinstance(message, Failure) or all(row["status"] != "running" for row in message)
-                yield worker.stack, message
+                if isinstance(message, Failure) and message.is_too_large:
+                    yield worker.stack, _split(worker.stack, new)
+                else:
+                    yield worker.stack, message
     finally:
         for worker in crew:
             worker.connection.close()
             worker.process.terminate()
             worker.process.join()
+
+
+def _split(stack: Stack, new: deque[Stack]) -> Split:
+    split = Split(stack.halves())
+    new.extendleft(reversed(split.into))
+    return split
 
 
 def _ready(worker: _Worker, verdict: Verdict) -> tuple[Stack, frozenset[str]] | None:
