@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench.autotune import with_convolution
 from optbench.datasets import Dataset, Split
 from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
@@ -55,13 +56,14 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     """Train a stack; yields one row for each trial, first for epoch 0 (before training), then after each epoch.
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
-    far, evaluation excluded), and loss and accuracy on the splits `train` (a fixed slice of the training set, in
-    evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its numbers are NaN; else
+    far, evaluation excluded), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed
+    slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its numbers are NaN; else
     one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's last, and so is that
     of a trial whose id is sent into the generator. The stack goes on without them.
     """
     device = torch.device(device)
-    data, network = dataset.to(device), stack.network(device.type)
+    data = dataset.to(device)
+    network = with_convolution(stack.network(device.type), len(stack), stack.batch_size, device)
     steps_per_epoch = len(data.train.labels) // stack.batch_size
 
     trials = list(stack.trials)
@@ -113,6 +115,7 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
                 "error": optimizer.failures.get(t) if finite[t] else None,
                 "scheduled_lr": scheduled_lrs[t],
                 "train_seconds": train_seconds,
+                "convolution": network.convolution if trial.model == "cnn" else None,
                 **{name: values[t] for name, values in columns.items()},
             }
             for t, trial in enumerate(trials)

@@ -171,33 +171,76 @@ class _Trunk(torch.autograd.Function):
         return None, None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
-def _trunk_loop(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+# Images (S, B, 1, 28, 28), the seed of each trial, weights, activation → pooled features (T, B, 32, 12, 12).
+Trunk = Callable[[Tensor, Tensor, Weights, Activation], Tensor]
+
+
+def _loop(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
     """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
     trials = zip(seed_of_T.tolist(), *(w[name].unbind(0) for name in names), strict=True)
     return torch.stack([_apply(_Trunk, activation, images_SBCHW[seed], *tensors) for seed, *tensors in trials])
 
 
-def _trunk_grouped(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+def _grouped(
+    images_SBCHW: Tensor,
+    seed_of_T: Tensor,
+    w: Weights,
+    activation: Activation,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """All trials as groups of one convolution, for devices on which a launch costs more than its arithmetic."""
     trials = len(seed_of_T)
     x = images_SBCHW[seed_of_T].squeeze(2).transpose(0, 1)  # (B, T, H, W): each trial is a group with one channel
-    x = F.conv2d(x, w["conv1.weight"].flatten(0, 1), w["conv1.bias"].flatten(), groups=trials)
-    x = _apply(_Activate, activation, x)
-    x = F.conv2d(x, w["conv2.weight"].flatten(0, 1), w["conv2.bias"].flatten(), groups=trials)
-    x = _apply(_Activate, activation, F.max_pool2d(x, 2))
-    return x.view(len(x), trials, 32, *x.shape[2:]).transpose(0, 1)
+    for name in ("conv1", "conv2"):
+        x = x.contiguous(memory_format=memory_format)
+        weight = w[f"{name}.weight"].flatten(0, 1).contiguous(memory_format=memory_format)
+        x = F.conv2d(x, weight, w[f"{name}.bias"].flatten(), groups=trials)
+        if name == "conv2":
+            x = F.max_pool2d(x, 2)
+        x = _apply(_Activate, activation, x)
+    features_TBCHW: Tensor = x.unflatten(1, (trials, 32)).transpose(0, 1)
+    return features_TBCHW
 
 
-def _cnn(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation) -> Tensor:
-    trunk = _trunk_grouped if images_SBCHW.is_cuda else _trunk_loop
-    x_TBCHW = trunk(images_SBCHW, seed_of_T, w, activation)
+def _grouped_channels_last(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+    return _grouped(images_SBCHW, seed_of_T, w, activation, torch.channels_last)
+
+
+def _unfolded(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+    """Every convolution as one product with the patches of its input, nine times the input's memory."""
+    x = images_SBCHW
+    for name in ("conv1", "conv2"):
+        size = x.shape[-1] - 2
+        patches = F.unfold(x.flatten(0, 1), 3).unflatten(0, x.shape[:2])  # (·, B, C·9, H·W)
+        patches_TBCN = patches[seed_of_T] if name == "conv1" else patches
+        weight_TKC, bias = w[f"{name}.weight"].flatten(2), w[f"{name}.bias"]
+        x = (torch.matmul(weight_TKC.unsqueeze(1), patches_TBCN) + bias[:, None, :, None]).unflatten(-1, (size, size))
+        if name == "conv2":
+            x = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
+        x = _apply(_Activate, activation, x)
+    return x
+
+
+# The ways to compute the convolutional part of the cnn; which is fastest depends on the device and the stack.
+CONVOLUTIONS: dict[str, Trunk] = {
+    "loop": _loop,
+    "grouped": _grouped,
+    "grouped_channels_last": _grouped_channels_last,
+    "unfolded": _unfolded,
+}
+
+
+def _cnn(
+    w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, convolution: str
+) -> Tensor:
+    x_TBCHW = CONVOLUTIONS[convolution](images_SBCHW, seed_of_T, w, activation)
     if scales[0] is not None:
         x_TBCHW = x_TBCHW * scales[0][..., None, None]
     return _linear(w, "linear2", _hidden(w, "linear1", x_TBCHW.flatten(2), scales[1], activation))
 
 
-def _mlp(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation) -> Tensor:
+def _mlp(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, _: str) -> Tensor:
     x_TBF = _hidden(w, "linear1", images_SBCHW.flatten(2)[seed_of_T], scales[0], activation)
     return _linear(w, "linear3", _hidden(w, "linear2", x_TBF, scales[1], activation))
 
@@ -238,7 +281,7 @@ class _Recurrence(torch.autograd.Function):
         return None, None, grad_ih, grad_hh, grad_b, grad_b
 
 
-def _rnn(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation) -> Tensor:
+def _rnn(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, _: str) -> Tensor:
     x_THBW = images_SBCHW.squeeze(2).transpose(1, 2)[seed_of_T]
     names = ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0", "rnn.bias_hh_l0")
     x_TBF = _apply(_Recurrence, activation, x_THBW, *(w[name] for name in names))
@@ -247,7 +290,7 @@ def _rnn(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, ac
     return _linear(w, "linear", x_TBF)
 
 
-def _softmax(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation) -> Tensor:
+def _softmax(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, *_: object) -> Tensor:
     return _linear(w, "linear", images_SBCHW.flatten(2)[seed_of_T])
 
 
@@ -257,7 +300,7 @@ class Model:
 
     # name: (shape, fan-in); torch draws weights and biases alike from U(-1/√fan_in, 1/√fan_in).
     shapes: dict[str, tuple[tuple[int, ...], int]]
-    logits: Callable[[Weights, Tensor, Tensor, Scales, Activation], Tensor]  # as `Network.forward`
+    logits: Callable[[Weights, Tensor, Tensor, Scales, Activation, str], Tensor]  # as `Network.forward`
     dropout_units: tuple[int, int]  # what the first and the second rate decide about for each example
     activations: int  # numbers kept for one image from the forward to the backward pass, in float32 words, about
 
@@ -338,6 +381,8 @@ def precision_on(device_type: str, precision: str) -> str:
 class Network:
     """What is trained: names from `MODELS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, one of each for the whole stack.
 
+    How the cnn's convolutions are computed, a name from `CONVOLUTIONS`, changes no more than the rounding.
+
     In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
     float32); the weights themselves, the losses and the optimizers stay in float32.
     """
@@ -346,6 +391,7 @@ class Network:
     activation: str = "relu"
     loss: str = "cross_entropy"
     precision: str = "fp32"
+    convolution: str = "loop"
 
     @property
     def architecture(self) -> Model:
@@ -380,7 +426,9 @@ class Network:
         if scale_TBU is not None:
             first, second = scale_TBU.to(dtype).split(self.architecture.dropout_units, dim=-1)
         activation = ACTIVATIONS[self.activation]
-        logits_TBK = self.architecture.logits(w, images_SBCHW.to(dtype), seed_of_T, (first, second), activation)
+        logits_TBK = self.architecture.logits(
+            w, images_SBCHW.to(dtype), seed_of_T, (first, second), activation, self.convolution
+        )
         return logits_TBK.to(images_SBCHW.dtype)
 
     def losses(self, logits_TBK: Tensor, labels_TB: Tensor) -> Tensor:

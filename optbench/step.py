@@ -57,12 +57,13 @@ class Step:
         self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
         self._places_B = torch.arange(self._batch_size, device=device)
         self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
-        self._run: Callable[[], None] | None = None
+        self._run: Callable[[], object] | None = None
 
     def prepare(self) -> None:
         """Record the step, where the device can; once."""
         if self._run is None:
-            self._run = self._record() if self._parameters_TP.is_cuda else self._step
+            changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+            self._run = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
 
     def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
         """All steps of an epoch, counted from 1, each with its learning rates."""
@@ -110,28 +111,6 @@ class Step:
             )
         return loss_T[0], gradient_TP[0]
 
-    def _record(self) -> Callable[[], None]:
-        """The step as a CUDA graph; the tensors that it changes are afterwards as they were."""
-        changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
-        changed += self._optimizer.tensors()
-        before = [tensor.clone() for tensor in changed]
-
-        def restore() -> None:
-            for tensor, value in zip(changed, before, strict=True):
-                tensor.copy_(value)
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                self._step()
-                restore()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph.replay
-
 
 class _Dropout:
     """What dropout multiplies the units of each example with, drawn for `steps` steps at a time."""
@@ -167,3 +146,29 @@ class _Dropout:
             return None
         uniform_SBU = self._uniform_SNU.index_select(1, place_B)
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
+
+
+def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object]:
+    """The work as a CUDA graph, to be called as often as wanted; on other devices the work itself.
+
+    `changed` are all tensors that it changes and did not make; they are afterwards as they were.
+    """
+    if device.type != "cuda":
+        return work
+    before = [tensor.clone() for tensor in changed]
+
+    def restore() -> None:
+        for tensor, value in zip(changed, before, strict=True):
+            tensor.copy_(value)
+
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            work()
+            restore()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

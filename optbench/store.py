@@ -24,7 +24,7 @@ from optbench.errors import UserError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _text, _real = pa.string(), pa.float64()
 # Name, type, and what the column says. The README's table of columns is held against this one by a test.
@@ -64,6 +64,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
     ("device", _text, "cpu, or the name of the GPU"),
     ("precision", _text, "fp32, tf32 or bf16"),
+    ("convolution", _text, "how the cnn's convolutions were computed; null for other models"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),

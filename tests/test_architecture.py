@@ -31,6 +31,7 @@ LINE = [
     "trials",
     "stacks",
     "step",
+    "autotune",
     "engine",
     "check",
     "execution.event",

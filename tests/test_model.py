@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from optbench import model
-from optbench.model import ACTIVATIONS, LOSSES, MODELS, Network
+from optbench.model import ACTIVATIONS, CONVOLUTIONS, LOSSES, MODELS, Network
 
 FUNCTIONS = {"relu": F.relu, "leaky_relu": F.leaky_relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 
@@ -154,11 +153,12 @@ def test_loss_and_gradients_equal_the_module(names, dropout, random_batch):
     check_against_module(Network(*names), dropout, random_batch(2, 8, torch.float64))
 
 
+@pytest.mark.parametrize("convolution", list(CONVOLUTIONS)[1:])
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_grouped_trunk_equals_the_module(activation, dropout, random_batch, monkeypatch):
-    monkeypatch.setattr(model, "_trunk_loop", model._trunk_grouped)
-    check_against_module(Network("cnn", activation), dropout, random_batch(2, 8, torch.float64))
+def test_every_way_to_convolve_equals_the_module(activation, dropout, convolution, random_batch):
+    network = Network("cnn", activation, convolution=convolution)
+    check_against_module(network, dropout, random_batch(2, 8, torch.float64))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -171,10 +171,14 @@ def test_losses_are_finite_where_exponentials_are_not(loss):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("names", [*product(MODELS, ACTIVATIONS)], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [*product(MODELS, ACTIVATIONS), *product(["cnn"], ["relu"], CONVOLUTIONS)], ids="-".join
+)
 def test_bf16_rounds_and_no_more(names, random_batch):
     """Products of operands with 8 bits: gradients to a few percent, weights untouched; each trial as if alone."""
-    exact, network = Network(*names), Network(*names, precision="bf16")
+    model, activation, convolution = (*names, "loop")[:3]
+    exact = Network(model, activation)
+    network = Network(model, activation, precision="bf16", convolution=convolution)
     parameters_TP = network.initialize(range(4), "cpu")
     batch = random_batch(1, 32, torch.float32)
     scale_TBU = dropout_scales(network, 4, 32, torch.float32)
@@ -224,9 +228,13 @@ def test_a_trial_is_bitwise_the_same_in_any_stack(names, batch_size, random_batc
         assert torch.equal(some_TP, gradients_TP[first:last])
 
 
-@pytest.mark.parametrize("names", [*product(MODELS, ACTIVATIONS)], ids="-".join)
-def test_nan_in_one_trial_leaves_the_others_bitwise_unchanged(names, random_batch):
-    network = Network(*names)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "names", [*product(MODELS, ACTIVATIONS), *product(["cnn"], ["relu"], CONVOLUTIONS)], ids="-".join
+)
+def test_nan_in_one_trial_leaves_the_others_bitwise_unchanged(names, precision, random_batch):
+    model, activation, convolution = (*names, "loop")[:3]
+    network = Network(model, activation, precision=precision, convolution=convolution)
     parameters_TP = network.initialize(range(3), "cpu")
     batch = random_batch(1, 16, torch.float32)
     clean = network.loss_and_gradients(parameters_TP, batch.images, batch.labels, same_seed(3))

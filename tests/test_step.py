@@ -6,7 +6,7 @@ import pytest
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optbench import engine, model
+from optbench import engine, model, step
 from optbench.optimizers.rules import RULES
 from optbench.stacks import Stack
 from optbench.step import Step
@@ -31,7 +31,7 @@ def trials(trials_of):
 @pytest.fixture(autouse=True)
 def _as_on_cuda(monkeypatch):
     """The stacked convolutions, which a CUDA device takes; the loop over trials asks for their seeds."""
-    monkeypatch.setattr(model, "_trunk_loop", model._trunk_grouped)
+    monkeypatch.setitem(model.CONVOLUTIONS, "loop", model.CONVOLUTIONS["grouped"])
 
 
 class Watched(TorchDispatchMode):
@@ -62,12 +62,12 @@ def networks(trials):
 
 
 def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
-    step = Step._step
+    original = Step._step
     seen = []
 
     def watched(self):
         with Watched():
-            step(self)
+            original(self)
         seen.append(self)
 
     monkeypatch.setattr(Step, "_step", watched)
@@ -85,17 +85,13 @@ def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny,
     expected = rows_of(trials, tiny)
     recorded = []
 
-    def prepare(self):
-        if self._run is None:
-            changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
-            changed += self._optimizer.tensors()
-            before = [tensor.clone() for tensor in changed]
-            graph = make_fx(lambda: self._step())()
-            for tensor, value in zip(changed, before, strict=True):
-                tensor.copy_(value)
-            recorded.append(graph)
-            self._run = graph
+    def record(work, changed, device):
+        before = [tensor.clone() for tensor in changed]
+        recorded.append(make_fx(lambda: work())())
+        for tensor, value in zip(changed, before, strict=True):
+            tensor.copy_(value)
+        return recorded[-1]
 
-    monkeypatch.setattr(Step, "prepare", prepare)
+    monkeypatch.setattr(step, "record", record)
     assert rows_of(trials, tiny) == expected
     assert recorded

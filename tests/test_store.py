@@ -50,7 +50,7 @@ def test_the_schema_is_explicit_and_versioned(store):
     (path,) = store.parts()
     schema = pq.read_schema(path)
     assert schema.equals(SCHEMA)
-    assert schema.metadata[b"optbench.schema_version"] == b"2"
+    assert schema.metadata[b"optbench.schema_version"] == b"3"
 
 
 def test_every_trial_has_a_status(store):
@@ -162,7 +162,7 @@ def test_what_is_no_result_is_said_in_one_line(tmp_path, store):
         Store(foreign).rows()
     other = SCHEMA.with_metadata({b"optbench.schema_version": b"99"})
     pq.write_table(pa.Table.from_pylist([], other), store.folder / "part-new.parquet")
-    with pytest.raises(UserError, match="schema version 99; this optbench reads version 2"):
+    with pytest.raises(UserError, match="schema version 99; this optbench reads version 3"):
         store.rows()
 
 
