@@ -36,6 +36,7 @@ LINE = [
     "execution.in_process",
     "execution.processes",
     "execution",
+    "bench",
     "store",
     "stats",
     "halving",
