@@ -59,6 +59,11 @@ class Format(StrEnum):
     latex = "latex"
 
 
+class BenchFormat(StrEnum):
+    table = "table"
+    json = "json"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"optbench {__version__}")
@@ -79,15 +84,18 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the datasets. [default: $OPTBENCH_DATA, else the user's cache]")
 ]
 
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes on a CPU. [default: one per core]", show_default=False)
+]
+
 
 @app.command()
 def run(
     sweep: Annotated[Path, typer.Argument(help="Sweep file (YAML); 'optbench init' writes one.", show_default=False)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes on a CPU. [default: one per core]", show_default=False)
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
     output: Output = Path("results"),
     data_dir: DataDir = None,
     settings: Annotated[
@@ -182,11 +190,15 @@ def report(
     if output is None:
         sys.stdout.write(text)
         return
+    _write(output, text, name)
+
+
+def _write(path: Path, text: str, format: str) -> None:
     try:
-        output.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
-    print(f"wrote {output} ({name})", file=sys.stderr)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"wrote {path} ({format})", file=sys.stderr)
 
 
 @app.command()
@@ -246,6 +258,73 @@ def check_optimizer(
     listings.print_findings(hyperparameters, findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(TRIAL_FAILED)
+
+
+@app.command()
+def bench(
+    device: Device = "auto",
+    trials: Annotated[
+        str | None,
+        typer.Option(help="Trials of a stack, several with commas. [default: 1,4; on a GPU 1,8,32,128]"),
+    ] = None,
+    batch_size: Annotated[str, typer.Option(help="Images per step, several with commas.")] = "64",
+    repeats: Annotated[int, typer.Option(min=1, help="How often everything is measured, in alternation.")] = 5,
+    seconds: Annotated[float, typer.Option(help="What one measurement takes, about.")] = 1.0,
+    workers: Workers = None,
+    format: Annotated[
+        BenchFormat | None,
+        typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """How fast this device trains stacks, against a sequential PyTorch loop and against what it could do at best."""
+    sizes = _numbers("--batch-size", batch_size)
+    stacked = _numbers("--trials", trials) if trials is not None else None
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):  # before the work, rather than after it
+        raise UserError(f"{output}: cannot be written: {'it is a folder' if output.is_dir() else 'no such folder'}")
+    import json
+
+    console = _console(stderr=True)
+    with _waiting(console, "starting …") as waiting:
+        from optbench import bench, execution, progress
+        from optbench.report import formats, listings
+        from optbench.run import resolve_device
+
+        def say(what: str) -> None:
+            if waiting:
+                waiting.update(f"{what} …")
+            else:
+                console.print(what)
+
+        where = resolve_device(device)
+        default = bench.TRIALS_CPU if where == "cpu" else bench.TRIALS
+        processes = workers or execution.default_workers()
+        try:
+            with progress.interruptible():
+                benchmark = bench.measure(where, processes, stacked or default, sizes, repeats, seconds, say)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+    name = format.value if format else "json" if formats.by_ending(output) == "json" else "table"
+    text = f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n" if name == "json" else ""
+    table = listings.throughput(benchmark)
+    if output is not None:
+        _write(output, text or formats.plain_table(table), name)
+    elif text:
+        sys.stdout.write(text)
+    else:
+        formats.print_table(table, _console())
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers from 1, with commas between."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise UserError(f"{option} {text}: must be whole numbers of at least 1 with commas between, as in 1,4")
+    return numbers
 
 
 @app.command()

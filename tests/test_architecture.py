@@ -38,6 +38,7 @@ LINE = [
     "execution.in_process",
     "execution.processes",
     "execution",
+    "bench",
     "store",
     "stats",
     "halving",

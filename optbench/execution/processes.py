@@ -11,7 +11,7 @@ import os
 import signal
 import traceback
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -71,7 +71,7 @@ def run_in_processes(
             while new and sum(worker.stack is not None for worker in crew) < workers:
                 idle = next((worker for worker in crew if worker.stack is None), None)
                 if idle is None:
-                    idle = _start(data_dir)
+                    idle = _Worker(*spawn(_work, data_dir))
                     crew.append(idle)
                 stack = new.popleft()
                 attempts[stack.stack_id] += 1
@@ -131,14 +131,15 @@ def _ready(worker: _Worker, verdict: Verdict) -> tuple[Stack, frozenset[str]] | 
     return None
 
 
-def _start(data_dir: Path | None) -> _Worker:
+def spawn(work: Callable[..., None], *arguments: object) -> tuple[Connection, SpawnProcess]:
+    """Start `work(connection, *arguments)` in a process for one thread; returns the other end of its pipe, and it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, data_dir), daemon=True)
+    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     with _inherited_by_workers():
         process.start()
     theirs.close()  # so that the worker's death ends the pipe
-    return _Worker(ours, process)
+    return ours, process
 
 
 @contextmanager

@@ -58,8 +58,17 @@ def terminal(report: Report, console: Console) -> None:
 
 def plain(report: Report) -> str:
     """The terminal's tables as text, wide enough for every column."""
+    return _as_text(lambda console: terminal(report, console))
+
+
+def plain_table(table: Table) -> str:
+    """A single table likewise."""
+    return _as_text(lambda console: print_table(table, console))
+
+
+def _as_text(show: Callable[[Console], None]) -> str:
     stream = StringIO()
-    terminal(report, Console(file=stream, width=200, no_color=True, highlight=False))
+    show(Console(file=stream, width=200, no_color=True, highlight=False))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 

@@ -1,15 +1,17 @@
-"""What a sweep file may name, as tables."""
+"""Tables of what is no result of a sweep: what a file may name, what a check found, how fast training is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
+from optbench.bench import Benchmark
 from optbench.check import Finding
 from optbench.datasets import DATASETS, locate
 from optbench.errors import UserError
@@ -129,6 +131,51 @@ def datasets() -> list[Table]:
         },
     )
     return [table]
+
+
+def throughput(benchmark: Benchmark) -> Table:
+    """How fast stacks train, beside the sequential loop and what the device can do."""
+    rows = []
+    for measurement in benchmark.measurements:
+        bounds, step_seconds = benchmark.bounds(measurement), measurement.step_seconds
+        rows.append(
+            {
+                "label": f"{measurement.trials or 'loop'} × {measurement.batch_size}",
+                "throughput": _spread(measurement.throughput, 1e3),
+                "ratio": _spread(measurement.ratios),
+                "memory_share": f"{100 * bounds[0] / step_seconds:.1f}",
+                "arithmetic_share": f"{100 * bounds[1] / step_seconds:.1f}",
+                "step": f"{1e3 * step_seconds:.3g}",
+                "floor": f"{1e3 * max(bounds):.3g}",
+            }
+        )
+    columns = (
+        Column("label", "trials × batch size"),
+        Column("throughput", "thousand images × trials per second", "count"),
+        Column("ratio", "ratio to loop", "count"),
+        Column("memory_share", "memory bound %", "count"),
+        Column("arithmetic_share", "arithmetic bound %", "count"),
+        Column("step", "ms per step", "count"),
+        Column("floor", "floor ms", "count"),
+    )
+    loop = "loop: a sequential PyTorch loop"
+    if benchmark.workers:
+        processes = "process trains a stack" if benchmark.workers == 1 else "processes train a stack each"
+        loop = f"{benchmark.workers} single-threaded {processes}; {loop}, {benchmark.threads} threads"
+    caption = (
+        f"cnn with Adam, fp32, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, in alternation. "
+        f"{loop}. ms per step: of one trial. Bounds: the fewest bytes at the measured copy bandwidth, "
+        f"{max(benchmark.copy_rates) / 1e9:,.1f} GB/s, and the operations at the measured matmul rate, "
+        f"{max(benchmark.matmul_rates) / 1e9:,.0f} GFLOP/s. floor: the longer of the two; no training is faster."
+    )
+    return Table(f"Training throughput, {benchmark.device}", caption, columns, pd.DataFrame(rows))
+
+
+def _spread(values: Sequence[float], unit: float = 1.0) -> str:
+    """Median (minimum–maximum), three digits at least."""
+    middle, low, high = (value / unit for value in (median(values), min(values), max(values)))
+    digits = 2 if middle < 10 else 1 if middle < 100 else 0
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
 LISTINGS: dict[str, Callable[[], list[Table]]] = {

@@ -1,0 +1,491 @@
+"""How fast stacks train on this device: against a sequential PyTorch loop, and against the least time it must take.
+
+The workload is the cnn with Adam in float32, dropout on and evaluation excluded, on random images. The sequential loop
+is the same network as an `nn.Module` under `torch.optim.Adam`, with the data on the device and, on a CPU, PyTorch's
+default threads. Throughput counts images × trials per second of the whole device; on a CPU that is all workers, each
+with a stack of its own, all at the same time.
+
+No training can be faster than its floor: the fewest bytes at the rate at which the device copies, and the operations at
+the rate at which it multiplies matrices, whichever takes longer.
+
+Shape suffixes: T trials, B batch, C channels, H W image, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optbench import __version__, engine, execution
+from optbench.datasets import DATASETS, Dataset, Split
+from optbench.errors import UserError
+from optbench.model import CLASSES, MODELS
+from optbench.spec import parse
+from optbench.stacks import Stack
+from optbench.trials import expand
+
+JSON_VERSION = 1
+# How many trials a stack has, where nothing else is asked for.
+TRIALS_CPU, TRIALS = (1, 4), (1, 8, 32, 128)
+_DATASET, _DROPOUT, _SIDE = "mnist", 0.25, 28
+# Weights move so little that no trial diverges, and leaves the stack; the arithmetic is the same.
+_LEARNING_RATE = 1e-12
+_EVALUATED, _CALIBRATION_STEPS, _CALIBRATION_IMAGES, _FEWEST_STEPS = 256, 4, 256, 3
+# What is copied must be far larger than all caches; on a CPU the workers share it, with so much for each at least.
+_COPIED_BYTES_CPU, _COPIED_BYTES_PER_WORKER, _COPIED_BYTES = 2**29, 2**26, 2**30
+_OUT_OF_MEMORY = "too little memory; try fewer --trials, fewer --workers or a smaller --batch-size"
+_MATRIX_SIDE_CPU, _MATRIX_SIDE = 1024, 8192
+
+
+# ---------------------------------------------------------------- the floor
+
+
+def step_operations(trials: int, batch_size: int) -> int:
+    """Floating-point operations of one training step of a stack: two for each multiplication with its addition.
+
+    Forward, a weight of a convolution is used once for each pixel of the output, a weight of a linear layer once:
+
+        conv1    16 × (1 × 3 × 3)  at 26 × 26      97,344
+        conv2    32 × (16 × 3 × 3) at 24 × 24   2,654,208
+        linear1  4608 × 64                        294,912
+        linear2  64 × 10                              640
+                                                3,047,104 multiplications for an image
+
+    The backward pass makes as many for the gradients of the weights, and as many for the gradients of the layers'
+    inputs, less conv1's, whose inputs are the images: 3 × 3,047,104 − 97,344 = 9,043,968, and twice that in operations.
+    Biases, activations, pooling, dropout, the loss and the update are left out: thousandths of it.
+    """
+    side, forward, first = _SIDE, 0, 0
+    for name, (shape, _) in MODELS["cnn"].shapes.items():
+        if name.endswith(".bias"):
+            continue
+        if len(shape) == 4:
+            side -= shape[-1] - 1
+        forward += math.prod(shape) * (side**2 if len(shape) == 4 else 1)
+        first = first or forward
+    return 2 * (3 * forward - first) * trials * batch_size
+
+
+def step_bytes(trials: int, batch_size: int) -> int:
+    """The fewest bytes of device memory that one training step of a stack reads and writes.
+
+    A step is three passes: forward, backward, update. Each is taken to be fused, reads each of its inputs once and
+    writes each of its outputs once, float32. The backward pass computes conv1 again rather than read it.
+
+        images, uint8, one seed for the stack     read forward, read backward                  2 × 784      B
+        pooled activations, the input of linear1  written forward, read backward               2 × 4608 × 4 B T
+        which of four pixels won, one byte        written forward, read backward               2 × 4608     B T
+        parameters, 300,426                       read forward, read backward                  2 × 4 P T
+        gradients                                 written backward                             1 × 4 P T
+        Adam                                      read p, g, m, v; written p, m, v             7 × 4 P T
+
+    The rest is too little to count, or stays on the chip: labels, hidden units and logits, and their gradients.
+    """
+    model = MODELS["cnn"]
+    pooled = model.shapes["linear1.weight"][0][1]
+    images, activations = 2 * _SIDE**2, 2 * pooled * (4 + 1)
+    return images * batch_size + activations * batch_size * trials + 10 * 4 * model.parameters * trials
+
+
+# ---------------------------------------------------------------- what was measured
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of stacks of so many trials, or of the sequential loop, for which `trials` is None.
+
+    `throughput` is in images × trials per second, `ratios` are to the sequential loop; one of each for every repeat.
+    """
+
+    trials: int | None
+    batch_size: int
+    throughput: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds for a step of one trial: those of the whole device, divided among all that train."""
+        return self.batch_size / median(self.throughput)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All that was measured on a device, one value for each repeat; rates are in bytes and operations per second.
+
+    `workers` are processes with a stack each, None on a GPU; `threads` are those of the sequential loop on a CPU.
+    """
+
+    device: str
+    workers: int | None
+    threads: int
+    seconds: float
+    copy_rates: tuple[float, ...]
+    matmul_rates: tuple[float, ...]
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def repeats(self) -> int:
+        """How often everything was measured."""
+        return len(self.copy_rates)
+
+    def bounds(self, measurement: Measurement) -> tuple[float, float]:
+        """Seconds for a step of one trial, at the least: for its bytes and for its operations.
+
+        The ceilings are the best of all repeats. The first bound is loose on a CPU that keeps parameters in its caches.
+        """
+        trials = measurement.trials or 1
+        memory = step_bytes(trials, measurement.batch_size) / trials / max(self.copy_rates)
+        return memory, step_operations(1, measurement.batch_size) / max(self.matmul_rates)
+
+    def content(self) -> dict[str, Any]:
+        """Everything as plain data for JSON, in bytes, operations and seconds."""
+        measurements = []
+        for measurement in self.measurements:
+            memory, arithmetic = self.bounds(measurement)
+            measurements.append(
+                {
+                    "trials": measurement.trials,
+                    "batch_size": measurement.batch_size,
+                    "throughput": _spread(measurement.throughput),
+                    "ratio": _spread(measurement.ratios),
+                    "step_seconds": measurement.step_seconds,
+                    "floor_seconds": max(memory, arithmetic),
+                    "memory_share": memory / measurement.step_seconds,
+                    "arithmetic_share": arithmetic / measurement.step_seconds,
+                    "step_bytes": step_bytes(measurement.trials or 1, measurement.batch_size),
+                    "step_operations": step_operations(measurement.trials or 1, measurement.batch_size),
+                }
+            )
+        return {
+            "version": JSON_VERSION,
+            "device": self.device,
+            "workers": self.workers,
+            "threads": self.threads,
+            "optbench_version": __version__,
+            "torch_version": torch.__version__,
+            "model": "cnn",
+            "optimizer": "adam",
+            "dropout": _DROPOUT,
+            "precision": "fp32",
+            "repeats": self.repeats,
+            "seconds": self.seconds,
+            "throughput_unit": "images × trials per second",
+            "ceilings": {
+                "bytes_per_second": _spread(self.copy_rates),
+                "operations_per_second": _spread(self.matmul_rates),
+            },
+            "measurements": measurements,
+        }
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": median(values), "min": min(values), "max": max(values), "values": list(values)}
+
+
+# ---------------------------------------------------------------- training on random images
+
+
+def _on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Training:
+    """Training of the stack's trials for so many epochs on so many random images."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(size: int) -> Split:
+        pixels = torch.randint(256, (size, _SIDE, _SIDE), generator=generator, dtype=torch.uint8)
+        return Split(pixels, torch.randint(CLASSES, (size,), generator=generator))
+
+    evaluated = split(_EVALUATED)
+    info = dataclasses.replace(DATASETS[stack.dataset], val=_EVALUATED)
+    data = Dataset(stack.dataset, info, split(images), evaluated, evaluated, evaluated)
+    changes = {"lr": _LEARNING_RATE}
+    trials = [
+        dataclasses.replace(t, epochs=epochs, hyperparameters=t.hyperparameters.model_copy(update=changes))
+        for t in stack.trials
+    ]
+    return engine.train(Stack(tuple(trials)), data, device)
+
+
+def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
+    """Seconds for one image of every trial of the stack: to train on it and to evaluate it.
+
+    Measured over a few steps on random images. Zeros where every optimizer failed.
+    """
+    steps = max(_CALIBRATION_STEPS, _CALIBRATION_IMAGES // stack.batch_size)
+    images = min(DATASETS[stack.dataset].train, steps * stack.batch_size)
+    trained, clocks = [], []
+    for rows in _on_random_images(stack, images, 2, device):
+        trained.append(rows[0]["train_seconds"])
+        clocks.append(time.perf_counter())
+    if len(trained) < 3:  # every optimizer failed, and will soon again
+        return 0.0, 0.0
+    training = trained[2] - trained[1]  # the first epoch warms up
+    evaluation = (clocks[2] - clocks[1]) - training
+    return training / images, max(0.0, evaluation) / (3 * _EVALUATED)
+
+
+def _stack(trials: int, batch_size: int) -> Stack:
+    """Trials of one seed, as stacks hold them where they can."""
+    (trial,) = expand(
+        parse(f"dataset: {_DATASET}\nepochs: 1\nparameters: {{dropout: {_DROPOUT}}}\noptimizers: {{adam: }}")
+    )
+    return Stack((dataclasses.replace(trial, batch_size=batch_size),) * trials)
+
+
+class SequentialNet(nn.Module):
+    """The cnn as everybody writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3)
+        self.conv2 = nn.Conv2d(16, 32, 3)
+        self.dropout1 = nn.Dropout2d(_DROPOUT)
+        self.linear1 = nn.Linear(4608, 64)
+        self.dropout2 = nn.Dropout(_DROPOUT)
+        self.linear2 = nn.Linear(64, CLASSES)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        x_BCHW = F.relu(self.conv2(F.relu(self.conv1(images_BCHW))))
+        x_BF = self.dropout1(F.max_pool2d(x_BCHW, 2)).flatten(1)
+        x_BF = self.dropout2(F.relu(self.linear1(x_BF)))
+        logits_BK: Tensor = self.linear2(x_BF)
+        return logits_BK
+
+
+class _SequentialLoop:
+    """One trial, trained by the loop that everybody writes, over batches that lie on the device."""
+
+    def __init__(self, batch_size: int, device: str, seconds: float) -> None:
+        self._batch_size, self._device = batch_size, device
+        self._net = SequentialNet().to(device)
+        fused = True if device != "cpu" else None
+        self._optimizer = torch.optim.Adam(self._net.parameters(), lr=_LEARNING_RATE, fused=fused)
+        self._load(_CALIBRATION_STEPS)
+        self.throughput()
+        self._load(_steps(seconds, batch_size / self.throughput(), batch_size))
+        self.throughput()
+
+    def _load(self, steps: int) -> None:
+        images = steps * self._batch_size
+        self._images = torch.randn(images, 1, _SIDE, _SIDE, device=self._device)
+        self._labels = torch.randint(CLASSES, (images,), device=self._device)
+
+    def throughput(self) -> float:
+        """Images per second over one epoch."""
+        # Stacks are deterministic and so set torch up for this process; the loop is free of that.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=False):
+            started = _clock(self._device)
+            for batch in torch.randperm(len(self._labels), device=self._device).split(self._batch_size):
+                self._optimizer.zero_grad()
+                F.cross_entropy(self._net(self._images[batch]), self._labels[batch]).backward()
+                self._optimizer.step()
+            return len(self._labels) / (_clock(self._device) - started)
+
+
+def _steps(seconds: float, step_seconds: float, batch_size: int) -> int:
+    """How many steps take about so long, on a training set that is no larger than MNIST's."""
+    wanted = max(_FEWEST_STEPS, round(seconds / step_seconds))
+    return max(1, min(wanted, DATASETS[_DATASET].train // batch_size))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _clock(device: str) -> float:
+    """Seconds on a steady clock, once the device has done all its work."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Meter:
+    """Measures in this process: on a GPU the only one, on a CPU one of the workers."""
+
+    def __init__(self, device: str) -> None:
+        engine.make_deterministic(device)
+        self._device = device
+        self._training: dict[tuple[int, int], engine.Training] = {}
+        self._trained: dict[tuple[int, int], float] = {}
+
+    def copy_rate(self, size: int, seconds: float) -> float:
+        """Bytes per second, read and written, of copies of a tensor of `size` bytes."""
+        source = torch.empty(size // 8, dtype=torch.int64, device=self._device).random_()
+        target = torch.empty_like(source)
+        return self._rate(lambda: target.copy_(source), 2 * size, seconds)
+
+    def matmul_rate(self, side: int, seconds: float) -> float:
+        """Operations per second of products of two float32 matrices, side × side."""
+        a, b = (torch.randn(side, side, device=self._device) for _ in range(2))
+        product = torch.empty_like(a)
+        return self._rate(lambda: torch.mm(a, b, out=product), 2 * side**3, seconds)
+
+    def _rate(self, work: Callable[[], object], amount: int, seconds: float) -> float:
+        """How much is done in a second, `amount` at a time, after a call that warms up and one that is timed."""
+        calls = 1
+        for _ in range(3):
+            started = _clock(self._device)
+            for _ in range(calls):
+                work()
+            elapsed = _clock(self._device) - started
+            rate, calls = calls * amount / elapsed, max(1, round(seconds * calls / elapsed))
+        return rate
+
+    def step_seconds(self, trials: int, batch_size: int) -> float:
+        """Seconds for a step of a stack, about."""
+        training, _ = seconds_per_image(_stack(trials, batch_size), self._device)
+        return training * batch_size
+
+    def start(self, trials: int, batch_size: int, steps: int, epochs: int) -> float:
+        """Begin to train a stack that can be asked for so many epochs; returns what the first, a warm-up, measured."""
+        key = trials, batch_size
+        training = _on_random_images(_stack(trials, batch_size), steps * batch_size, epochs, self._device)
+        self._training[key], self._trained[key] = training, next(training)[0]["train_seconds"]
+        return self.throughput(trials, batch_size, steps)
+
+    def throughput(self, trials: int, batch_size: int, steps: int) -> float:
+        """Images × trials per second of a stack over its next epoch."""
+        key = trials, batch_size
+        before, self._trained[key] = self._trained[key], next(self._training[key])[0]["train_seconds"]
+        return trials * batch_size * steps / (self._trained[key] - before)
+
+    def forget(self) -> float:
+        """Give the stacks' memory free."""
+        self._training.clear()
+        self._trained.clear()
+        return 0.0
+
+
+_Ask = Callable[..., list[float]]
+
+
+@contextmanager
+def _meters(device: str, workers: int) -> Iterator[_Ask]:
+    """Ask all meters at the same time for what a method of `_Meter` measures: one in each worker, or one here."""
+    if device != "cpu":
+        meter = _Meter(device)
+        yield lambda method, *arguments: [getattr(meter, method)(*arguments)]
+        return
+    from optbench.execution.processes import spawn
+
+    crew = [spawn(_work) for _ in range(workers)]
+
+    def ask(method: str, *arguments: object) -> list[float]:
+        try:
+            for connection, _ in crew:
+                connection.send((method, arguments))
+            answers = [connection.recv() for connection, _ in crew]
+        except (EOFError, OSError):
+            raise UserError(f"a worker process died, perhaps of {_OUT_OF_MEMORY}") from None
+        for answer in answers:
+            if isinstance(answer, str):
+                raise UserError(_OUT_OF_MEMORY) if "can't allocate memory" in answer else RuntimeError(answer)
+        return answers
+
+    try:
+        yield ask
+    finally:
+        for connection, process in crew:
+            connection.close()
+            process.terminate()
+            process.join()
+
+
+def _work(connection: Connection) -> None:
+    """The worker: receives a method and its arguments, sends what it returns, or a traceback; ends with the pipe."""
+    torch.set_num_threads(1)
+    meter = _Meter("cpu")
+    try:
+        while True:
+            method, arguments = connection.recv()
+            try:
+                connection.send(getattr(meter, method)(*arguments))
+            except OSError:
+                raise
+            except Exception:
+                connection.send(traceback.format_exc())
+    except (EOFError, OSError):
+        pass
+
+
+def measure(
+    device: str,
+    workers: int,
+    trials: Sequence[int],
+    batch_sizes: Sequence[int],
+    repeats: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> Benchmark:
+    """Measure first the ceilings, then for each batch size the sequential loop and the stacks in alternation.
+
+    Each measurement takes about `seconds`, after a warm-up as long. `device` is resolved; `say` is told what is done
+    next. Raises `UserError` for counts that cannot be, and where memory runs out.
+    """
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--seconds {seconds:g}: must be more than 0")
+    if min(*trials, *batch_sizes, workers, repeats) < 1:
+        raise UserError("trials, batch sizes, workers and repeats must be at least 1")
+    if max(batch_sizes) > DATASETS[_DATASET].train:
+        raise UserError(
+            f"--batch-size {max(batch_sizes)}: larger than the training set of {DATASETS[_DATASET].train} images"
+        )
+    on_cpu = device == "cpu"
+    workers = workers if on_cpu else 1
+    copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
+    side = _MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE
+    copy_rates, matmul_rates, measurements = [], [], []
+    say("starting")
+    try:
+        with _meters(device, workers) as ask:
+            for repeat in range(repeats):
+                say(f"ceilings: repeat {repeat + 1}/{repeats}")
+                copy_rates.append(sum(ask("copy_rate", copied, seconds)))
+                matmul_rates.append(sum(ask("matmul_rate", side, seconds)))
+            for batch_size in dict.fromkeys(batch_sizes):
+                measurements += _at(ask, device, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say)
+    except torch.OutOfMemoryError:
+        raise UserError(_OUT_OF_MEMORY) from None
+    name = f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device)
+    rates = tuple(copy_rates), tuple(matmul_rates)
+    return Benchmark(name, workers if on_cpu else None, torch.get_num_threads(), seconds, *rates, tuple(measurements))
+
+
+def _at(
+    ask: _Ask,
+    device: str,
+    trials: Sequence[int],
+    batch_size: int,
+    repeats: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[Measurement]:
+    """The sequential loop and the stacks at one batch size."""
+    steps = {}
+    for n in trials:
+        say(f"batch size {batch_size}: warming up, {n} trials")
+        steps[n] = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
+        ask("start", n, batch_size, steps[n], repeats + 1)
+    say(f"batch size {batch_size}: warming up, sequential loop")
+    loop = _SequentialLoop(batch_size, device, seconds)
+    measured: dict[int | None, list[float]] = {n: [] for n in (None, *trials)}
+    for repeat in range(repeats):
+        say(f"batch size {batch_size}: repeat {repeat + 1}/{repeats}")
+        measured[None].append(loop.throughput())
+        for n in trials:
+            measured[n].append(sum(ask("throughput", n, batch_size, steps[n])))
+    ask("forget")
+    return [
+        Measurement(n, batch_size, tuple(values), tuple(a / b for a, b in zip(values, measured[None], strict=True)))
+        for n, values in measured.items()
+    ]
