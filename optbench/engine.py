@@ -57,9 +57,10 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
     far, evaluation excluded), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed
-    slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its numbers are NaN; else
-    one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's last, and so is that
-    of a trial whose id is sent into the generator. The stack goes on without them.
+    slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is
+    "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a
+    row is a trial's last, and so is that of a trial whose id is sent into the generator. The stack goes on without
+    them.
     """
     device = torch.device(device)
     data = dataset.to(device)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optbench import __version__, execution, model, stacks, stats
+from optbench import __version__, execution, fit, model, stacks, stats
 from optbench.errors import UserError
 from optbench.execution import Event, Failure, Split, Stopped
 from optbench.halving import Judge
@@ -27,10 +27,6 @@ from optbench.trials import Trial, budgets, confirmations, expand
 # stacks for all cores. The rule looks at the sweep alone, so the stacks are the same on every machine.
 _CPU_STACK = 4
 _CPU_STACKS_AT_LEAST = 16
-_GPU_STACK = 512
-_GPU_MEMORY_SHARE = 0.5
-# Parameters, their gradient twice (autograd's and the flat one), and at most two buffers of optimizer state.
-_COPIES_OF_PARAMETERS = 5
 
 
 @dataclass(frozen=True)
@@ -214,15 +210,10 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
     return Plan(sweep, "tune", trials, trials, pending, store, device, wanted, stack_size)
 
 
-def _stack_size(trials: list[Trial], device: str) -> int:
+def _stack_size(trials: list[Trial], device: str) -> int | Callable[[Sequence[Trial]], int]:
     if device == "cpu":
         return min(_CPU_STACK, max(1, len(trials) // _CPU_STACKS_AT_LEAST))
-    # Of the total, not of what is free now: a resumed run must cut the same stacks.
-    _, total = torch.cuda.mem_get_info(device)
-    largest = max(trial.batch_size for trial in trials)
-    models = [model.MODELS[name] for name in {trial.model for trial in trials}]
-    each = max(largest * m.activation_bytes + m.parameters * 4 * _COPIES_OF_PARAMETERS for m in models)
-    return max(1, min(_GPU_STACK, int(total * _GPU_MEMORY_SHARE) // each))
+    return partial(fit.stack_size, device=device)
 
 
 def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:

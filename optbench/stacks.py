@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -63,13 +63,17 @@ def _optimizer(trial: Trial) -> tuple[int, str]:
 
 
 def plan(
-    trials: Sequence[Trial], size: int, finished: Collection[str] = (), rungs: tuple[int, ...] = ()
+    trials: Sequence[Trial],
+    size: int | Callable[[Sequence[Trial]], int],
+    finished: Collection[str] = (),
+    rungs: tuple[int, ...] = (),
 ) -> list[Stack]:
     """Cut all trials of a sweep into stacks of at most `size`, then leave out the trials with an id in `finished`.
 
-    The cut depends on the whole sweep alone, so a resumed sweep trains the same stacks as an uninterrupted one.
-    Stacks hold one seed as far as possible: its batches and dropout draws are then made once for all. Where trials are
-    stopped at `rungs`, those that compete are neighbours, so that few stacks wait for a verdict at a time.
+    `size` may be a function of the trials that could all train together, were there no limit. The cut depends on the
+    whole sweep alone, so a resumed sweep trains the same stacks as an uninterrupted one. Stacks hold one seed as far as
+    possible: its batches and dropout draws are then made once for all. Where trials are stopped at `rungs`, those that
+    compete are neighbours, so that few stacks wait for a verdict at a time.
     """
 
     def together(trial: Trial) -> tuple[object, ...]:
@@ -84,8 +88,9 @@ def plan(
     stacks = []
     for _, group in groupby(sorted(trials, key=together), key=together):
         ordered = sorted(group, key=lambda trial: (place(trial), _optimizer(trial)))
-        for i in range(0, len(ordered), size):
-            left = [trial for trial in ordered[i : i + size] if trial.trial_id not in finished]
+        n = size if isinstance(size, int) else size(ordered)
+        for i in range(0, len(ordered), n):
+            left = [trial for trial in ordered[i : i + n] if trial.trial_id not in finished]
             if left:
                 stacks.append(Stack(tuple(sorted(left, key=_optimizer)), rungs))
     return sorted(stacks, key=lambda stack: min(map(place, stack.trials)))

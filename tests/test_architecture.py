@@ -39,6 +39,7 @@ LINE = [
     "execution.processes",
     "execution",
     "bench",
+    "fit",
     "store",
     "stats",
     "halving",

@@ -1,0 +1,68 @@
+"""How many trials train together on a GPU: as many as still make a sweep faster, and no more than its memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from optbench.autotune import device_key, remembered
+from optbench.bench import seconds_per_image
+from optbench.optimizers import OPTIMIZERS
+from optbench.stacks import Stack
+from optbench.trials import Trial
+
+LARGEST = 1024
+_SMALLEST = 8  # fewer leave any GPU idle
+_GAIN = 1.1  # what a stack of twice the size must train faster
+_MEMORY_SHARE = 0.8  # of the device; what waits at a rung of halving and other programs have the rest
+
+
+def stack_size(trials: Sequence[Trial], device: str) -> int:
+    """How many of these trials, which differ in optimizer, dropout, schedule and seed alone, make a stack.
+
+    Measured with Adam, once for each device, network and batch size: a resumed sweep must be cut into the same stacks.
+    """
+    if len(trials) <= _SMALLEST:
+        return len(trials)
+    first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
+    place = torch.device(device)
+    names = first.dataset, first.model, first.activation, first.loss, first.precision, first.batch_size
+    key = f"{device_key(place)}, stack size, {', '.join(map(str, names))}"
+    return int(remembered(key, lambda: knee(_measured(first, place), _SMALLEST, LARGEST)))
+
+
+def knee(rate: Callable[[int], float | None], smallest: int, largest: int) -> int:
+    """The size up to which each doubling gained a tenth; `rate` is a size's throughput, None if it is too large."""
+    size, best = smallest, rate(smallest)
+    while best is not None and 2 * size <= largest:
+        doubled = rate(2 * size)
+        if doubled is None or doubled < _GAIN * best:
+            break
+        size, best = 2 * size, doubled
+    return size
+
+
+def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | None]:
+    """Images × trials per second of stacks of such trials.
+
+    None where the memory has no room for twice what the size before took.
+    """
+    peak = 0
+
+    def rate(size: int) -> float | None:
+        nonlocal peak
+        _, total = torch.cuda.mem_get_info(device)
+        if 2 * peak > _MEMORY_SHARE * total:
+            return None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            seconds, _ = seconds_per_image(Stack((trial,) * size), str(device))
+        except torch.OutOfMemoryError:
+            return None
+        peak = torch.cuda.max_memory_allocated(device)
+        return size / seconds
+
+    return rate
