@@ -23,6 +23,8 @@ LINE = [
     "optimizers.lookup",
     "optimizers.adapter",
     "optimizers.rules",
+    "kernels",
+    "kernels.updates",
     "optimizers.stacked",
     "model",
     "wording",

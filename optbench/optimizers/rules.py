@@ -23,15 +23,20 @@ def _add_weight_decay(p: Tensor, g: Tensor, h: Tensors) -> None:
         g.addcmul_(p, h["weight_decay"])
 
 
+def kept_of_gradient(h: Tensors, t: Tensor) -> Tensor:
+    """The share of the gradient that enters SGD's momentum."""
+    kept = torch.ones_like(h["momentum"])
+    if "dampening" in h:
+        # The first gradient enters the buffer undampened; without momentum torch keeps no buffer to dampen.
+        kept = kept - h["dampening"] * ((h["momentum"] != 0) & (t > 1))
+    return kept
+
+
 def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
     if "momentum" in h:
         momentum, buffer = h["momentum"], s["momentum_buffer"]
-        kept = torch.ones_like(momentum)
-        if "dampening" in h:
-            # The first gradient enters the buffer undampened; without momentum torch keeps no buffer to dampen.
-            kept = kept - h["dampening"] * ((momentum != 0) & (t > 1))
-        buffer.mul_(momentum).addcmul_(g, kept)
+        buffer.mul_(momentum).addcmul_(g, kept_of_gradient(h, t))
         if "nesterov" in h:
             nesterov = h["nesterov"]
             g.mul_(nesterov).addcmul_(buffer, torch.where(nesterov != 0, momentum, 1))
@@ -100,14 +105,14 @@ def _moments(g: Tensor, s: Tensors, h: Tensors) -> None:
     s["exp_avg_sq"].mul_(h["beta2"]).addcmul_(g, g * (1 - h["beta2"]))
 
 
-def _corrections(p: Tensor, h: Tensors, t: Tensor) -> tuple[Tensor, Tensor]:
+def corrections(p: Tensor, h: Tensors, t: Tensor) -> tuple[Tensor, Tensor]:
     """1 - βᵗ of both moments, in float64 on the way: 1 - 0.999¹ has lost three digits in float32."""
     first, second = (1 - h[beta].double() ** t for beta in ("beta1", "beta2"))
     return first.to(p.dtype), second.to(p.dtype)
 
 
 def _adam_step(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
-    correction1, correction2 = _corrections(p, h, t)
+    correction1, correction2 = corrections(p, h, t)
     _moments(g, s, h)
     second = s["exp_avg_sq"]
     if "amsgrad" in h:
@@ -131,7 +136,7 @@ def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -
 
 def adamax(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _add_weight_decay(p, g, h)
-    correction1, _ = _corrections(p, h, t)
+    correction1, _ = corrections(p, h, t)
     norm = s["exp_inf"]
     s["exp_avg"].lerp_(g, 1 - h["beta1"])
     torch.maximum(norm.mul_(h["beta2"]), g.abs_().add_(h["eps"]), out=norm)
@@ -149,7 +154,7 @@ def _decay_one_way_or_the_other(p: Tensor, g: Tensor, h: Tensors, lr: Tensor) ->
 
 def nadam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _decay_one_way_or_the_other(p, g, h, lr)
-    _, correction2 = _corrections(p, h, t)
+    _, correction2 = corrections(p, h, t)
     mu, mu_next = (h["beta1"] * (1 - 0.5 * 0.96 ** (step * h["momentum_decay"])) for step in (t, t + 1))
     product = s["mu_product"]
     product.copy_(torch.where(t == 1, mu, product * mu))
@@ -161,7 +166,7 @@ def nadam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -
 
 def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     _decay_one_way_or_the_other(p, g, h, lr)
-    correction1, correction2 = _corrections(p, h, t)
+    correction1, correction2 = corrections(p, h, t)
     _moments(g, s, h)
     beta2 = h["beta2"].double()
     longest = 2 / (1 - beta2) - 1

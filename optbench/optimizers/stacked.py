@@ -113,7 +113,17 @@ class StackedOptimizer:
         needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
         state = {buffer: torch.zeros_like(self.parameters_TP[rows]) for buffer in needed}
         state |= {scalar: torch.zeros_like(self.parameters_TP[rows, :1]) for scalar in rule.scalars}
-        return _Group(rows, rule.update, columns, state)
+        return _Group(rows, self._kernel(name, columns) or rule.update, columns, state)
+
+    def _kernel(self, name: str, columns: Tensors) -> Update | None:
+        """The rule in one kernel, where there is one for this device and type."""
+        if not self.parameters_TP.is_cuda or self.parameters_TP.dtype != torch.float32:
+            return None
+        try:
+            from optbench.kernels.updates import update_of
+        except ImportError:  # Triton comes with torch on Linux alone
+            return None
+        return update_of(name, columns)
 
     @contextmanager
     def _recorded(self, single: _Single) -> Iterator[None]:
