@@ -5,10 +5,10 @@
 
 Every contestant trains the same network on the same data: Adam, dropout 0.25, equal batch size and precision, and
 after every epoch loss and accuracy on the train-eval slice, validation and test. Runs are interleaved A B C A B C …,
-each in a process of its own. The clock runs over training alone, in steady state, with the device synchronised; set-up (start of
-the process, data, compiling, capture, warm-up) and evaluation are timed apart. What is measured is images × trials per
-second; trial-epochs per second are that divided by the images of an epoch, and "with evaluation" adds the measured
-seconds of one evaluation to each. Ratios are taken pair by pair, within each round.
+each in a process of its own. The clock runs over training alone, in steady state, with the device synchronised;
+set-up (start of the process, data, compiling, capture, warm-up) and evaluation are timed apart. What is measured is
+images × trials per second; trial-epochs per second are that divided by the images of an epoch, and "with evaluation"
+adds the measured seconds of one evaluation to each. Ratios are taken pair by pair, within each round.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import statistics
 import sys
@@ -27,7 +28,7 @@ from typing import Any
 from launch import CONTESTANTS, ROOT, run_contestant, unavailable
 
 QUICK = {"dataset": "digits", "device": "cpu", "trials": 2, "epochs": 1, "repeats": 1, "budget": None}
-RUN_LIMIT = 180.0  # seconds after which one run is given up
+RUN_LIMIT = 180.0  # seconds after which a run with a budget is given up
 _RUN_SECONDS = ("setup_seconds", "images", "train_seconds", "evaluated_images", "evaluation_seconds", "notes")
 
 
@@ -208,12 +209,12 @@ def main() -> None:
     for i, name in _interleaved(names, given.repeats):
         if name in reasons:
             continue
-        left = stop - time.monotonic() if stop else RUN_LIMIT
+        left = stop - time.monotonic() if stop else math.inf
         if left <= took.get(name, 0):
             print(f"round {i + 1} {name}: no time left", file=sys.stderr)
             continue
         started = time.monotonic()
-        outcome = run_contestant(name, settings, min(RUN_LIMIT, left) if given.budget else max(left, RUN_LIMIT))
+        outcome = run_contestant(name, settings, min(RUN_LIMIT, left) if given.budget else left)
         took[name] = time.monotonic() - started
         if "result" in outcome:
             run = {key: outcome["result"][key] for key in _RUN_SECONDS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def run_contestant(name: str, settings: Mapping[str, Any], limit: float) -> dict
                 start_new_session=True,
             )
             try:
-                process.wait(limit)
+                process.wait(None if limit == math.inf else limit)
             except subprocess.TimeoutExpired:
                 return {"reason": f"no result after {limit:.0f} seconds"}
             finally:

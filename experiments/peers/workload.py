@@ -60,7 +60,8 @@ class Result:
     """One run of a contestant. Images are counted once for each trial that sees them.
 
     `images` were trained on in `train_seconds`, `evaluated_images` evaluated in `evaluation_seconds`; `setup_seconds`
-    is everything between the start of the process and the first measured step: imports, data, compiling, capture, warm-up.
+    is everything between the start of the process and the first measured step: imports, data, compiling, capture,
+    warm-up.
     `accuracies`: seed → split → share classified correctly, of the trials that trained all their epochs.
     """
 
@@ -127,7 +128,7 @@ def evaluation_batch(device: str) -> int:
 def scores(
     data: DeviceData, size: int, forward: Callable[[Tensor], Tensor], trials: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Mean loss and accuracy on every split, each (T,); `forward`: images (B, C, H, W) → log-probabilities (T, B, K)."""
+    """Loss and accuracy on every split, each (T,); `forward`: images (B, C, H, W) → log-probabilities (T, B, K)."""
     losses, accuracies = {}, {}
     with torch.no_grad():
         for name, (images, labels) in data.splits.items():
