@@ -191,16 +191,16 @@ def measure(
     together()
 
     setup_seconds = time.time() - settings.launched
-    images, train_seconds, spent = 0, 0.0, False
+    images, steps, train_seconds, spent = 0, 0, 0.0, False
     accuracies: dict[int, dict[str, float]] = {}
     for seeds in groups:
         trainer.start(seeds)
         look = max(1, _STEPS_BETWEEN_LOOKS // len(seeds))
         for epoch in range(settings.epochs):
             started = clock(device)
-            for step, n in enumerate(trainer.epoch(), 1):
-                images += n
-                if settings.budget is not None and step % look == 0:
+            for n in trainer.epoch():
+                images, steps = images + n, steps + 1
+                if settings.budget is not None and steps % look == 0:
                     spent = train_seconds + clock(device) - started >= settings.budget
                     if spent:
                         break

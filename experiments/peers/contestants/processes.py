@@ -60,8 +60,7 @@ def run(settings: Settings, processes: int | None = None) -> Result:
 def _work(settings: Settings, seeds: list[int], barrier: Barrier, connection: Connection) -> None:
     import torch
 
-    if settings.device == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     prepare(settings)
     data = settings.load()
     trainer = Eager(DeviceData(data, settings.device), settings)

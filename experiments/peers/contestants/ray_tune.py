@@ -45,8 +45,7 @@ def _trainable(config: dict[str, int], settings: Settings, data: optbench.datase
     import torch
     from ray import tune
 
-    if settings.device == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     prepare(settings)
     trainer = Eager(DeviceData(data, settings.device), settings)
     together = _barrier(Path(barrier), settings.trials) if settings.budget is not None else lambda: None
