@@ -52,6 +52,13 @@ def _plus_minus(mean: float, half: float | None, sign: str = "") -> str:
     return f"{mean:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
+def _verdict(mean: float, half: float | None) -> str:
+    """Of the difference of means, and whether its interval leaves the other verdict possible."""
+    within = abs(mean) <= TOLERANCE
+    sure = half is not None and (abs(mean) + half <= TOLERANCE if within else abs(mean) - half > TOLERANCE)
+    return ("yes" if within else "no") + ("" if sure else ", but the interval allows the other")
+
+
 def table(report: dict[str, Any]) -> str:
     """The report as markdown; accuracies in %, differences in percentage points."""
     settings, environment = report["settings"], report["environment"]
@@ -72,7 +79,7 @@ def table(report: dict[str, Any]) -> str:
         shift, verdict = "–", "–" if name == "optbench" else "not measured: no figure of optbench"
         if reference and name != "optbench":
             mean, half = difference(values, reference)
-            shift, verdict = _plus_minus(mean, half, "+"), "yes" if abs(mean) <= TOLERANCE else "no"
+            shift, verdict = _plus_minus(mean, half, "+"), _verdict(mean, half)
         lines.append(f"| {title} | {_plus_minus(*interval(values))} | {len(values)} | {shift} | {verdict} |")
     return "\n".join(lines) + "\n"
 
