@@ -1,0 +1,65 @@
+"""All trials at once through `torch.func`: vmap over grad, parameters stacked, one Adam over the stack.
+
+Adam is elementwise, so one optimizer over tensors with a leading dimension T is T optimizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn import functional as F
+from workload import DeviceData, Net, Result, Settings, evaluation_batch, measure, prepare, scores
+
+
+class Vmap:
+    """See `workload.Trainer`."""
+
+    def __init__(self, data: DeviceData, settings: Settings) -> None:
+        self.data, self.settings = data, settings
+        self.skeleton = Net().to("meta")  # the weights come from the stack
+        self.gradients = vmap(grad(self._loss), randomness="different")
+        self.outputs = vmap(self._output, in_dims=(0, None))
+
+    def _output(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.skeleton, parameters, (x,))
+
+    def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.nll_loss(self._output(parameters, x), y)
+
+    def start(self, seeds: Sequence[int]) -> None:
+        nets = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            nets.append(Net().to(self.settings.device))
+        self.parameters, _ = stack_module_state(nets)
+        self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)
+        # What is differentiated must not also require gradients, or autograd would record the outer computation too.
+        self.values = {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def epoch(self) -> Iterator[int]:
+        self.skeleton.train()
+        trials = len(next(iter(self.values.values())))
+        for batch_TB in self.data.batches(self.settings.batch_size, trials):
+            gradients = self.gradients(self.values, self.data.images[batch_TB], self.data.labels[batch_TB])
+            for name, parameter in self.parameters.items():
+                parameter.grad = gradients[name]
+            self.optimizer.step()
+            yield batch_TB.numel()
+
+    def evaluate(self) -> dict[str, list[float]]:
+        self.skeleton.eval()
+        trials = len(next(iter(self.values.values())))
+        size = evaluation_batch(self.settings.device)
+        _, accuracies = scores(self.data, size, lambda x: self.outputs(self.values, x), trials)
+        return {name: accuracy.tolist() for name, accuracy in accuracies.items()}
+
+
+def run(settings: Settings) -> Result:
+    """All trials at once."""
+    prepare(settings)
+    data = settings.load()
+    trainer = Vmap(DeviceData(data, settings.device), settings)
+    return measure(trainer, [settings.seeds], data, settings)
