@@ -8,7 +8,7 @@
 # Needs optbench's own dependencies and MNIST ($OPTBENCH_DATA names a folder that has it, else it is downloaded); HFTA and
 # Ray Tune join where they are installed (experiments/peers/requirements.txt). Other settings by environment variables:
 #
-#   TRIALS=32 PRECISION=tf32 bash experiments/peers/run_all.sh
+#   TRIALS=32 PRECISION=fp32 bash experiments/peers/run_all.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -16,7 +16,7 @@ folder=${1:-results/throughput}
 what=${2:-all}
 limit=${LIMIT:-570}     # seconds for everything
 device=${DEVICE:-cuda}  # cpu: only to try the script
-same=(--device "$device" --dataset "${DATASET:-mnist}" --batch-size "${BATCH_SIZE:-64}" --precision "${PRECISION:-fp32}"
+same=(--device "$device" --dataset "${DATASET:-mnist}" --batch-size "${BATCH_SIZE:-64}" --precision "${PRECISION:-tf32}"
     --output "$folder")
 
 if [[ $what != accuracy ]]; then

@@ -6,7 +6,6 @@ GPU's first epoch is the warm-up: what it takes longer than the others (capture,
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from workload import DROPOUT, CannotRunError, Result, Settings, evaluated
+from workload import DROPOUT, Result, Settings, evaluated
 
 from optbench import engine, execution
 from optbench.spec import parse
@@ -24,19 +23,11 @@ from optbench.trials import expand
 _STACK_ON_CPU = 4
 
 
-def _precision(function: Any, settings: Settings) -> dict[str, str]:
-    """The argument `precision`, where the function has it."""
-    return {"precision": settings.precision} if "precision" in inspect.signature(function).parameters else {}
-
-
 def _on_gpu(settings: Settings, stacks: list[Stack]) -> Iterator[tuple[Stack, list[dict[str, Any]]]]:
-    precision = _precision(engine.train, settings)
-    if settings.precision != "fp32" and not precision:
-        raise CannotRunError(f"this version of optbench does not train in {settings.precision}")
-    engine.make_deterministic(settings.device, **_precision(engine.make_deterministic, settings))  # as `optbench run`
+    engine.make_deterministic(settings.device)  # as `optbench run`
     data = settings.load().to(settings.device)
     for stack in stacks:
-        for rows in engine.train(stack, data, settings.device, **precision):
+        for rows in engine.train(stack, data, settings.device):
             yield stack, rows
 
 
@@ -44,7 +35,8 @@ def run(settings: Settings) -> Result:
     """All trials."""
     sweep = parse(
         f"dataset: {settings.dataset}\nepochs: {settings.epochs}\nseeds: {settings.trials}\n"
-        f"parameters: {{dropout: {DROPOUT}, batch_size: {settings.batch_size}}}\noptimizers: {{adam: }}"
+        f"parameters: {{dropout: {DROPOUT}, batch_size: {settings.batch_size}, precision: {settings.precision}}}\n"
+        "optimizers: {adam: }"
     )
     on_cpu = settings.device == "cpu"
     workers = execution.default_workers() if on_cpu else 1
