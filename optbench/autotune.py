@@ -85,7 +85,11 @@ def _seconds(network: Network, trials: int, batch_size: int, device: torch.devic
     labels_SB = torch.randint(CLASSES, (1, batch_size), generator=generator).to(device)
     same_T = torch.zeros(trials, dtype=torch.int64, device=device)
     parameters_TP = network.initialize([0], device)[same_T]
-    run = record(lambda: network.loss_and_gradients(parameters_TP, images_SBCHW, labels_SB, same_T), [], device)
+
+    def work() -> object:
+        return network.loss_and_gradients(parameters_TP, images_SBCHW, labels_SB, same_T)
+
+    run = record(work, [], device) or work
     times = []
     for _ in range(_REPEATS):
         started = _clock(device)

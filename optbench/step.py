@@ -23,7 +23,7 @@ from optbench.trials import Trial
 
 # Dropout is drawn at once for the steps that need about so many numbers: on a CPU small tensors cost more in calls than
 # in arithmetic, and large ones leave the caches; on a GPU it is the memory that limits them.
-DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**26}
+DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**24}
 _WARM_UP = 3  # steps before a recording: libraries make their choices and their workspaces in them
 
 
@@ -57,19 +57,20 @@ class Step:
         self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
         self._places_B = torch.arange(self._batch_size, device=device)
         self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
-        self._run: Callable[[], object] | None = None
+        self._is_prepared = False
+        self._recorded: Callable[[], object] | None = None
 
     def prepare(self) -> None:
         """Record the step, where the device can; once."""
-        if self._run is None:
+        if not self._is_prepared:
             changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
-            self._run = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
+            self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
+            self._is_prepared = True
 
     def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
         """All steps of an epoch, counted from 1, each with its learning rates."""
         self.prepare()
-        assert self._run is not None
-        device = self._parameters_TP.device
+        device, run = self._parameters_TP.device, self._recorded or self._step
         self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], device))
         self._lr_NT1.copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
         self._step_of_epoch.zero_()
@@ -78,7 +79,7 @@ class Step:
             self._dropout.draw(self._seeds, epoch, first, n)
             self._step_of_chunk.zero_()
             for lrs in lrs_NT[first : first + n]:
-                self._run()
+                run()
                 self._optimizer.step_singles(self._loss_T, self._gradients_TP, lrs, self._again)
 
     def _step(self) -> None:
@@ -148,27 +149,28 @@ class _Dropout:
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
 
 
-def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object]:
-    """The work as a CUDA graph, to be called as often as wanted; on other devices the work itself.
+def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object] | None:
+    """The work as a CUDA graph, to be called as often as wanted; None on other devices.
 
     `changed` are all tensors that it changes and did not make; they are afterwards as they were.
     """
     if device.type != "cuda":
-        return work
+        return None
     before = [tensor.clone() for tensor in changed]
 
     def restore() -> None:
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
 
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                work()
+                restore()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             work()
-            restore()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
     return graph.replay
