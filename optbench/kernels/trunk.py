@@ -1,0 +1,268 @@
+"""The convolutional trunk act(max_pool(conv2(act(conv1(images))))) of a stack in two Triton kernels.
+
+A trial's 16- and 32-channel planes have 33 times the bytes of its images and pooled outputs together would need; written
+to memory and read back, forward and backward, they are what a step waits for. Here they stay in registers: an image
+comes in, its pooled output goes out, and the backward pass computes conv1 again.
+
+Both kernels look at a pooling window through the 4×4 positions of conv1 that it sees. Each of these 16 vectors over
+channels is computed once (9 multiply-adds a channel) and enters up to four of the window's conv2 sums, through the taps
+that lead there: 36 products of small matrices. The gradient is linear in what each window hands back, so the backward
+kernel walks the same 16 positions of the same windows, and nothing is exchanged between windows. That computes conv1
+3.4 times over, a tenth of conv2's arithmetic, and saves the halo, the barriers and the scratch memory of a plane that
+a program would share.
+
+Tiles have the windows last, since neighbouring windows are neighbours in memory: loads and stores are contiguous.
+
+Shape suffixes: T trials, S distinct seeds among them, B batch, H W image or pooled output; and within a program
+C the channels of conv1, D the channels of conv2, N pooling windows of one tile, K pixels that conv1 sees at one
+position, 9, padded to 16; I chunks of windows, P what one chunk adds to the gradient of a trial.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_SIDE: tl.constexpr = tl.constexpr(28)  # of an image
+_POOLED: tl.constexpr = tl.constexpr(12)  # side of the pooled output
+_WINDOWS: tl.constexpr = tl.constexpr(144)  # of one image and channel
+_C: tl.constexpr = tl.constexpr(16)
+_D: tl.constexpr = tl.constexpr(32)
+_K: tl.constexpr = tl.constexpr(16)
+_W2: tl.constexpr = tl.constexpr(9 * 32 * 16)  # numbers in one trial's conv2.weight
+_P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 16 * 16)  # those, conv2.bias, conv1.weight with its bias (C, K)
+
+_INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+# Windows of a tile and warps of a program. Four accumulators (32, N) take N registers of each thread of four warps.
+FORWARD = {"N": 64, "num_warps": 4}
+BACKWARD = {"N": 64, "num_warps": 4}
+# Images whose gradients one program adds up. The sums, 19 KB, are then a tenth of what it reads; and since the number
+# does not depend on the stack, a trial's gradient is bitwise the same in every stack.
+CHUNK = 8
+# Contracting a·b + c into one rounding is what both torch's own kernels and the tensor cores do.
+_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
+
+# The names of a sweep → those of tl.dot; bf16 rounds the operands and, like the others, sums in float32.
+_PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "bf16"}
+
+
+@triton.jit
+def _through(value, x, slope: tl.constexpr):
+    """`value` where x is above zero (or NaN), slope times it elsewhere: act(x) for value = x, else act's gradient."""
+    # 0 · ∞ is NaN, which relu must not make.
+    if slope == 0:
+        return tl.where(x <= 0, 0.0, value)
+    else:
+        return tl.where(x <= 0, slope * value, value)
+
+
+@triton.jit
+def _dot(a, b, accumulator, precision: tl.constexpr):
+    if precision == "bf16":
+        a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
+        if _INTERPRETED:  # Triton's interpreter would multiply the bits of bfloat16 as integers
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        return tl.dot(a, b, accumulator)
+    else:
+        return tl.dot(a, b, accumulator, input_precision=precision)
+
+
+@triton.jit
+def _add_dot(sums, index: tl.constexpr, a, b, precision: tl.constexpr):
+    """The tuple of sums with the product a b added to one of them."""
+    return sums[:index] + (_dot(a, b, sums[index], precision),) + sums[index + 1 :]
+
+
+@triton.constexpr_function
+def _tap(row, column, member):
+    """The tap of conv2 through which a window's position of conv1 enters the sum of a member, -1 where none does."""
+    y, x = row - member // 2, column - member % 2
+    return 3 * y + x if 0 <= y <= 2 and 0 <= x <= 2 else -1
+
+
+@triton.jit
+def _places(tile, seed, batch, N: tl.constexpr):
+    """Of the windows of a tile: which exist, the offset of their first pixel and of their place in channel 0, (1, N)."""
+    n = tile * N + tl.arange(0, N)[None, :]
+    b, window = n // _WINDOWS, n % _WINDOWS
+    pixel = (seed * batch + b) * (_SIDE * _SIDE) + 2 * (window // _POOLED) * _SIDE + 2 * (window % _POOLED)
+    return n < batch * _WINDOWS, pixel, b * (_D * _WINDOWS) + window
+
+
+@triton.jit
+def _conv1(pixels_N, there_N, w1, b1_C, row: tl.constexpr, column: tl.constexpr):
+    """conv1 before its activation at (row, column) of the 4×4 positions that each window sees, (C, N)."""
+    x_CN = b1_C + tl.zeros_like(there_N).to(tl.float32)
+    for tap in tl.static_range(9):
+        weight_C = tl.load(w1 + tl.arange(0, _C)[:, None] * 9 + tap)
+        pixel_N = tl.load(pixels_N + (row + tap // 3) * _SIDE + column + tap % 3, mask=there_N, other=0.0)
+        x_CN += weight_C * pixel_N
+    return x_CN
+
+
+@triton.jit
+def _forward(
+    images_SBHW, seed_of_T, w1_TCK, b1_TC, w2_TKDC, b2_TD, output_TBDHW, code_TBDHW, batch,
+    slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Pooled output of one tile of windows of one trial; and its code, winner + 4 · (output is not above zero)."""
+    trial = tl.program_id(1).to(tl.int64)
+    there_N, pixel_N, place_N = _places(tl.program_id(0), tl.load(seed_of_T + trial), batch, N)
+    pixels_N = images_SBHW + pixel_N
+    c, d = tl.arange(0, _C), tl.arange(0, _D)[:, None]
+    b1_C = tl.load(b1_TC + trial * _C + c[:, None])
+    w1, w2_DC = w1_TCK + trial * (9 * _C), w2_TKDC + trial * _W2 + d * _C + c[None, :]
+
+    zero_DN = tl.zeros([_D, N], tl.float32)
+    sums = (zero_DN, zero_DN, zero_DN, zero_DN)  # of the window's members, row by row
+    for row in tl.static_range(4):
+        for column in tl.static_range(4):
+            x_CN = _conv1(pixels_N, there_N, w1, b1_C, row, column)
+            x_CN = _through(x_CN, x_CN, slope)
+            for member in tl.static_range(4):
+                if _tap(row, column, member) >= 0:
+                    weight_DC = tl.load(w2_DC + _tap(row, column, member) * (_D * _C))
+                    sums = _add_dot(sums, member, weight_DC, x_CN, precision)
+
+    best_DN = sums[0]
+    code_DN = tl.zeros([_D, N], tl.int32)
+    for member in tl.static_range(1, 4):
+        x_DN = sums[member]
+        wins_DN = (x_DN > best_DN) | (x_DN != x_DN)  # as torch: the first of equals, the last NaN
+        best_DN = tl.where(wins_DN, x_DN, best_DN)
+        code_DN = tl.where(wins_DN, member, code_DN)
+    best_DN += tl.load(b2_TD + trial * _D + d)
+    code_DN += tl.where(best_DN <= 0, 4, 0)
+    place_DN = trial * batch * (_D * _WINDOWS) + place_N + d * _WINDOWS
+    tl.store(output_TBDHW + place_DN, _through(best_DN, best_DN, slope), mask=there_N)
+    tl.store(code_TBDHW + place_DN, code_DN.to(tl.uint8), mask=there_N)
+
+
+@triton.jit
+def _backward(
+    images_SBHW, seed_of_T, w1_TCK, b1_TC, w2_TKDC, code_TBDHW, grad_TBDHW, partial_TIP, batch,
+    slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """What one chunk of windows, `TILES` tiles, adds to the gradients of one trial, in a place of its own."""
+    trial = tl.program_id(1).to(tl.int64)
+    seed = tl.load(seed_of_T + trial)
+    c, d, k = tl.arange(0, _C), tl.arange(0, _D)[:, None], tl.arange(0, _K)[:, None]
+    b1_C = tl.load(b1_TC + trial * _C + c[:, None])
+    w1, w2_CD = w1_TCK + trial * (9 * _C), w2_TKDC + trial * _W2 + c[:, None] + tl.arange(0, _D)[None, :] * _C
+
+    zero_DC = tl.zeros([_D, _C], tl.float32)
+    w2_grads = (zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC)  # by tap
+    w1_grad_CK = tl.zeros([_C, _K], tl.float32)
+    b2_grad_D = tl.zeros([_D], tl.float32)
+    first = tl.program_id(0) * TILES
+    for tile in range(first, min(first + TILES, tl.cdiv(batch * _WINDOWS, N))):
+        there_N, pixel_N, place_N = _places(tile, seed, batch, N)
+        pixels_N = images_SBHW + pixel_N
+        place_DN = trial * batch * (_D * _WINDOWS) + place_N + d * _WINDOWS
+        code_DN = tl.load(code_TBDHW + place_DN, mask=there_N, other=0).to(tl.int32)
+        grad_DN = tl.load(grad_TBDHW + place_DN, mask=there_N, other=0.0)
+        grad_DN = _through(grad_DN, tl.where(code_DN < 4, 1, 0), slope)
+        b2_grad_D += tl.sum(grad_DN, axis=1)
+        for row in tl.static_range(4):
+            for column in tl.static_range(4):
+                x_CN = _conv1(pixels_N, there_N, w1, b1_C, row, column)
+                x_NC = tl.trans(_through(x_CN, x_CN, slope))
+                x_grad_CN = tl.zeros([_C, N], tl.float32)  # as far as it comes from these windows
+                for member in tl.static_range(4):
+                    if _tap(row, column, member) >= 0:
+                        won_DN = tl.where(code_DN % 4 == member, grad_DN, 0.0)
+                        w2_grads = _add_dot(w2_grads, _tap(row, column, member), won_DN, x_NC, precision)
+                        weight_CD = tl.load(w2_CD + _tap(row, column, member) * (_D * _C))
+                        x_grad_CN = _dot(weight_CD, won_DN, x_grad_CN, precision)
+                # The tenth pixel is 1: its weight is the bias.
+                patch_KN = tl.load(
+                    pixels_N + (row + k // 3) * _SIDE + column + k % 3, mask=there_N & (k < 9), other=0.0
+                ) + tl.where(k == 9, 1.0, 0.0)
+                w1_grad_CK = _dot(_through(x_grad_CN, x_CN, slope), tl.trans(patch_KN), w1_grad_CK, precision)
+
+    partial = partial_TIP + (trial * tl.num_programs(0) + tl.program_id(0)) * _P
+    for tap in tl.static_range(9):
+        tl.store(partial + tap * (_D * _C) + d * _C + c[None, :], w2_grads[tap])
+    tl.store(partial + _W2 + tl.arange(0, _D), b2_grad_D)
+    tl.store(partial + _W2 + _D + c[:, None] * _K + tl.arange(0, _K)[None, :], w1_grad_CK)
+
+
+@triton.jit
+def _add_chunks(partial_TIP, sum_TP, chunks, BLOCK: tl.constexpr):
+    """The sum over chunks one after the other; torch would choose an order by the size of the stack."""
+    trial = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for chunk in range(chunks):
+        total += tl.load(partial_TIP + (trial * chunks + chunk) * _P + p, mask=p < _P, other=0.0)
+    tl.store(sum_TP + trial * _P + p, total, mask=p < _P)
+
+
+class _Trunk(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images_SBHW: Tensor,
+        seed_of_T: Tensor,
+        slope: float,
+        precision: str,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
+        trials, batch = len(seed_of_T), images_SBHW.shape[1]
+        # Every tap's matrix in a row: as it comes, its elements lie nine apart.
+        w2_TKDC = w2.permute(0, 3, 4, 1, 2).contiguous()
+        images_SBHW, seed_of_T, w1, b1, b2 = (x.contiguous() for x in (images_SBHW, seed_of_T, w1, b1, b2))
+        output_TBDHW = images_SBHW.new_empty(trials, batch, 32, 12, 12)
+        code_TBDHW = torch.empty_like(output_TBDHW, dtype=torch.uint8)
+        grid = (triton.cdiv(batch * 144, FORWARD["N"]), trials)
+        with torch.cuda.device_of(images_SBHW):
+            _forward[grid](
+                images_SBHW, seed_of_T, w1, b1, w2_TKDC, b2, output_TBDHW, code_TBDHW, batch,
+                slope=slope, precision=precision, **FORWARD, **_OPTIONS,
+            )  # fmt: skip
+        ctx.save_for_backward(images_SBHW, seed_of_T, w1, b1, w2_TKDC, code_TBDHW)
+        ctx.constants = {"slope": slope, "precision": precision}
+        return output_TBDHW
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBDHW: Tensor) -> tuple[Tensor | None, ...]:
+        *kept, code_TBDHW = ctx.saved_tensors
+        trials, batch = code_TBDHW.shape[:2]
+        chunks = triton.cdiv(batch, CHUNK)
+        partial_TIP = grad_TBDHW.new_empty(trials, chunks, _P.value)
+        sum_TP = grad_TBDHW.new_empty(trials, _P.value)
+        block = 512
+        with torch.cuda.device_of(grad_TBDHW):
+            _backward[chunks, trials](
+                *kept, code_TBDHW, grad_TBDHW.contiguous(), partial_TIP, batch,
+                **ctx.constants, TILES=CHUNK * 144 // BACKWARD["N"], **BACKWARD, **_OPTIONS,
+            )  # fmt: skip
+            _add_chunks[triton.cdiv(_P.value, block), trials](partial_TIP, sum_TP, chunks, BLOCK=block, **_OPTIONS)
+        w2, b2, w1 = sum_TP.split([_W2.value, 32, 16 * 16], dim=1)
+        w2, w1 = w2.view(trials, 3, 3, 32, 16).permute(0, 3, 4, 1, 2), w1.view(trials, 16, 16)
+        return None, None, None, None, w1[:, :, :9].reshape(trials, 16, 1, 3, 3), w1[:, :, 9], w2, b2
+
+
+def trunk(
+    images_SBCHW: Tensor, seed_of_T: Tensor, w: dict[str, Tensor], slope: float, precision: str = "fp32"
+) -> Tensor:
+    """act(max_pool(conv2(act(conv1(images))))) of T trials, (T, B, 32, 12, 12), differentiable by the weights.
+
+    `images_SBCHW` (S, B, 1, 28, 28) and the weights in `w`, conv1.weight (T, 16, 1, 3, 3) to conv2.bias (T, 32), are
+    float32; trial t sees the batch `seed_of_T[t]`, an int64 index. The activation keeps what is above zero and
+    multiplies the rest by `slope`: 0 for relu. `precision` is that of the operands of matrix products (all but
+    conv1's own, which is float32 always): fp32, tf32 or bf16; sums are float32.
+    """
+    names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
+    weights = [w[name] for name in names]
+    output: Tensor = _Trunk.apply(images_SBCHW.squeeze(2), seed_of_T, slope, _PRECISIONS[precision], *weights)
+    return output
