@@ -33,15 +33,15 @@ _POOLED: tl.constexpr = tl.constexpr(12)  # side of the pooled output
 _WINDOWS: tl.constexpr = tl.constexpr(144)  # of one image and channel
 _C: tl.constexpr = tl.constexpr(16)
 _D: tl.constexpr = tl.constexpr(32)
-_K: tl.constexpr = tl.constexpr(16)
 _W2: tl.constexpr = tl.constexpr(9 * 32 * 16)  # numbers in one trial's conv2.weight
-_P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 16 * 16)  # those, conv2.bias, conv1.weight with its bias (C, K)
+_P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 10 * 16)  # those, conv2.bias, conv1.weight by tap, conv1.bias
 
 _INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 # Windows of a tile and warps of a program. Four accumulators (32, N) take N registers of each thread of four warps.
 FORWARD = {"N": 64, "num_warps": 4}
-BACKWARD = {"N": 64, "num_warps": 4}
+BACKWARD1 = {"N": 32, "num_warps": 4}
+BACKWARD2 = {"N": 32, "num_warps": 4}
 # Images whose gradients one program adds up. The sums, 19 KB, are then a tenth of what it reads; and since the number
 # does not depend on the stack, a trial's gradient is bitwise the same in every stack.
 CHUNK = 8
@@ -87,22 +87,40 @@ def _tap(row, column, member):
 
 
 @triton.jit
-def _places(tile, seed, batch, N: tl.constexpr):
-    """Of the windows of a tile: which exist, the offset of their first pixel and of their place in channel 0, (1, N)."""
-    n = tile * N + tl.arange(0, N)[None, :]
+def _windows(tile, batch, N: tl.constexpr):
+    """Of the windows of a tile: which exist, the offset of their first pixel and of their place in channel 0, (N,)."""
+    n = tile * N + tl.arange(0, N)
     b, window = n // _WINDOWS, n % _WINDOWS
-    pixel = (seed * batch + b) * (_SIDE * _SIDE) + 2 * (window // _POOLED) * _SIDE + 2 * (window % _POOLED)
+    pixel = b * (_SIDE * _SIDE) + window // _POOLED * (2 * _SIDE) + window % _POOLED * 2
     return n < batch * _WINDOWS, pixel, b * (_D * _WINDOWS) + window
 
 
 @triton.jit
-def _conv1(pixels_N, there_N, w1, b1_C, row: tl.constexpr, column: tl.constexpr):
-    """conv1 before its activation at (row, column) of the 4×4 positions that each window sees, (C, N)."""
-    x_CN = b1_C + tl.zeros_like(there_N).to(tl.float32)
+def _pixels(first_N, there_N):
+    """The 6×6 pixels that each window sees, 36 times (1, N)."""
+    pixels = ()
+    for i in tl.static_range(36):
+        pixel_N = tl.load(first_N + (i // 6 * _SIDE + i % 6), mask=there_N, other=0.0)
+        pixels = pixels + (pixel_N[None, :],)
+    return pixels
+
+
+@triton.jit
+def _weights1(w1_CK, b1_C):
+    """conv1's weights by tap and then its bias, ten times (C, 1)."""
+    c = tl.arange(0, _C)
+    weights = ()
     for tap in tl.static_range(9):
-        weight_C = tl.load(w1 + tl.arange(0, _C)[:, None] * 9 + tap)
-        pixel_N = tl.load(pixels_N + (row + tap // 3) * _SIDE + column + tap % 3, mask=there_N, other=0.0)
-        x_CN += weight_C * pixel_N
+        weights = weights + (tl.load(w1_CK + c * 9 + tap)[:, None],)
+    return weights + (tl.load(b1_C + c)[:, None],)
+
+
+@triton.jit
+def _conv1(pixels, weights, row: tl.constexpr, column: tl.constexpr):
+    """conv1 before its activation at (row, column) of the 4×4 positions that each window sees, (C, N)."""
+    x_CN = weights[0] * pixels[6 * row + column] + weights[9]
+    for tap in tl.static_range(1, 9):
+        x_CN += weights[tap] * pixels[6 * (row + tap // 3) + column + tap % 3]
     return x_CN
 
 
@@ -113,17 +131,18 @@ def _forward(
 ):  # fmt: skip
     """Pooled output of one tile of windows of one trial; and its code, winner + 4 · (output is not above zero)."""
     trial = tl.program_id(1).to(tl.int64)
-    there_N, pixel_N, place_N = _places(tl.program_id(0), tl.load(seed_of_T + trial), batch, N)
-    pixels_N = images_SBHW + pixel_N
-    c, d = tl.arange(0, _C), tl.arange(0, _D)[:, None]
-    b1_C = tl.load(b1_TC + trial * _C + c[:, None])
-    w1, w2_DC = w1_TCK + trial * (9 * _C), w2_TKDC + trial * _W2 + d * _C + c[None, :]
+    images = images_SBHW + tl.load(seed_of_T + trial) * batch * (_SIDE * _SIDE)
+    there_N, first_N, place_N = _windows(tl.program_id(0), batch, N)
+    weights = _weights1(w1_TCK + trial * (9 * _C), b1_TC + trial * _C)
+    pixels = _pixels(images + first_N, there_N)
+    d = tl.arange(0, _D)[:, None]
+    w2_DC = w2_TKDC + trial * _W2 + d * _C + tl.arange(0, _C)[None, :]
 
     zero_DN = tl.zeros([_D, N], tl.float32)
     sums = (zero_DN, zero_DN, zero_DN, zero_DN)  # of the window's members, row by row
     for row in tl.static_range(4):
         for column in tl.static_range(4):
-            x_CN = _conv1(pixels_N, there_N, w1, b1_C, row, column)
+            x_CN = _conv1(pixels, weights, row, column)
             x_CN = _through(x_CN, x_CN, slope)
             for member in tl.static_range(4):
                 if _tap(row, column, member) >= 0:
@@ -139,58 +158,94 @@ def _forward(
         code_DN = tl.where(wins_DN, member, code_DN)
     best_DN += tl.load(b2_TD + trial * _D + d)
     code_DN += tl.where(best_DN <= 0, 4, 0)
-    place_DN = trial * batch * (_D * _WINDOWS) + place_N + d * _WINDOWS
-    tl.store(output_TBDHW + place_DN, _through(best_DN, best_DN, slope), mask=there_N)
-    tl.store(code_TBDHW + place_DN, code_DN.to(tl.uint8), mask=there_N)
+    place_DN = trial * batch * (_D * _WINDOWS) + place_N[None, :] + d * _WINDOWS
+    tl.store(output_TBDHW + place_DN, _through(best_DN, best_DN, slope), mask=there_N[None, :])
+    tl.store(code_TBDHW + place_DN, code_DN.to(tl.uint8), mask=there_N[None, :])
 
 
 @triton.jit
-def _backward(
+def _grad(grad_BDHW, code_BDHW, place_N, there_N, slope: tl.constexpr):
+    """The gradient before the activation, and the code, (D, N) each."""
+    place_DN = place_N[None, :] + tl.arange(0, _D)[:, None] * _WINDOWS
+    code_DN = tl.load(code_BDHW + place_DN, mask=there_N[None, :], other=0).to(tl.int32)
+    grad_DN = tl.load(grad_BDHW + place_DN, mask=there_N[None, :], other=0.0)
+    return _through(grad_DN, tl.where(code_DN < 4, 1, 0), slope), code_DN
+
+
+@triton.jit
+def _backward2(
+    images_SBHW, seed_of_T, w1_TCK, b1_TC, code_TBDHW, grad_TBDHW, partial_TIP, batch,
+    slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """What one chunk of windows, `TILES` tiles, adds to the gradients of a trial's conv2, in a place of its own."""
+    trial = tl.program_id(1).to(tl.int64)
+    images = images_SBHW + tl.load(seed_of_T + trial) * batch * (_SIDE * _SIDE)
+    start = trial * batch * (_D * _WINDOWS)
+    weights = _weights1(w1_TCK + trial * (9 * _C), b1_TC + trial * _C)
+
+    zero_DC = tl.zeros([_D, _C], tl.float32)
+    w_grads = (zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC)  # by tap
+    b_grad_DN = tl.zeros([_D, N], tl.float32)
+    first = tl.program_id(0) * TILES
+    for tile in range(first, min(first + TILES, tl.cdiv(batch * _WINDOWS, N))):
+        there_N, first_N, place_N = _windows(tile, batch, N)
+        pixels = _pixels(images + first_N, there_N)
+        grad_DN, code_DN = _grad(grad_TBDHW + start, code_TBDHW + start, place_N, there_N, slope)
+        b_grad_DN += grad_DN
+        for row in tl.static_range(4):
+            for column in tl.static_range(4):
+                x_CN = _conv1(pixels, weights, row, column)
+                x_NC = tl.trans(_through(x_CN, x_CN, slope))
+                for member in tl.static_range(4):
+                    if _tap(row, column, member) >= 0:
+                        won_DN = tl.where(code_DN % 4 == member, grad_DN, 0.0)
+                        w_grads = _add_dot(w_grads, _tap(row, column, member), won_DN, x_NC, precision)
+
+    partial = partial_TIP + (trial * tl.num_programs(0) + tl.program_id(0)) * _P
+    d = tl.arange(0, _D)
+    for tap in tl.static_range(9):
+        tl.store(partial + tap * (_D * _C) + d[:, None] * _C + tl.arange(0, _C)[None, :], w_grads[tap])
+    tl.store(partial + _W2 + d, tl.sum(b_grad_DN, axis=1))
+
+
+@triton.jit
+def _backward1(
     images_SBHW, seed_of_T, w1_TCK, b1_TC, w2_TKDC, code_TBDHW, grad_TBDHW, partial_TIP, batch,
     slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What one chunk of windows, `TILES` tiles, adds to the gradients of one trial, in a place of its own."""
+    """What one chunk of windows, `TILES` tiles, adds to the gradients of a trial's conv1, in a place of its own."""
     trial = tl.program_id(1).to(tl.int64)
-    seed = tl.load(seed_of_T + trial)
-    c, d, k = tl.arange(0, _C), tl.arange(0, _D)[:, None], tl.arange(0, _K)[:, None]
-    b1_C = tl.load(b1_TC + trial * _C + c[:, None])
-    w1, w2_CD = w1_TCK + trial * (9 * _C), w2_TKDC + trial * _W2 + c[:, None] + tl.arange(0, _D)[None, :] * _C
+    images = images_SBHW + tl.load(seed_of_T + trial) * batch * (_SIDE * _SIDE)
+    start = trial * batch * (_D * _WINDOWS)
+    weights = _weights1(w1_TCK + trial * (9 * _C), b1_TC + trial * _C)
+    c = tl.arange(0, _C)
+    w2_CD = w2_TKDC + trial * _W2 + c[:, None] + tl.arange(0, _D)[None, :] * _C
 
-    zero_DC = tl.zeros([_D, _C], tl.float32)
-    w2_grads = (zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC)  # by tap
-    w1_grad_CK = tl.zeros([_C, _K], tl.float32)
-    b2_grad_D = tl.zeros([_D], tl.float32)
+    zero_CN = tl.zeros([_C, N], tl.float32)
+    grads = (zero_CN, zero_CN, zero_CN, zero_CN, zero_CN, zero_CN, zero_CN, zero_CN, zero_CN, zero_CN)  # as weights
     first = tl.program_id(0) * TILES
     for tile in range(first, min(first + TILES, tl.cdiv(batch * _WINDOWS, N))):
-        there_N, pixel_N, place_N = _places(tile, seed, batch, N)
-        pixels_N = images_SBHW + pixel_N
-        place_DN = trial * batch * (_D * _WINDOWS) + place_N + d * _WINDOWS
-        code_DN = tl.load(code_TBDHW + place_DN, mask=there_N, other=0).to(tl.int32)
-        grad_DN = tl.load(grad_TBDHW + place_DN, mask=there_N, other=0.0)
-        grad_DN = _through(grad_DN, tl.where(code_DN < 4, 1, 0), slope)
-        b2_grad_D += tl.sum(grad_DN, axis=1)
+        there_N, first_N, place_N = _windows(tile, batch, N)
+        pixels = _pixels(images + first_N, there_N)
+        grad_DN, code_DN = _grad(grad_TBDHW + start, code_TBDHW + start, place_N, there_N, slope)
         for row in tl.static_range(4):
             for column in tl.static_range(4):
-                x_CN = _conv1(pixels_N, there_N, w1, b1_C, row, column)
-                x_NC = tl.trans(_through(x_CN, x_CN, slope))
                 x_grad_CN = tl.zeros([_C, N], tl.float32)  # as far as it comes from these windows
                 for member in tl.static_range(4):
                     if _tap(row, column, member) >= 0:
                         won_DN = tl.where(code_DN % 4 == member, grad_DN, 0.0)
-                        w2_grads = _add_dot(w2_grads, _tap(row, column, member), won_DN, x_NC, precision)
                         weight_CD = tl.load(w2_CD + _tap(row, column, member) * (_D * _C))
                         x_grad_CN = _dot(weight_CD, won_DN, x_grad_CN, precision)
-                # The tenth pixel is 1: its weight is the bias.
-                patch_KN = tl.load(
-                    pixels_N + (row + k // 3) * _SIDE + column + k % 3, mask=there_N & (k < 9), other=0.0
-                ) + tl.where(k == 9, 1.0, 0.0)
-                w1_grad_CK = _dot(_through(x_grad_CN, x_CN, slope), tl.trans(patch_KN), w1_grad_CK, precision)
+                x_grad_CN = _through(x_grad_CN, _conv1(pixels, weights, row, column), slope)
+                added = ()
+                for tap in tl.static_range(9):
+                    pixel_N = pixels[6 * (row + tap // 3) + column + tap % 3]
+                    added = added + (grads[tap] + x_grad_CN * pixel_N,)
+                grads = added + (grads[9] + x_grad_CN,)
 
-    partial = partial_TIP + (trial * tl.num_programs(0) + tl.program_id(0)) * _P
-    for tap in tl.static_range(9):
-        tl.store(partial + tap * (_D * _C) + d * _C + c[None, :], w2_grads[tap])
-    tl.store(partial + _W2 + tl.arange(0, _D), b2_grad_D)
-    tl.store(partial + _W2 + _D + c[:, None] * _K + tl.arange(0, _K)[None, :], w1_grad_CK)
+    partial = partial_TIP + (trial * tl.num_programs(0) + tl.program_id(0)) * _P + _W2 + _D
+    for i in tl.static_range(10):
+        tl.store(partial + i * _C + c, tl.sum(grads[i], axis=1))
 
 
 @triton.jit
@@ -235,21 +290,27 @@ class _Trunk(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_TBDHW: Tensor) -> tuple[Tensor | None, ...]:
-        *kept, code_TBDHW = ctx.saved_tensors
+        images_SBHW, seed_of_T, w1, b1, w2_TKDC, code_TBDHW = ctx.saved_tensors
+        grad_TBDHW = grad_TBDHW.contiguous()
         trials, batch = code_TBDHW.shape[:2]
         chunks = triton.cdiv(batch, CHUNK)
         partial_TIP = grad_TBDHW.new_empty(trials, chunks, _P.value)
         sum_TP = grad_TBDHW.new_empty(trials, _P.value)
         block = 512
+        inputs = (images_SBHW, seed_of_T, w1, b1)
+        outputs = (code_TBDHW, grad_TBDHW, partial_TIP, batch)
         with torch.cuda.device_of(grad_TBDHW):
-            _backward[chunks, trials](
-                *kept, code_TBDHW, grad_TBDHW.contiguous(), partial_TIP, batch,
-                **ctx.constants, TILES=CHUNK * 144 // BACKWARD["N"], **BACKWARD, **_OPTIONS,
-            )  # fmt: skip
+            for kernel, arguments, config in (
+                (_backward2, (*inputs, *outputs), BACKWARD2),
+                (_backward1, (*inputs, w2_TKDC, *outputs), BACKWARD1),
+            ):
+                tiles = CHUNK * 144 // config["N"]
+                kernel[chunks, trials](*arguments, **ctx.constants, TILES=tiles, **config, **_OPTIONS)
             _add_chunks[triton.cdiv(_P.value, block), trials](partial_TIP, sum_TP, chunks, BLOCK=block, **_OPTIONS)
-        w2, b2, w1 = sum_TP.split([_W2.value, 32, 16 * 16], dim=1)
-        w2, w1 = w2.view(trials, 3, 3, 32, 16).permute(0, 3, 4, 1, 2), w1.view(trials, 16, 16)
-        return None, None, None, None, w1[:, :, :9].reshape(trials, 16, 1, 3, 3), w1[:, :, 9], w2, b2
+        w2, b2, w1, b1 = sum_TP.split([_W2.value, 32, 9 * 16, 16], dim=1)
+        w2 = w2.view(trials, 3, 3, 32, 16).permute(0, 3, 4, 1, 2)
+        w1 = w1.view(trials, 3, 3, 1, 16).permute(0, 4, 3, 1, 2)
+        return None, None, None, None, w1, b1, w2, b2
 
 
 def trunk(
