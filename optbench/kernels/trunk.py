@@ -33,6 +33,7 @@ _POOLED: tl.constexpr = tl.constexpr(12)  # side of the pooled output
 _WINDOWS: tl.constexpr = tl.constexpr(144)  # of one image and channel
 _C: tl.constexpr = tl.constexpr(16)
 _D: tl.constexpr = tl.constexpr(32)
+_K: tl.constexpr = tl.constexpr(16)
 _W2: tl.constexpr = tl.constexpr(9 * 32 * 16)  # numbers in one trial's conv2.weight
 _P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 10 * 16)  # those, conv2.bias, conv1.weight by tap, conv1.bias
 
@@ -181,7 +182,10 @@ def _backward2(
     trial = tl.program_id(1).to(tl.int64)
     images = images_SBHW + tl.load(seed_of_T + trial) * batch * (_SIDE * _SIDE)
     start = trial * batch * (_D * _WINDOWS)
-    weights = _weights1(w1_TCK + trial * (9 * _C), b1_TC + trial * _C)
+    k = tl.arange(0, _K)
+    w1_CK = w1_TCK + trial * (9 * _C) + tl.arange(0, _C)[:, None] * 9 + k[None, :]
+    w1_CK = tl.load(w1_CK, mask=k[None, :] < 9, other=0.0)
+    b1_CN = tl.load(b1_TC + trial * _C + tl.arange(0, _C))[:, None] + tl.zeros([_C, N], tl.float32)
 
     zero_DC = tl.zeros([_D, _C], tl.float32)
     w_grads = (zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC, zero_DC)  # by tap
@@ -189,12 +193,14 @@ def _backward2(
     first = tl.program_id(0) * TILES
     for tile in range(first, min(first + TILES, tl.cdiv(batch * _WINDOWS, N))):
         there_N, first_N, place_N = _windows(tile, batch, N)
-        pixels = _pixels(images + first_N, there_N)
+        pixels_KN = images + first_N[None, :] + (k // 3 * _SIDE + k % 3)[:, None]
+        seen_KN = there_N[None, :] & (k[:, None] < 9)
         grad_DN, code_DN = _grad(grad_TBDHW + start, code_TBDHW + start, place_N, there_N, slope)
         b_grad_DN += grad_DN
         for row in tl.static_range(4):
             for column in tl.static_range(4):
-                x_CN = _conv1(pixels, weights, row, column)
+                patch_KN = tl.load(pixels_KN + (row * _SIDE + column), mask=seen_KN, other=0.0)
+                x_CN = _dot(w1_CK, patch_KN, b1_CN, precision)
                 x_NC = tl.trans(_through(x_CN, x_CN, slope))
                 for member in tl.static_range(4):
                     if _tap(row, column, member) >= 0:
