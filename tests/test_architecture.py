@@ -24,6 +24,8 @@ LINE = [
     "optimizers.adapter",
     "optimizers.rules",
     "optimizers.stacked",
+    "kernels",
+    "kernels.trunk",
     "model",
     "wording",
     "axes",

@@ -1,26 +1,24 @@
-"""The convolutional trunk act(max_pool(conv2(act(conv1(images))))) of a stack in two Triton kernels.
+"""The convolutional trunk act(max_pool(conv2(act(conv1(images))))) of a stack as Triton kernels.
 
-A trial's 16- and 32-channel planes have 33 times the bytes of its images and pooled outputs together would need; written
-to memory and read back, forward and backward, they are what a step waits for. Here they stay in registers: an image
-comes in, its pooled output goes out, and the backward pass computes conv1 again.
+In float32 the planes of an image's 16 and 32 channels have 117 KB, the image, its pooled output and the winners of
+the pooling windows 26 KB. Written to memory and read again, forward and backward, the planes are what a step waits
+for, so here they stay in registers: the backward pass computes conv1 once more.
 
-Both kernels look at a pooling window through the 4×4 positions of conv1 that it sees. Each of these 16 vectors over
-channels is computed once (9 multiply-adds a channel) and enters up to four of the window's conv2 sums, through the taps
-that lead there: 36 products of small matrices. The gradient is linear in what each window hands back, so the backward
-kernel walks the same 16 positions of the same windows, and nothing is exchanged between windows. That computes conv1
-3.4 times over, a tenth of conv2's arithmetic, and saves the halo, the barriers and the scratch memory of a plane that
-a program would share.
+Every kernel looks at a pooling window through the 4×4 positions of conv1 that it sees. The channels at each of these
+are computed once and enter up to four of the window's conv2 sums through the taps that lead there: 36 products of
+small matrices. The gradient is linear in what each window hands back, so the backward kernels walk the same positions
+of the same windows and nothing passes between windows. It computes conv1 3.4 times over, an eighth of conv2's
+arithmetic, and spares the borders and the memory that programs would have to share if they kept its plane.
 
-Tiles have the windows last, since neighbouring windows are neighbours in memory: loads and stores are contiguous.
+Tiles have the windows last: neighbouring windows are neighbours in memory.
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, H W image or pooled output; and within a program
-C the channels of conv1, D the channels of conv2, N pooling windows of one tile, K pixels that conv1 sees at one
-position, 9, padded to 16; I chunks of windows, P what one chunk adds to the gradient of a trial.
+C the channels of conv1, D the channels of conv2, N the pooling windows of one tile, K the pixels that conv1 sees at one
+position, 9, padded to 16; I chunks of images, P what one chunk adds to the gradient of a trial.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -37,14 +35,28 @@ _K: tl.constexpr = tl.constexpr(16)
 _W2: tl.constexpr = tl.constexpr(9 * 32 * 16)  # numbers in one trial's conv2.weight
 _P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 10 * 16)  # those, conv2.bias, conv1.weight by tap, conv1.bias
 
-_INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+_INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 
-# Windows of a tile and warps of a program. Four accumulators (32, N) take N registers of each thread of four warps.
-FORWARD = {"N": 64, "num_warps": 4}
-BACKWARD1 = {"N": 32, "num_warps": 4}
-BACKWARD2 = {"N": 32, "num_warps": 4}
-# Images whose gradients one program adds up. The sums, 19 KB, are then a tenth of what it reads; and since the number
-# does not depend on the stack, a trial's gradient is bitwise the same in every stack.
+# Windows of a tile and warps of a program, by precision. Chosen, not timed, by what the compiler reports for compute
+# capability 9.0: the largest tiles whose registers are not spilled, or hardly. All tuples are unrolled, and beyond that
+# size what is spilled is kilobytes. N divides the windows of a chunk.
+FORWARD = {
+    "ieee": {"N": 16, "num_warps": 4},
+    "tf32": {"N": 64, "num_warps": 4},
+    "bf16": {"N": 64, "num_warps": 4},
+}
+BACKWARD2 = {
+    "ieee": {"N": 16, "num_warps": 8},
+    "tf32": {"N": 32, "num_warps": 2},
+    "bf16": {"N": 32, "num_warps": 2},
+}
+BACKWARD1 = {
+    "ieee": {"N": 16, "num_warps": 8},
+    "tf32": {"N": 32, "num_warps": 4},
+    "bf16": {"N": 32, "num_warps": 4},
+}
+# Images whose gradients one program adds up. Its sums, 19 KB, are then a tenth of the 200 KB that it reads; and since
+# the number does not depend on the stack, a trial's gradient is bitwise the same in every stack.
 CHUNK = 8
 # Contracting a·b + c into one rounding is what both torch's own kernels and the tensor cores do.
 _OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
@@ -56,22 +68,18 @@ _PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "bf16"}
 @triton.jit
 def _through(value, x, slope: tl.constexpr):
     """`value` where x is above zero (or NaN), slope times it elsewhere: act(x) for value = x, else act's gradient."""
-    # 0 · ∞ is NaN, which relu must not make.
-    if slope == 0:
-        return tl.where(x <= 0, 0.0, value)
-    else:
-        return tl.where(x <= 0, slope * value, value)
+    below = 0.0 if slope == 0 else slope * value  # 0 · ∞ is NaN, which relu must not make
+    return tl.where(x <= 0, below, value)
 
 
 @triton.jit
 def _dot(a, b, accumulator, precision: tl.constexpr):
+    """a b + accumulator."""
     if precision == "bf16":
         a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
         if _INTERPRETED:  # Triton's interpreter would multiply the bits of bfloat16 as integers
             a, b = a.to(tl.float32), b.to(tl.float32)
-        return tl.dot(a, b, accumulator)
-    else:
-        return tl.dot(a, b, accumulator, input_precision=precision)
+    return tl.dot(a, b, accumulator, input_precision="ieee" if precision == "bf16" else precision)
 
 
 @triton.jit
@@ -178,7 +186,11 @@ def _backward2(
     images_SBHW, seed_of_T, w1_TCK, b1_TC, code_TBDHW, grad_TBDHW, partial_TIP, batch,
     slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What one chunk of windows, `TILES` tiles, adds to the gradients of a trial's conv2, in a place of its own."""
+    """What one chunk of windows, `TILES` tiles, adds to the gradients of a trial's conv2, in a place of its own.
+
+    conv1 is a matrix product here: products over the windows want them in other registers than `_conv1` does, and as
+    operands all pixels of a tile would take hundreds of registers of every thread.
+    """
     trial = tl.program_id(1).to(tl.int64)
     images = images_SBHW + tl.load(seed_of_T + trial) * batch * (_SIDE * _SIDE)
     start = trial * batch * (_D * _WINDOWS)
@@ -215,6 +227,15 @@ def _backward2(
 
 
 @triton.jit
+def _add_conv1(grads, x_grad_CN, pixels, row: tl.constexpr, column: tl.constexpr):
+    """The gradients of conv1's weights, in the order of `_weights1`, with one position added, still by window."""
+    added = ()
+    for tap in tl.static_range(9):
+        added = added + (grads[tap] + x_grad_CN * pixels[6 * (row + tap // 3) + column + tap % 3],)
+    return added + (grads[9] + x_grad_CN,)
+
+
+@triton.jit
 def _backward1(
     images_SBHW, seed_of_T, w1_TCK, b1_TC, w2_TKDC, code_TBDHW, grad_TBDHW, partial_TIP, batch,
     slope: tl.constexpr, precision: tl.constexpr, N: tl.constexpr, TILES: tl.constexpr,
@@ -240,14 +261,12 @@ def _backward1(
                 for member in tl.static_range(4):
                     if _tap(row, column, member) >= 0:
                         won_DN = tl.where(code_DN % 4 == member, grad_DN, 0.0)
-                        weight_CD = tl.load(w2_CD + _tap(row, column, member) * (_D * _C))
+                        # Weights in the layout of scalar products do not all fit in registers: volatile ones are read
+                        # where they are needed, instead of once before the loop.
+                        weight_CD = tl.load(w2_CD + _tap(row, column, member) * (_D * _C), volatile=precision == "ieee")
                         x_grad_CN = _dot(weight_CD, won_DN, x_grad_CN, precision)
                 x_grad_CN = _through(x_grad_CN, _conv1(pixels, weights, row, column), slope)
-                added = ()
-                for tap in tl.static_range(9):
-                    pixel_N = pixels[6 * (row + tap // 3) + column + tap % 3]
-                    added = added + (grads[tap] + x_grad_CN * pixel_N,)
-                grads = added + (grads[9] + x_grad_CN,)
+                grads = _add_conv1(grads, x_grad_CN, pixels, row, column)
 
     partial = partial_TIP + (trial * tl.num_programs(0) + tl.program_id(0)) * _P + _W2 + _D
     for i in tl.static_range(10):
@@ -266,6 +285,8 @@ def _add_chunks(partial_TIP, sum_TP, chunks, BLOCK: tl.constexpr):
 
 
 class _Trunk(torch.autograd.Function):
+    """`trunk` with its gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -284,11 +305,11 @@ class _Trunk(torch.autograd.Function):
         images_SBHW, seed_of_T, w1, b1, b2 = (x.contiguous() for x in (images_SBHW, seed_of_T, w1, b1, b2))
         output_TBDHW = images_SBHW.new_empty(trials, batch, 32, 12, 12)
         code_TBDHW = torch.empty_like(output_TBDHW, dtype=torch.uint8)
-        grid = (triton.cdiv(batch * 144, FORWARD["N"]), trials)
+        grid = (triton.cdiv(batch * 144, FORWARD[precision]["N"]), trials)
         with torch.cuda.device_of(images_SBHW):
             _forward[grid](
                 images_SBHW, seed_of_T, w1, b1, w2_TKDC, b2, output_TBDHW, code_TBDHW, batch,
-                slope=slope, precision=precision, **FORWARD, **_OPTIONS,
+                slope=slope, precision=precision, **FORWARD[precision], **_OPTIONS,
             )  # fmt: skip
         ctx.save_for_backward(images_SBHW, seed_of_T, w1, b1, w2_TKDC, code_TBDHW)
         ctx.constants = {"slope": slope, "precision": precision}
@@ -299,6 +320,7 @@ class _Trunk(torch.autograd.Function):
         images_SBHW, seed_of_T, w1, b1, w2_TKDC, code_TBDHW = ctx.saved_tensors
         grad_TBDHW = grad_TBDHW.contiguous()
         trials, batch = code_TBDHW.shape[:2]
+        precision = ctx.constants["precision"]
         chunks = triton.cdiv(batch, CHUNK)
         partial_TIP = grad_TBDHW.new_empty(trials, chunks, _P.value)
         sum_TP = grad_TBDHW.new_empty(trials, _P.value)
@@ -307,8 +329,8 @@ class _Trunk(torch.autograd.Function):
         outputs = (code_TBDHW, grad_TBDHW, partial_TIP, batch)
         with torch.cuda.device_of(grad_TBDHW):
             for kernel, arguments, config in (
-                (_backward2, (*inputs, *outputs), BACKWARD2),
-                (_backward1, (*inputs, w2_TKDC, *outputs), BACKWARD1),
+                (_backward2, (*inputs, *outputs), BACKWARD2[precision]),
+                (_backward1, (*inputs, w2_TKDC, *outputs), BACKWARD1[precision]),
             ):
                 tiles = CHUNK * 144 // config["N"]
                 kernel[chunks, trials](*arguments, **ctx.constants, TILES=tiles, **config, **_OPTIONS)
@@ -326,8 +348,8 @@ def trunk(
 
     `images_SBCHW` (S, B, 1, 28, 28) and the weights in `w`, conv1.weight (T, 16, 1, 3, 3) to conv2.bias (T, 32), are
     float32; trial t sees the batch `seed_of_T[t]`, an int64 index. The activation keeps what is above zero and
-    multiplies the rest by `slope`: 0 for relu. `precision` is that of the operands of matrix products (all but
-    conv1's own, which is float32 always): fp32, tf32 or bf16; sums are float32.
+    multiplies the rest by `slope`: 0 for relu. `precision` is that of the operands of matrix products: fp32, tf32
+    or bf16; sums are float32, as is conv1 wherever its sign counts.
     """
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
     weights = [w[name] for name in names]
