@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ class Activation(NamedTuple):
 
     apply_: Callable[[Tensor], Tensor]  # in place
     backward: Callable[[Tensor, Tensor], Tensor]  # gradient of the output, output → gradient of the input
+    slope: float | None = None  # below zero, where it is the identity above
 
 
 def _sigmoid_(x: Tensor) -> Tensor:
@@ -50,10 +51,11 @@ def _sigmoid_(x: Tensor) -> Tensor:
 
 _SLOPE = 0.01  # of leaky_relu below zero; torch's default
 ACTIVATIONS: dict[str, Activation] = {
-    "relu": Activation(torch.relu_, lambda grad, output: _aten.threshold_backward(grad, output, 0)),
+    "relu": Activation(torch.relu_, lambda grad, output: _aten.threshold_backward(grad, output, 0), 0.0),
     "leaky_relu": Activation(
         lambda x: F.leaky_relu_(x, _SLOPE),
         lambda grad, output: _aten.leaky_relu_backward(grad, output, _SLOPE, True),
+        _SLOPE,
     ),
     "tanh": Activation(torch.tanh_, _aten.tanh_backward),
     "sigmoid": Activation(_sigmoid_, _aten.sigmoid_backward),
@@ -171,22 +173,24 @@ class _Trunk(torch.autograd.Function):
         return None, None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
-# Images (S, B, 1, 28, 28), the seed of each trial, weights, activation → pooled features (T, B, 32, 12, 12).
-Trunk = Callable[[Tensor, Tensor, Weights, Activation], Tensor]
+# Images (S, B, 1, 28, 28), the seed of each trial, weights → pooled features (T, B, 32, 12, 12).
+Trunk = Callable[["Network", Tensor, Tensor, Weights], Tensor]
 
 
-def _loop(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+def _loop(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights) -> Tensor:
     """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
-    names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
-    trials = zip(seed_of_T.tolist(), *(w[name].unbind(0) for name in names), strict=True)
-    return torch.stack([_apply(_Trunk, activation, images_SBCHW[seed], *tensors) for seed, *tensors in trials])
+    trials = zip(seed_of_T.tolist(), *(w[name].unbind(0) for name in _CONVOLVED), strict=True)
+    return torch.stack([_apply(_Trunk, network.hidden, images_SBCHW[seed], *tensors) for seed, *tensors in trials])
+
+
+_CONVOLVED = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
 
 
 def _grouped(
+    network: Network,
     images_SBCHW: Tensor,
     seed_of_T: Tensor,
     w: Weights,
-    activation: Activation,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """All trials as groups of one convolution, for devices on which a launch costs more than its arithmetic."""
@@ -198,16 +202,12 @@ def _grouped(
         x = F.conv2d(x, weight, w[f"{name}.bias"].flatten(), groups=trials)
         if name == "conv2":
             x = F.max_pool2d(x, 2)
-        x = _apply(_Activate, activation, x)
+        x = _apply(_Activate, network.hidden, x)
     features_TBCHW: Tensor = x.unflatten(1, (trials, 32)).transpose(0, 1)
     return features_TBCHW
 
 
-def _grouped_channels_last(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
-    return _grouped(images_SBCHW, seed_of_T, w, activation, torch.channels_last)
-
-
-def _unfolded(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: Activation) -> Tensor:
+def _unfolded(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights) -> Tensor:
     """Every convolution as one product with the patches of its input, nine times the input's memory."""
     x = images_SBCHW
     for name in ("conv1", "conv2"):
@@ -218,31 +218,41 @@ def _unfolded(images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights, activation: A
         x = (torch.matmul(weight_TKC.unsqueeze(1), patches_TBCN) + bias[:, None, :, None]).unflatten(-1, (size, size))
         if name == "conv2":
             x = F.max_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2])
-        x = _apply(_Activate, activation, x)
+        x = _apply(_Activate, network.hidden, x)
     return x
+
+
+def _triton(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights) -> Tensor:
+    """All in fused kernels, which keep the planes of 16 and 32 channels out of the memory."""
+    from optbench.kernels.trunk import trunk  # Triton comes with torch on Linux alone
+
+    if network.hidden.slope is None:
+        raise NotImplementedError(f"the fused kernels know no {network.activation}")
+    weights = {name: w[name].float() for name in _CONVOLVED}
+    features_TBCHW = trunk(images_SBCHW.float(), seed_of_T, weights, network.hidden.slope, network.precision)
+    return features_TBCHW.to(images_SBCHW.dtype)
 
 
 # The ways to compute the convolutional part of the cnn; which is fastest depends on the device and the stack.
 CONVOLUTIONS: dict[str, Trunk] = {
     "loop": _loop,
     "grouped": _grouped,
-    "grouped_channels_last": _grouped_channels_last,
+    "grouped_channels_last": partial(_grouped, memory_format=torch.channels_last),
     "unfolded": _unfolded,
+    "triton": _triton,
 }
 
 
-def _cnn(
-    w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, convolution: str
-) -> Tensor:
-    x_TBCHW = CONVOLUTIONS[convolution](images_SBCHW, seed_of_T, w, activation)
+def _cnn(network: Network, w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales) -> Tensor:
+    x_TBCHW = CONVOLUTIONS[network.convolution](network, images_SBCHW, seed_of_T, w)
     if scales[0] is not None:
         x_TBCHW = x_TBCHW * scales[0][..., None, None]
-    return _linear(w, "linear2", _hidden(w, "linear1", x_TBCHW.flatten(2), scales[1], activation))
+    return _linear(w, "linear2", _hidden(w, "linear1", x_TBCHW.flatten(2), scales[1], network.hidden))
 
 
-def _mlp(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, _: str) -> Tensor:
-    x_TBF = _hidden(w, "linear1", images_SBCHW.flatten(2)[seed_of_T], scales[0], activation)
-    return _linear(w, "linear3", _hidden(w, "linear2", x_TBF, scales[1], activation))
+def _mlp(network: Network, w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales) -> Tensor:
+    x_TBF = _hidden(w, "linear1", images_SBCHW.flatten(2)[seed_of_T], scales[0], network.hidden)
+    return _linear(w, "linear3", _hidden(w, "linear2", x_TBF, scales[1], network.hidden))
 
 
 class _Recurrence(torch.autograd.Function):
@@ -281,16 +291,16 @@ class _Recurrence(torch.autograd.Function):
         return None, None, grad_ih, grad_hh, grad_b, grad_b
 
 
-def _rnn(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, activation: Activation, _: str) -> Tensor:
+def _rnn(network: Network, w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales) -> Tensor:
     x_THBW = images_SBCHW.squeeze(2).transpose(1, 2)[seed_of_T]
     names = ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0", "rnn.bias_hh_l0")
-    x_TBF = _apply(_Recurrence, activation, x_THBW, *(w[name] for name in names))
+    x_TBF = _apply(_Recurrence, network.hidden, x_THBW, *(w[name] for name in names))
     if scales[1] is not None:
         x_TBF = x_TBF * scales[1]
     return _linear(w, "linear", x_TBF)
 
 
-def _softmax(w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales, *_: object) -> Tensor:
+def _softmax(network: Network, w: Weights, images_SBCHW: Tensor, seed_of_T: Tensor, scales: Scales) -> Tensor:
     return _linear(w, "linear", images_SBCHW.flatten(2)[seed_of_T])
 
 
@@ -300,7 +310,7 @@ class Model:
 
     # name: (shape, fan-in); torch draws weights and biases alike from U(-1/√fan_in, 1/√fan_in).
     shapes: dict[str, tuple[tuple[int, ...], int]]
-    logits: Callable[[Weights, Tensor, Tensor, Scales, Activation, str], Tensor]  # as `Network.forward`
+    logits: Callable[[Network, Weights, Tensor, Tensor, Scales], Tensor]  # as `Network.forward`
     dropout_units: tuple[int, int]  # what the first and the second rate decide about for each example
     activations: int  # numbers kept for one image from the forward to the backward pass, in float32 words, about
 
@@ -397,6 +407,11 @@ class Network:
     def architecture(self) -> Model:
         return MODELS[self.model]
 
+    @property
+    def hidden(self) -> Activation:
+        """The activation of the hidden layers."""
+        return ACTIVATIONS[self.activation]
+
     def initialize(
         self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> Tensor:
@@ -425,10 +440,7 @@ class Network:
         dtype = next(iter(w.values())).dtype
         if scale_TBU is not None:
             first, second = scale_TBU.to(dtype).split(self.architecture.dropout_units, dim=-1)
-        activation = ACTIVATIONS[self.activation]
-        logits_TBK = self.architecture.logits(
-            w, images_SBCHW.to(dtype), seed_of_T, (first, second), activation, self.convolution
-        )
+        logits_TBK = self.architecture.logits(self, w, images_SBCHW.to(dtype), seed_of_T, (first, second))
         return logits_TBK.to(images_SBCHW.dtype)
 
     def losses(self, logits_TBK: Tensor, labels_TB: Tensor) -> Tensor:

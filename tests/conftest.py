@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,9 @@ from optbench.spec import parse
 from optbench.trials import Trial, expand
 
 torch.set_num_threads(1)
+# Triton reads this when it is first imported, whoever does so; without a GPU its kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ LINE = [
     "kernels",
     "kernels.updates",
     "optimizers.stacked",
+    "kernels.trunk",
     "model",
     "wording",
     "axes",

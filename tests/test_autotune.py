@@ -13,6 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
+    monkeypatch.delitem(CONVOLUTIONS, "triton")  # on a CPU its interpreter would take minutes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "optbench" / "autotune.json"
 
@@ -61,6 +62,13 @@ def test_what_does_not_fit_or_is_not_there_is_passed_over(monkeypatch):
     assert autotune.fastest(Network(), 2, 4, CPU) == list(CONVOLUTIONS)[-1]
     monkeypatch.setitem(CONVOLUTIONS, list(CONVOLUTIONS)[-1], refuses)
     assert autotune.fastest(Network(), 2, 4, CPU) == "grouped"  # the stack will be halved
+
+
+def test_what_is_fast_and_wrong_is_not_taken(monkeypatch):
+    right = CONVOLUTIONS["grouped"]
+    monkeypatch.setitem(CONVOLUTIONS, "wrong", lambda *arguments: right(*arguments) * 1.5)
+    monkeypatch.setattr(autotune, "_seconds", lambda network, *_: 0.0 if network.convolution == "wrong" else 1.0)
+    assert autotune.fastest(Network(), 2, 4, CPU) == "grouped"
 
 
 def test_on_a_cpu_nothing_depends_on_the_stack(cache):

@@ -1,14 +1,10 @@
 """The kernels of update rules against the rules; Triton's interpreter runs them where there is no GPU."""
 
-import os
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 pytest.importorskip("triton")
 
 from optbench.kernels import updates
