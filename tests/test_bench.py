@@ -1,5 +1,6 @@
 """The floor is counted right, every measurement is there, and the command says so; nothing here looks at speed."""
 
+import dataclasses
 import io
 import json
 import math
@@ -104,6 +105,13 @@ def test_a_gpu_has_neither_processes_nor_threads():
     gpu = Benchmark("a GPU", None, 8, 1.0, (1e12,), (5e13,), (4e13,), MEASURED.measurements)
     caption = listings.throughput(gpu).caption
     assert "process" not in caption and "thread" not in caption
+
+
+def test_an_unsteady_measurement_is_warned_of():
+    unsteady = Measurement(None, 64, (100.0, 160.0), (1.0, 1.0))
+    busy = dataclasses.replace(MEASURED, measurements=(unsteady,))
+    assert "The spread is wide" in listings.throughput(busy).caption
+    assert "The spread is wide" not in listings.throughput(MEASURED).caption
 
 
 # ---------------------------------------------------------------- the command

@@ -133,6 +133,9 @@ def datasets() -> list[Table]:
     return [table]
 
 
+_UNSTEADY = 1.5  # the fastest repeat against the slowest
+
+
 def throughput(benchmark: Benchmark) -> Table:
     """How fast stacks train, beside the sequential loop and what the device can do."""
     rows = []
@@ -169,6 +172,11 @@ def throughput(benchmark: Benchmark) -> Table:
         f"{benchmark.bandwidth / 1e9:,.1f} GB/s; of arithmetic, for its operations at {max(rates):,.0f} GFLOP/s, the "
         f"better of matrix products ({rates[0]:,.0f}) and convolutions ({rates[1]:,.0f}), as measured."
     )
+    if any(max(m.throughput) > _UNSTEADY * min(m.throughput) for m in benchmark.measurements):
+        caption += (
+            " The spread is wide: if something else was running, it slowed the loop most, whose threads wait for "
+        )
+        caption += "one another; measure again."
     return Table(f"Training throughput, {benchmark.device}", caption, columns, pd.DataFrame(rows))
 
 
