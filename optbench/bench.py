@@ -354,15 +354,17 @@ class _Meter:
         return self._rate(lambda: F.conv2d(x, weight), operations, seconds)
 
     def _rate(self, work: Callable[[], object], amount: int, seconds: float) -> float:
-        """How much is done in a second, `amount` at a time, after a call that warms up and one that is timed."""
-        calls = 1
-        for _ in range(3):
+        """How much is done in a second by calls that do `amount` each and take about `seconds` together."""
+
+        def timed(calls: int) -> float:
             started = _clock(self._device)
             for _ in range(calls):
                 work()
-            elapsed = _clock(self._device) - started
-            rate, calls = calls * amount / elapsed, max(1, round(seconds * calls / elapsed))
-        return rate
+            return _clock(self._device) - started
+
+        timed(1)  # warms up
+        calls = max(1, round(seconds / timed(1)))
+        return calls * amount / timed(calls)
 
     def step_seconds(self, trials: int, batch_size: int) -> float:
         """Seconds for a step of a stack, about."""
