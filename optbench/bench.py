@@ -5,8 +5,9 @@ is the same network as an `nn.Module` under `torch.optim.Adam`, with the data on
 default threads. Throughput counts images × trials per second of the whole device; on a CPU that is all workers, each
 with a stack of its own, all at the same time.
 
-No training can be faster than its floor: the fewest bytes at the rate at which the device copies, and the operations at
-the rate at which it multiplies matrices, whichever takes longer.
+No training can be faster than its floor: the fewest bytes at the rate at which the device copies, or the operations at
+the rate at which it computes, whichever takes longer. That rate is the better of a large matrix product and a large
+convolution: they come from different libraries, and on some CPUs one is twice as fast as the other.
 
 Shape suffixes: T trials, B batch, C channels, H W image, F features, K classes.
 """
@@ -47,6 +48,8 @@ _EVALUATED, _CALIBRATION_STEPS, _CALIBRATION_IMAGES, _FEWEST_STEPS = 256, 4, 256
 _COPIED_BYTES_CPU, _COPIED_BYTES_PER_WORKER, _COPIED_BYTES = 2**29, 2**26, 2**30
 _OUT_OF_MEMORY = "too little memory; try fewer --trials, fewer --workers or a smaller --batch-size"
 _MATRIX_SIDE_CPU, _MATRIX_SIDE = 1024, 8192
+_CONVOLUTION_CPU, _CONVOLUTION = (8, 128), (256, 256)  # images, channels
+_CONVOLUTION_SIDE = 32
 
 
 # ---------------------------------------------------------------- the floor
@@ -65,7 +68,8 @@ def step_operations(trials: int, batch_size: int) -> int:
 
     The backward pass makes as many for the gradients of the weights, and as many for the gradients of the layers'
     inputs, less conv1's, whose inputs are the images: 3 × 3,047,104 − 97,344 = 9,043,968, and twice that in operations.
-    Biases, activations, pooling, dropout, the loss and the update are left out: thousandths of it.
+    Left out, about a fiftieth of it at batch size 64: biases, activations, pooling, dropout, the loss and the update;
+    and conv1 once more, which `step_bytes` takes for computed again.
     """
     side, forward, first = _SIDE, 0, 0
     for name, (shape, _) in MODELS["cnn"].shapes.items():
@@ -133,6 +137,7 @@ class Benchmark:
     seconds: float
     copy_rates: tuple[float, ...]
     matmul_rates: tuple[float, ...]
+    convolution_rates: tuple[float, ...]
     measurements: tuple[Measurement, ...]
 
     @property
@@ -140,14 +145,24 @@ class Benchmark:
         """How often everything was measured."""
         return len(self.copy_rates)
 
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second: the best of all copies, those read and those written."""
+        return max(self.copy_rates)
+
+    @property
+    def arithmetic_rate(self) -> float:
+        """Operations per second: the best of all matrix products and convolutions."""
+        return max(*self.matmul_rates, *self.convolution_rates)
+
     def bounds(self, measurement: Measurement) -> tuple[float, float]:
         """Seconds for a step of one trial, at the least: for its bytes and for its operations.
 
-        The ceilings are the best of all repeats. The first bound is loose on a CPU that keeps parameters in its caches.
+        A device whose caches hold the parameters can undercut the first.
         """
         trials = measurement.trials or 1
-        memory = step_bytes(trials, measurement.batch_size) / trials / max(self.copy_rates)
-        return memory, step_operations(1, measurement.batch_size) / max(self.matmul_rates)
+        memory = step_bytes(trials, measurement.batch_size) / trials / self.bandwidth
+        return memory, step_operations(1, measurement.batch_size) / self.arithmetic_rate
 
     def content(self) -> dict[str, Any]:
         """Everything as plain data for JSON, in bytes, operations and seconds."""
@@ -183,8 +198,9 @@ class Benchmark:
             "seconds": self.seconds,
             "throughput_unit": "images × trials per second",
             "ceilings": {
-                "bytes_per_second": _spread(self.copy_rates),
-                "operations_per_second": _spread(self.matmul_rates),
+                "copy_bytes_per_second": _spread(self.copy_rates),
+                "matmul_operations_per_second": _spread(self.matmul_rates),
+                "convolution_operations_per_second": _spread(self.convolution_rates),
             },
             "measurements": measurements,
         }
@@ -330,16 +346,26 @@ class _Meter:
         product = torch.empty_like(a)
         return self._rate(lambda: torch.mm(a, b, out=product), 2 * side**3, seconds)
 
+    def convolution_rate(self, images: int, channels: int, seconds: float) -> float:
+        """Operations per second of 3 × 3 convolutions in float32, as many channels out as in."""
+        layout = torch.channels_last if self._device == "cpu" else torch.contiguous_format  # as in `model`
+        shapes = (images, channels, _CONVOLUTION_SIDE + 2, _CONVOLUTION_SIDE + 2), (channels, channels, 3, 3)
+        x, weight = (torch.randn(shape, device=self._device).contiguous(memory_format=layout) for shape in shapes)
+        operations = 2 * images * weight.numel() * _CONVOLUTION_SIDE**2
+        return self._rate(lambda: F.conv2d(x, weight), operations, seconds)
+
     def _rate(self, work: Callable[[], object], amount: int, seconds: float) -> float:
-        """How much is done in a second, `amount` at a time, after a call that warms up and one that is timed."""
-        calls = 1
-        for _ in range(3):
+        """How much is done in a second by calls that do `amount` each and take about `seconds` together."""
+
+        def timed(calls: int) -> float:
             started = _clock(self._device)
             for _ in range(calls):
                 work()
-            elapsed = _clock(self._device) - started
-            rate, calls = calls * amount / elapsed, max(1, round(seconds * calls / elapsed))
-        return rate
+            return _clock(self._device) - started
+
+        timed(1)  # warms up
+        calls = max(1, round(seconds / timed(1)))
+        return calls * amount / timed(calls)
 
     def step_seconds(self, trials: int, batch_size: int) -> float:
         """Seconds for a step of a stack, about."""
@@ -443,22 +469,35 @@ def measure(
     on_cpu = device == "cpu"
     workers = workers if on_cpu else 1
     copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
-    side = _MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE
-    copy_rates, matmul_rates, measurements = [], [], []
+    ceilings = {
+        "copy_rate": (copied,),
+        "matmul_rate": (_MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE,),
+        "convolution_rate": _CONVOLUTION_CPU if on_cpu else _CONVOLUTION,
+    }
+    rates: dict[str, list[float]] = {method: [] for method in ceilings}
+    measurements = []
     say("starting")
     try:
         with _meters(device, workers) as ask:
             for repeat in range(repeats):
                 say(f"ceilings: repeat {repeat + 1}/{repeats}")
-                copy_rates.append(sum(ask("copy_rate", copied, seconds)))
-                matmul_rates.append(sum(ask("matmul_rate", side, seconds)))
+                for method, sizes in ceilings.items():
+                    rates[method].append(sum(ask(method, *sizes, seconds)))
             for batch_size in dict.fromkeys(batch_sizes):
                 measurements += _at(ask, device, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say)
     except torch.OutOfMemoryError:
         raise UserError(_OUT_OF_MEMORY) from None
     name = f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device)
-    rates = tuple(copy_rates), tuple(matmul_rates)
-    return Benchmark(name, workers if on_cpu else None, torch.get_num_threads(), seconds, *rates, tuple(measurements))
+    return Benchmark(
+        device=name,
+        workers=workers if on_cpu else None,
+        threads=torch.get_num_threads(),
+        seconds=seconds,
+        copy_rates=tuple(rates["copy_rate"]),
+        matmul_rates=tuple(rates["matmul_rate"]),
+        convolution_rates=tuple(rates["convolution_rate"]),
+        measurements=tuple(measurements),
+    )
 
 
 def _at(
@@ -473,7 +512,7 @@ def _at(
     """The sequential loop and the stacks at one batch size."""
     steps = {}
     for n in trials:
-        say(f"batch size {batch_size}: warming up, {n} trials")
+        say(f"batch size {batch_size}: warming up, {n} trial{'s' * (n != 1)}")
         steps[n] = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
         ask("start", n, batch_size, steps[n], repeats + 1)
     say(f"batch size {batch_size}: warming up, sequential loop")

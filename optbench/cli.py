@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,9 +86,7 @@ DataDir = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes on a CPU. [default: one per core]", show_default=False)
-]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes on a CPU.", show_default="one per core")]
 
 
 @app.command()
@@ -265,7 +264,7 @@ def bench(
     device: Device = "auto",
     trials: Annotated[
         str | None,
-        typer.Option(help="Trials of a stack, several with commas. [default: 1,4; on a GPU 1,8,32,128]"),
+        typer.Option(help="Trials in a stack, several with commas.", show_default="1,4; on a GPU 1,8,32,128"),
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Images per step, several with commas.")] = "64",
     repeats: Annotated[int, typer.Option(min=1, help="How often everything is measured, in alternation.")] = 5,
@@ -285,26 +284,21 @@ def bench(
     import json
 
     console = _console(stderr=True)
-    with _waiting(console, "starting …") as waiting:
+    with _waiting(console, "starting …"):
         from optbench import bench, execution, progress
         from optbench.report import formats, listings
         from optbench.run import resolve_device
 
-        def say(what: str) -> None:
-            if waiting:
-                waiting.update(f"{what} …")
-            else:
-                console.print(what)
-
-        where = resolve_device(device)
-        default = bench.TRIALS_CPU if where == "cpu" else bench.TRIALS
-        processes = workers or execution.default_workers()
-        try:
-            with progress.interruptible():
-                benchmark = bench.measure(where, processes, stacked or default, sizes, repeats, seconds, say)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+    where = resolve_device(device)
+    default = bench.TRIALS_CPU if where == "cpu" else bench.TRIALS
+    try:
+        with progress.interruptible(), _one_line(console) as say:
+            benchmark = bench.measure(
+                where, workers or execution.default_workers(), stacked or default, sizes, repeats, seconds, say
+            )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     name = format.value if format else "json" if formats.by_ending(output) == "json" else "table"
     text = f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n" if name == "json" else ""
     table = listings.throughput(benchmark)
@@ -314,6 +308,23 @@ def bench(
         sys.stdout.write(text)
     else:
         formats.print_table(table, _console())
+
+
+@contextmanager
+def _one_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """Says what is being measured, without a thread that would take time from it: in a terminal always in one line."""
+
+    def say(what: str) -> None:
+        if console.is_terminal:
+            print(f"\r{what.ljust(console.width - 1)[: console.width - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(what, file=sys.stderr, flush=True)
+
+    try:
+        yield say
+    finally:
+        if console.is_terminal:
+            print(f"\r{' ' * (console.width - 1)}\r", end="", file=sys.stderr, flush=True)
 
 
 def _numbers(option: str, text: str) -> list[int]:

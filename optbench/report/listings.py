@@ -133,6 +133,9 @@ def datasets() -> list[Table]:
     return [table]
 
 
+_UNSTEADY = 1.5  # the fastest repeat against the slowest
+
+
 def throughput(benchmark: Benchmark) -> Table:
     """How fast stacks train, beside the sequential loop and what the device can do."""
     rows = []
@@ -146,7 +149,6 @@ def throughput(benchmark: Benchmark) -> Table:
                 "memory_share": f"{100 * bounds[0] / step_seconds:.1f}",
                 "arithmetic_share": f"{100 * bounds[1] / step_seconds:.1f}",
                 "step": f"{1e3 * step_seconds:.3g}",
-                "floor": f"{1e3 * max(bounds):.3g}",
             }
         )
     columns = (
@@ -156,18 +158,25 @@ def throughput(benchmark: Benchmark) -> Table:
         Column("memory_share", "memory bound %", "count"),
         Column("arithmetic_share", "arithmetic bound %", "count"),
         Column("step", "ms per step", "count"),
-        Column("floor", "floor ms", "count"),
     )
-    loop = "loop: a sequential PyTorch loop"
+    how = "loop: a sequential PyTorch loop"
     if benchmark.workers:
         processes = "process trains a stack" if benchmark.workers == 1 else "processes train a stack each"
-        loop = f"{benchmark.workers} single-threaded {processes}; {loop}, {benchmark.threads} threads"
+        threads = f"{benchmark.threads} thread{'s' * (benchmark.threads != 1)}"
+        how = f"{benchmark.workers} single-threaded {processes}; {how}, {threads}"
+    rates = [max(values) / 1e9 for values in (benchmark.matmul_rates, benchmark.convolution_rates)]
     caption = (
         f"cnn with Adam, fp32, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, in alternation. "
-        f"{loop}. ms per step: of one trial. Bounds: the fewest bytes at the measured copy bandwidth, "
-        f"{max(benchmark.copy_rates) / 1e9:,.1f} GB/s, and the operations at the measured matmul rate, "
-        f"{max(benchmark.matmul_rates) / 1e9:,.0f} GFLOP/s. floor: the longer of the two; no training is faster."
+        f"{how}. ms: for a step of one trial, the device's time divided among all that train. Bounds are what it would "
+        f"take at least: of memory, for its fewest bytes at the measured copy bandwidth, "
+        f"{benchmark.bandwidth / 1e9:,.1f} GB/s; of arithmetic, for its operations at {max(rates):,.0f} GFLOP/s, the "
+        f"better of matrix products ({rates[0]:,.0f}) and convolutions ({rates[1]:,.0f}), as measured."
     )
+    if any(max(m.throughput) > _UNSTEADY * min(m.throughput) for m in benchmark.measurements):
+        caption += (
+            " The spread is wide: if something else was running, it slowed the loop most, whose threads wait for "
+        )
+        caption += "one another; measure again."
     return Table(f"Training throughput, {benchmark.device}", caption, columns, pd.DataFrame(rows))
 
 
