@@ -1,6 +1,6 @@
 """How fast stacks train on this device: against a sequential PyTorch loop, and against the least time it must take.
 
-The workload is the cnn with Adam in float32, dropout on and evaluation excluded, on random images. The sequential loop
+The workload is the cnn with Adam, dropout on and evaluation excluded, on random images. The sequential loop
 is the same network as an `nn.Module` under `torch.optim.Adam`, with the data on the device and, on a CPU, PyTorch's
 default threads. Throughput counts images × trials per second of the whole device; on a CPU that is all workers, each
 with a stack of its own, all at the same time.
@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from optbench import __version__, engine, execution
 from optbench.datasets import DATASETS, Dataset, Split
 from optbench.errors import UserError
-from optbench.model import CLASSES, MODELS
+from optbench.model import CLASSES, MODELS, precision_on
 from optbench.spec import parse
 from optbench.stacks import Stack
 from optbench.trials import expand
@@ -82,11 +82,12 @@ def step_operations(trials: int, batch_size: int) -> int:
     return 2 * (3 * forward - first) * trials * batch_size
 
 
-def step_bytes(trials: int, batch_size: int) -> int:
+def step_bytes(trials: int, batch_size: int, precision: str = "fp32") -> int:
     """The fewest bytes of device memory that one training step of a stack reads and writes.
 
     A step is three passes: forward, backward, update. Each is taken to be fused, reads each of its inputs once and
-    writes each of its outputs once, float32. The backward pass computes conv1 again rather than read it.
+    writes each of its outputs once, float32; in bf16 activations have half its bytes. The backward pass computes conv1
+    again rather than read it.
 
         images, uint8, one seed for the stack     read forward, read backward                  2 × 784      B
         pooled activations, the input of linear1  written forward, read backward               2 × 4608 × 4 B T
@@ -99,7 +100,7 @@ def step_bytes(trials: int, batch_size: int) -> int:
     """
     model = MODELS["cnn"]
     pooled = model.shapes["linear1.weight"][0][1]
-    images, activations = 2 * _SIDE**2, 2 * pooled * (4 + 1)
+    images, activations = 2 * _SIDE**2, 2 * pooled * ((2 if precision == "bf16" else 4) + 1)
     return images * batch_size + activations * batch_size * trials + 10 * 4 * model.parameters * trials
 
 
@@ -132,6 +133,7 @@ class Benchmark:
     """
 
     device: str
+    precision: str
     workers: int | None
     threads: int
     seconds: float
@@ -161,7 +163,7 @@ class Benchmark:
         A device whose caches hold the parameters can undercut the first.
         """
         trials = measurement.trials or 1
-        memory = step_bytes(trials, measurement.batch_size) / trials / self.bandwidth
+        memory = step_bytes(trials, measurement.batch_size, self.precision) / trials / self.bandwidth
         return memory, step_operations(1, measurement.batch_size) / self.arithmetic_rate
 
     def content(self) -> dict[str, Any]:
@@ -179,7 +181,7 @@ class Benchmark:
                     "floor_seconds": max(memory, arithmetic),
                     "memory_share": memory / measurement.step_seconds,
                     "arithmetic_share": arithmetic / measurement.step_seconds,
-                    "step_bytes": step_bytes(measurement.trials or 1, measurement.batch_size),
+                    "step_bytes": step_bytes(measurement.trials or 1, measurement.batch_size, self.precision),
                     "step_operations": step_operations(measurement.trials or 1, measurement.batch_size),
                 }
             )
@@ -193,7 +195,7 @@ class Benchmark:
             "model": "cnn",
             "optimizer": "adam",
             "dropout": _DROPOUT,
-            "precision": "fp32",
+            "precision": self.precision,
             "repeats": self.repeats,
             "seconds": self.seconds,
             "throughput_unit": "images × trials per second",
@@ -250,11 +252,10 @@ def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     return training / images, max(0.0, evaluation) / (3 * _EVALUATED)
 
 
-def _stack(trials: int, batch_size: int) -> Stack:
+def _stack(trials: int, batch_size: int, precision: str) -> Stack:
     """Trials of one seed, as stacks hold them where they can."""
-    (trial,) = expand(
-        parse(f"dataset: {_DATASET}\nepochs: 1\nparameters: {{dropout: {_DROPOUT}}}\noptimizers: {{adam: }}")
-    )
+    parameters = f"{{dropout: {_DROPOUT}, precision: {precision}}}"
+    (trial,) = expand(parse(f"dataset: {_DATASET}\nepochs: 1\nparameters: {parameters}\noptimizers: {{adam: }}"))
     return Stack((dataclasses.replace(trial, batch_size=batch_size),) * trials)
 
 
@@ -280,10 +281,10 @@ class SequentialNet(nn.Module):
 
 
 class _SequentialLoop:
-    """One trial, trained by the loop that everybody writes, over batches that lie on the device."""
+    """One trial, trained by the loop that everybody writes, over batches that lie on the device; bf16 by autocast."""
 
-    def __init__(self, batch_size: int, device: str, seconds: float) -> None:
-        self._batch_size, self._device = batch_size, device
+    def __init__(self, batch_size: int, device: str, precision: str, seconds: float) -> None:
+        self._batch_size, self._device, self._precision = batch_size, device, precision
         self._net = SequentialNet().to(device)
         fused = True if device != "cpu" else None
         self._optimizer = torch.optim.Adam(self._net.parameters(), lr=_LEARNING_RATE, fused=fused)
@@ -300,11 +301,15 @@ class _SequentialLoop:
     def throughput(self) -> float:
         """Images per second over one epoch."""
         # Stacks are deterministic and so set torch up for this process; the loop is free of that.
-        with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=False):
+        kind, is_tf32, is_bf16 = torch.device(self._device).type, self._precision == "tf32", self._precision == "bf16"
+        engine.allow_tf32(is_tf32)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=is_tf32):
             started = _clock(self._device)
             for batch in torch.randperm(len(self._labels), device=self._device).split(self._batch_size):
                 self._optimizer.zero_grad()
-                F.cross_entropy(self._net(self._images[batch]), self._labels[batch]).backward()
+                with torch.autocast(kind, torch.bfloat16, enabled=is_bf16):
+                    loss = F.cross_entropy(self._net(self._images[batch]), self._labels[batch])
+                loss.backward()
                 self._optimizer.step()
             return len(self._labels) / (_clock(self._device) - started)
 
@@ -328,9 +333,10 @@ def _clock(device: str) -> float:
 class _Meter:
     """Measures in this process: on a GPU the only one, on a CPU one of the workers."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, precision: str) -> None:
         engine.make_deterministic(device)
-        self._device = device
+        self._device, self._precision = device, precision
+        self._type = torch.bfloat16 if precision == "bf16" else torch.float32
         self._training: dict[tuple[int, int], engine.Training] = {}
         self._trained: dict[tuple[int, int], float] = {}
 
@@ -341,16 +347,18 @@ class _Meter:
         return self._rate(lambda: target.copy_(source), 2 * size, seconds)
 
     def matmul_rate(self, side: int, seconds: float) -> float:
-        """Operations per second of products of two float32 matrices, side × side."""
-        a, b = (torch.randn(side, side, device=self._device) for _ in range(2))
+        """Operations per second of products of two matrices, side × side."""
+        a, b = (torch.randn(side, side, device=self._device).to(self._type) for _ in range(2))
         product = torch.empty_like(a)
         return self._rate(lambda: torch.mm(a, b, out=product), 2 * side**3, seconds)
 
     def convolution_rate(self, images: int, channels: int, seconds: float) -> float:
-        """Operations per second of 3 × 3 convolutions in float32, as many channels out as in."""
+        """Operations per second of 3 × 3 convolutions, as many channels out as in."""
         layout = torch.channels_last if self._device == "cpu" else torch.contiguous_format  # as in `model`
         shapes = (images, channels, _CONVOLUTION_SIDE + 2, _CONVOLUTION_SIDE + 2), (channels, channels, 3, 3)
-        x, weight = (torch.randn(shape, device=self._device).contiguous(memory_format=layout) for shape in shapes)
+        x, weight = (
+            torch.randn(shape, device=self._device).to(self._type).contiguous(memory_format=layout) for shape in shapes
+        )
         operations = 2 * images * weight.numel() * _CONVOLUTION_SIDE**2
         return self._rate(lambda: F.conv2d(x, weight), operations, seconds)
 
@@ -363,19 +371,21 @@ class _Meter:
                 work()
             return _clock(self._device) - started
 
+        engine.allow_tf32(self._precision == "tf32")
         timed(1)  # warms up
         calls = max(1, round(seconds / timed(1)))
         return calls * amount / timed(calls)
 
     def step_seconds(self, trials: int, batch_size: int) -> float:
         """Seconds for a step of a stack, about."""
-        training, _ = seconds_per_image(_stack(trials, batch_size), self._device)
+        training, _ = seconds_per_image(_stack(trials, batch_size, self._precision), self._device)
         return training * batch_size
 
     def start(self, trials: int, batch_size: int, steps: int, epochs: int) -> float:
         """Begin to train a stack that can be asked for so many epochs; returns what the first, a warm-up, measured."""
         key = trials, batch_size
-        training = _on_random_images(_stack(trials, batch_size), steps * batch_size, epochs, self._device)
+        stack = _stack(trials, batch_size, self._precision)
+        training = _on_random_images(stack, steps * batch_size, epochs, self._device)
         self._training[key], self._trained[key] = training, next(training)[0]["train_seconds"]
         return self.throughput(trials, batch_size, steps)
 
@@ -396,15 +406,15 @@ _Ask = Callable[..., list[float]]
 
 
 @contextmanager
-def _meters(device: str, workers: int) -> Iterator[_Ask]:
+def _meters(device: str, precision: str, workers: int) -> Iterator[_Ask]:
     """Ask all meters at the same time for what a method of `_Meter` measures: one in each worker, or one here."""
     if device != "cpu":
-        meter = _Meter(device)
+        meter = _Meter(device, precision)
         yield lambda method, *arguments: [getattr(meter, method)(*arguments)]
         return
     from optbench.execution.processes import spawn
 
-    crew = [spawn(_work) for _ in range(workers)]
+    crew = [spawn(_work, precision) for _ in range(workers)]
 
     def ask(method: str, *arguments: object) -> list[float]:
         try:
@@ -427,10 +437,10 @@ def _meters(device: str, workers: int) -> Iterator[_Ask]:
             process.join()
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, precision: str) -> None:
     """The worker: receives a method and its arguments, sends what it returns, or a traceback; ends with the pipe."""
     torch.set_num_threads(1)
-    meter = _Meter("cpu")
+    meter = _Meter("cpu", precision)
     try:
         while True:
             method, arguments = connection.recv()
@@ -446,6 +456,7 @@ def _work(connection: Connection) -> None:
 
 def measure(
     device: str,
+    precision: str,
     workers: int,
     trials: Sequence[int],
     batch_sizes: Sequence[int],
@@ -455,8 +466,9 @@ def measure(
 ) -> Benchmark:
     """Measure first the ceilings, then for each batch size the sequential loop and the stacks in alternation.
 
-    Each measurement takes about `seconds`, after a warm-up as long. `device` is resolved; `say` is told what is done
-    next. Raises `UserError` for counts that cannot be, and where memory runs out.
+    Each measurement takes about `seconds`, after a warm-up as long. `device` is resolved, `precision` one that a sweep
+    file may name; `say` is told what is done next. Raises `UserError` for counts that cannot be, for a precision that
+    the device has not got, and where memory runs out.
     """
     if not 0 < seconds < math.inf:
         raise UserError(f"--seconds {seconds:g}: must be more than 0")
@@ -467,6 +479,7 @@ def measure(
             f"--batch-size {max(batch_sizes)}: larger than the training set of {DATASETS[_DATASET].train} images"
         )
     on_cpu = device == "cpu"
+    precision = precision_on(torch.device(device).type, precision)
     workers = workers if on_cpu else 1
     copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
     ceilings = {
@@ -478,18 +491,21 @@ def measure(
     measurements = []
     say("starting")
     try:
-        with _meters(device, workers) as ask:
+        with _meters(device, precision, workers) as ask:
             for repeat in range(repeats):
                 say(f"ceilings: repeat {repeat + 1}/{repeats}")
                 for method, sizes in ceilings.items():
                     rates[method].append(sum(ask(method, *sizes, seconds)))
             for batch_size in dict.fromkeys(batch_sizes):
-                measurements += _at(ask, device, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say)
+                measurements += _at(
+                    ask, device, precision, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say
+                )
     except torch.OutOfMemoryError:
         raise UserError(_OUT_OF_MEMORY) from None
     name = f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device)
     return Benchmark(
         device=name,
+        precision=precision,
         workers=workers if on_cpu else None,
         threads=torch.get_num_threads(),
         seconds=seconds,
@@ -503,6 +519,7 @@ def measure(
 def _at(
     ask: _Ask,
     device: str,
+    precision: str,
     trials: Sequence[int],
     batch_size: int,
     repeats: int,
@@ -516,7 +533,7 @@ def _at(
         steps[n] = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
         ask("start", n, batch_size, steps[n], repeats + 1)
     say(f"batch size {batch_size}: warming up, sequential loop")
-    loop = _SequentialLoop(batch_size, device, seconds)
+    loop = _SequentialLoop(batch_size, device, precision, seconds)
     measured: dict[int | None, list[float]] = {n: [] for n in (None, *trials)}
     for repeat in range(repeats):
         say(f"batch size {batch_size}: repeat {repeat + 1}/{repeats}")

@@ -60,6 +60,13 @@ class Format(StrEnum):
     latex = "latex"
 
 
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+
+
 class BenchFormat(StrEnum):
     table = "table"
     json = "json"
@@ -267,6 +274,7 @@ def bench(
         typer.Option(help="Trials in a stack, several with commas.", show_default="1,4; on a GPU 1,8,32,128"),
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Images per step, several with commas.")] = "64",
+    precision: Annotated[Precision, typer.Option(help="As in a sweep file.")] = Precision.auto,
     repeats: Annotated[int, typer.Option(min=1, help="How often everything is measured, in alternation.")] = 5,
     seconds: Annotated[float, typer.Option(help="What one measurement takes, about.")] = 1.0,
     workers: Workers = None,
@@ -293,8 +301,9 @@ def bench(
     default = bench.TRIALS_CPU if where == "cpu" else bench.TRIALS
     try:
         with progress.interruptible(), _one_line(console) as say:
+            processes = workers or execution.default_workers()
             benchmark = bench.measure(
-                where, workers or execution.default_workers(), stacked or default, sizes, repeats, seconds, say
+                where, precision.value, processes, stacked or default, sizes, repeats, seconds, say
             )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

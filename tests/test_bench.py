@@ -25,6 +25,7 @@ from optbench.report import formats, listings
 TINY = ("--trials", "1,2", "--repeats", "1", "--seconds", "0.2", "--workers", "1")
 MEASURED = Benchmark(
     device="2-core CPU",
+    precision="fp32",
     workers=2,
     threads=2,
     seconds=1.0,
@@ -69,6 +70,7 @@ def test_operations_are_those_that_torch_counts(batch_size):
 def test_bytes_are_those_counted_by_hand():
     # Images 2·784·64; pooled activations 2·4608·4·64 and their winners 2·4608·64; 300,426 parameters, 10 times 4 bytes.
     assert bench.step_bytes(1, 64) == 100_352 + 2_359_296 + 589_824 + 12_017_040
+    assert bench.step_bytes(1, 64, "bf16") == 100_352 + 2_359_296 / 2 + 589_824 + 12_017_040
     assert bench.step_bytes(4, 64) == 100_352 + 4 * (2_359_296 + 589_824 + 12_017_040)
 
 
@@ -102,7 +104,7 @@ def test_the_table_fits_a_terminal(width):
 
 
 def test_a_gpu_has_neither_processes_nor_threads():
-    gpu = Benchmark("a GPU", None, 8, 1.0, (1e12,), (5e13,), (4e13,), MEASURED.measurements)
+    gpu = Benchmark("a GPU", "tf32", None, 8, 1.0, (1e12,), (5e13,), (4e13,), MEASURED.measurements)
     caption = listings.throughput(gpu).caption
     assert "process" not in caption and "thread" not in caption
 
@@ -146,11 +148,18 @@ def test_json_holds_everything_that_was_measured():
 
 
 def test_the_table_goes_to_a_file(tmp_path):
-    out, err = run(*TINY, "--trials", "1", "-o", tmp_path / "throughput.txt")
+    out, err = run(
+        *TINY, "--trials", "1", "--precision", "bf16", "--batch-size", "8", "-o", tmp_path / "throughput.txt"
+    )
     assert out == ""
     assert err.endswith(f"wrote {tmp_path / 'throughput.txt'} (table)\n")
     text = (tmp_path / "throughput.txt").read_text(encoding="utf-8")
-    assert text.startswith("Training throughput, ") and "\n1 × 64 " in text and "\nloop × 64 " in text
+    assert (
+        text.startswith("Training throughput, ")
+        and "\n1 × 8 " in text
+        and "\nloop × 8 " in text
+        and "Adam, bf16," in text
+    )
 
 
 def test_ctrl_c_ends_it():
@@ -174,6 +183,7 @@ def test_ctrl_c_ends_it():
         (["--device", "tpu"], "--device tpu: valid: auto, cpu, cuda, cuda:N"),
         (["--output", "no/such/file"], "no/such/file: cannot be written: no such folder"),
         (["--workers", "0"], "workers"),
+        (["--device", "cpu", "--precision", "tf32"], "precision tf32 needs a CUDA device; on a CPU: fp32 or bf16"),
     ],
 )
 def test_what_the_user_can_mend_is_exit_code_2(arguments, expected):
@@ -187,7 +197,7 @@ def test_what_the_user_can_mend_is_exit_code_2(arguments, expected):
 
 
 def test_a_worker_that_fails_or_dies_is_said():
-    with bench._meters("cpu", 1) as ask:
+    with bench._meters("cpu", "fp32", 1) as ask:
         with pytest.raises(RuntimeError, match="no_such_method"):
             ask("no_such_method")
         with pytest.raises(UserError, match="too little memory"):

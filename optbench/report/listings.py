@@ -166,7 +166,8 @@ def throughput(benchmark: Benchmark) -> Table:
         how = f"{benchmark.workers} single-threaded {processes}; {how}, {threads}"
     rates = [max(values) / 1e9 for values in (benchmark.matmul_rates, benchmark.convolution_rates)]
     caption = (
-        f"cnn with Adam, fp32, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, in alternation. "
+        f"cnn with Adam, {benchmark.precision}, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, "
+        "in alternation. "
         f"{how}. ms: for a step of one trial, the device's time divided among all that train. Bounds are what it would "
         f"take at least: of memory, for its fewest bytes at the measured copy bandwidth, "
         f"{benchmark.bandwidth / 1e9:,.1f} GB/s; of arithmetic, for its operations at {max(rates):,.0f} GFLOP/s, the "
