@@ -1,5 +1,7 @@
 """The Triton kernels against the plain trunk in float64; on a CPU in Triton's interpreter, which is slow."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -115,6 +117,26 @@ def test_a_second_run_and_a_trial_alone_are_bitwise_the_same():
     for first, second, single in zip(stacked, again, alone, strict=True):
         assert torch.equal(first, second)
         assert torch.equal(first[1:2], single)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_with_them_has_the_gradients_of_one_without(precision):
+    """The fused kernels in their place: a whole stack with dropout, and a trial of NaN in it."""
+    generator = torch.Generator().manual_seed(1)
+    images_SBCHW, labels_SB = torch.randn(2, 2, 1, 28, 28, generator=generator), torch.tensor([[3, 1], [0, 9]])
+    seed_of_T, scale_TBU = torch.tensor([1, 0, 1]), (torch.rand(3, 2, 96, generator=generator) > 0.3) / 0.7
+    network = Network(precision=precision)
+    parameters_TP = network.initialize(range(3), "cpu")
+    parameters_TP[1] = float("nan")
+    batch = tuple(x.to(DEVICE) for x in (parameters_TP, images_SBCHW, labels_SB, seed_of_T, scale_TBU))
+    (loss_T, gradients_TP), (their_loss_T, their_gradients_TP) = (
+        replace(network, convolution=name).loss_and_gradients(*batch) for name in ("triton", "loop")
+    )
+    assert gradients_TP[1].isnan().all()
+    exact = precision == "fp32"
+    torch.testing.assert_close(loss_T[[0, 2]], their_loss_T[[0, 2]], rtol=1e-4 if exact else 2e-2, atol=0)
+    errors = (gradients_TP - their_gradients_TP).norm(dim=1) / their_gradients_TP.norm(dim=1)
+    assert errors[[0, 2]].max() < (1e-4 if exact else 0.1)
 
 
 @pytest.mark.gpu
