@@ -63,8 +63,9 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     them.
     """
     device = torch.device(device)
-    data = dataset.to(device)
-    network = with_convolution(stack.network(device.type), len(stack), stack.batch_size, device)
+    data, network = dataset.to(device), stack.network(device.type)
+    allow_tf32(network.precision == "tf32")
+    network = with_convolution(network, len(stack), stack.batch_size, device)
     steps_per_epoch = len(data.train.labels) // stack.batch_size
 
     trials = list(stack.trials)
@@ -86,7 +87,7 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
         if epoch > 0:
             lrs_NT = list(zip(*(rate.of_epoch(epoch - 1) for rate in rates), strict=True))
             scheduled_lrs = list(lrs_NT[-1])
-            allow_tf32(network.precision == "tf32")
+            allow_tf32(network.precision == "tf32")  # another stack may have trained in this process meanwhile
             step.prepare()
             started = _clock(device)
             step.train_epoch(epoch, lrs_NT)
@@ -121,6 +122,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
             }
             for t, trial in enumerate(trials)
         ]
+        if epoch in stack.rungs:
+            step.release()
         stop = (yield rows) or frozenset()
         kept = [t for t, row in enumerate(rows) if row["status"] == "running" and row["trial_id"] not in stop]
         if not kept:

@@ -11,6 +11,7 @@ from optbench import bench, engine
 from optbench.datasets import DATASETS
 from optbench.model import Network
 from optbench.run import Plan
+from optbench.stacks import Stack
 
 # Measured on finished sweeps: the schema of 35 columns outweighs the rows of a small part.
 _BYTES_PER_PART, _BYTES_PER_ROW = 10_000, 100
@@ -52,7 +53,7 @@ def _seconds(plan: Plan) -> float:
         singles = tuple(trial.algorithm for trial in stack.trials if not trial.hyperparameters.stacked)
         rates = timed.setdefault((stack.network(plan.device.partition(":")[0]), stack.batch_size, len(stack)), {})
         if singles not in rates and len(rates) < _TIMED:
-            rates[singles] = bench.seconds_per_image(stack, plan.device)
+            rates[singles] = _seconds_per_image(stack, plan.device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
         seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
         whole += seconds
@@ -61,6 +62,16 @@ def _seconds(plan: Plan) -> float:
     if plan.phase == "tune":
         total += whole / plan.missing.total() * len(plan.budgets) * len(plan.sweep.confirm)
     return total / plan.workers
+
+
+def _seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
+    try:
+        return bench.seconds_per_image(stack, device)
+    except torch.OutOfMemoryError:
+        if len(stack) == 1:
+            raise
+    halves = [_seconds_per_image(half, device) for half in stack.halves()]  # as the run will do
+    return sum(training for training, _ in halves), sum(evaluation for _, evaluation in halves)
 
 
 def _median(rates: list[tuple[float, float]]) -> tuple[float, float]:

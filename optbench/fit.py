@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from optbench.autotune import device_key, remembered
+from optbench.autotune import device_key, remembered, with_convolution
 from optbench.bench import seconds_per_image
+from optbench.engine import make_deterministic
 from optbench.optimizers import OPTIMIZERS
 from optbench.stacks import Stack
 from optbench.trials import Trial
@@ -28,6 +29,7 @@ def stack_size(trials: Sequence[Trial], device: str) -> int:
         return len(trials)
     first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
     place = torch.device(device)
+    make_deterministic(device)  # as the run will
     names = first.dataset, first.model, first.activation, first.loss, first.precision, first.batch_size
     key = f"{device_key(place)}, stack size, {', '.join(map(str, names))}"
     return int(remembered(key, lambda: knee(_measured(first, place), _SMALLEST, LARGEST)))
@@ -56,13 +58,15 @@ def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | Non
         _, total = torch.cuda.mem_get_info(device)
         if 2 * peak > _MEMORY_SHARE * total:
             return None
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        stack = Stack((trial,) * size)
         try:
-            seconds, _ = seconds_per_image(Stack((trial,) * size), str(device))
+            with_convolution(stack.network(device.type), size, stack.batch_size, device)  # some take more memory
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            seconds, _ = seconds_per_image(stack, str(device))
         except torch.OutOfMemoryError:
             return None
-        peak = torch.cuda.max_memory_allocated(device)
+        peak = torch.cuda.max_memory_reserved(device)
         return size / seconds
 
     return rate

@@ -212,7 +212,9 @@ def _unfolded(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weig
     x = images_SBCHW
     for name in ("conv1", "conv2"):
         size = x.shape[-1] - 2
-        patches = F.unfold(x.flatten(0, 1), 3).unflatten(0, x.shape[:2])  # (·, B, C·9, H·W)
+        patches = (
+            x.unfold(-2, 3, 1).unfold(-2, 3, 1).movedim((-2, -1), (3, 4)).flatten(2, 4).flatten(3)
+        )  # (·, B, C·9, H·W)
         patches_TBCN = patches[seed_of_T] if name == "conv1" else patches
         weight_TKC, bias = w[f"{name}.weight"].flatten(2), w[f"{name}.bias"]
         x = (torch.matmul(weight_TKC.unsqueeze(1), patches_TBCN) + bias[:, None, :, None]).unflatten(-1, (size, size))

@@ -67,6 +67,11 @@ class Step:
             self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
             self._is_prepared = True
 
+    def release(self) -> None:
+        """Give the memory of the recording free, while others train; it is made again when it is wanted."""
+        self._is_prepared, self._recorded = False, None
+        del self._batch, self._loss_T, self._gradients_TP
+
     def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
         """All steps of an epoch, counted from 1, each with its learning rates."""
         self.prepare()
@@ -170,6 +175,7 @@ def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.
                 work()
                 restore()
         torch.cuda.current_stream().wait_stream(side)
+        before.clear()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             work()

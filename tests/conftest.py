@@ -19,6 +19,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """As many processes as cores, but one where there is a GPU: they would share its memory."""
+    return 1 if torch.cuda.is_available() else None
+
+
 @pytest.fixture(autouse=True)
 def _denormals():
     """Training in this process flushes denormals, which hypothesis cannot live with."""

@@ -53,7 +53,7 @@ def test_every_way_to_convolve_is_timed_and_the_fastest_is_taken(monkeypatch):
     assert timed[name] == min(timed.values()) > 0
 
 
-def test_what_does_not_fit_or_is_not_there_is_passed_over(monkeypatch):
+def test_what_does_not_fit_or_is_not_there_is_passed_over(cache, monkeypatch):
     def refuses(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -61,7 +61,9 @@ def test_what_does_not_fit_or_is_not_there_is_passed_over(monkeypatch):
         monkeypatch.setitem(CONVOLUTIONS, name, refuses)
     assert autotune.fastest(Network(), 2, 4, CPU) == list(CONVOLUTIONS)[-1]
     monkeypatch.setitem(CONVOLUTIONS, list(CONVOLUTIONS)[-1], refuses)
-    assert autotune.fastest(Network(), 2, 4, CPU) == "grouped"  # the stack will be halved
+    with pytest.raises(torch.OutOfMemoryError):  # the stack will be halved
+        autotune.with_convolution(Network(), 2, 4, torch.device("meta"))
+    assert not cache.exists()
 
 
 def test_what_is_fast_and_wrong_is_not_taken(monkeypatch):

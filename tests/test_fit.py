@@ -46,10 +46,11 @@ def made_up_gpu(monkeypatch, bytes_per_trial, total, images_per_second):
         mem_get_info=lambda device: (total, total),
         empty_cache=lambda: None,
         reset_peak_memory_stats=lambda device: None,
-        max_memory_allocated=lambda device: peak[-1],
+        max_memory_reserved=lambda device: peak[-1],
         get_device_name=lambda device: "GPU",
     )
     monkeypatch.setattr(fit, "seconds_per_image", seconds_per_image)
+    monkeypatch.setattr(fit, "with_convolution", lambda network, *_: network)
     for name, function in vars(cuda).items():
         monkeypatch.setattr(torch.cuda, name, function)
     return timed

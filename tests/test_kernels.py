@@ -8,6 +8,8 @@ import torch
 from optbench.model import CONVOLUTIONS, Network
 
 pytest.importorskip("triton")
+if torch.cuda.is_available():
+    pytestmark = pytest.mark.gpu
 
 from optbench.kernels.trunk import CHUNK, trunk
 

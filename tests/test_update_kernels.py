@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
+if torch.cuda.is_available():
+    pytestmark = pytest.mark.gpu
 
 from optbench.kernels import updates
 from optbench.optimizers import OPTIMIZERS

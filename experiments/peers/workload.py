@@ -120,9 +120,9 @@ def evaluated(data: Dataset) -> dict[str, Any]:
     return {"train": data.train_eval, "val": data.val, "test": data.test}
 
 
-def evaluation_batch(device: str) -> int:
+def evaluation_batch(device: str, trials: int = 1) -> int:
     """Images evaluated at once by those who keep the data on the device: on a CPU what fits its caches."""
-    return 100 if device == "cpu" else 1000
+    return 100 if device == "cpu" else max(1, min(1000, 64_000 // trials))
 
 
 def scores(

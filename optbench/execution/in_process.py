@@ -64,7 +64,10 @@ class Trainer:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or this machine, had not enough memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # As the CPU's allocator, the driver, Triton, and cuBLAS and cuDNN put it.
+    return any(words in str(error).lower() for words in ("can't allocate memory", "out of memory", "alloc_failed"))
 
 
 def run_in_process(

@@ -9,6 +9,8 @@ Shapes: T trials, P parameters of one trial; a hyperparameter is (T, 1).
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -113,6 +115,17 @@ UPDATES: dict[str, tuple[Update, str | None]] = {
     "adam": (adam, "amsgrad"),
     "adamw": (adamw, "amsgrad"),
 }
+
+
+@cache
+def works_on(device: torch.device) -> bool:
+    """Whether kernels can be built and run there: Triton wants a C compiler, and a GPU that is not too old."""
+    one = torch.ones(1, 1, device=device)
+    try:
+        sgd(one, one.clone(), {}, {}, one, one)
+    except Exception:
+        return False
+    return True
 
 
 def update_of(name: str, hyperparameters: Tensors) -> Update | None:

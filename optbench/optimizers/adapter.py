@@ -72,6 +72,8 @@ class LeafOptimizer:
                     group["lr"].fill_(base / self._base_lr * lr)
                 elif base is not None:
                     group["lr"] = base / self._base_lr * lr
+        if gradient_P.is_cuda:  # a recorded step will write its next results to the same place
+            loss, gradient_P = loss.clone(), gradient_P.clone()
         before_P = self._flat_P.clone()
         known_P = gradient_P.clone()
 

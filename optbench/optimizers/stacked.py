@@ -120,10 +120,10 @@ class StackedOptimizer:
         if not self.parameters_TP.is_cuda or self.parameters_TP.dtype != torch.float32:
             return None
         try:
-            from optbench.kernels.updates import update_of
+            from optbench.kernels.updates import update_of, works_on
         except ImportError:  # Triton comes with torch on Linux alone
             return None
-        return update_of(name, columns)
+        return update_of(name, columns) if works_on(self.parameters_TP.device) else None
 
     @contextmanager
     def _recorded(self, single: _Single) -> Iterator[None]:

@@ -66,7 +66,7 @@ class Hfta:
 
     def evaluate(self) -> dict[str, list[float]]:
         self.net.eval()
-        size = evaluation_batch(self.settings.device)
+        size = evaluation_batch(self.settings.device, self.settings.trials)
 
         def forward(x: Tensor) -> Tensor:
             return self.net(x.unsqueeze(1).repeat(1, self.trials, 1, 1, 1))

@@ -52,7 +52,7 @@ class Vmap:
     def evaluate(self) -> dict[str, list[float]]:
         self.skeleton.eval()
         trials = len(next(iter(self.values.values())))
-        size = evaluation_batch(self.settings.device)
+        size = evaluation_batch(self.settings.device, self.settings.trials)
         _, accuracies = scores(self.data, size, lambda x: self.outputs(self.values, x), trials)
         return {name: accuracy.tolist() for name, accuracy in accuracies.items()}
 
