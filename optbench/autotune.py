@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optbench.model import CLASSES, CONVOLUTIONS, Network
-from optbench.step import record
+from optbench.step import clock, record
 
 _REPEATS = 7
 _REFERENCE = "grouped"
@@ -83,7 +82,7 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
 
     expected_P: Tensor | None = None
     seconds = {}
-    for name in [_REFERENCE, *CONVOLUTIONS]:
+    for name in dict.fromkeys([_REFERENCE, *CONVOLUTIONS]):
         if name == "loop" and device.type == "cuda":  # it asks the host for the trials' seeds, which ends a recording
             continue
         candidate = replace(network, convolution=name)
@@ -112,13 +111,7 @@ def _seconds(
     run = record(work, [], device) or work
     times = []
     for _ in range(_REPEATS):
-        started = _clock(device)
+        started = clock(device)
         run()
-        times.append(_clock(device) - started)
+        times.append(clock(device) - started)
     return median(times[1:])
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -35,6 +35,7 @@ from optbench.errors import UserError
 from optbench.model import CLASSES, MODELS, precision_on
 from optbench.spec import parse
 from optbench.stacks import Stack
+from optbench.step import clock
 from optbench.trials import expand
 
 JSON_VERSION = 1
@@ -306,14 +307,14 @@ class _SequentialLoop:
         kind, is_tf32, is_bf16 = torch.device(self._device).type, self._precision == "tf32", self._precision == "bf16"
         engine.allow_tf32(is_tf32)
         with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=is_tf32):
-            started = _clock(self._device)
+            started = clock(self._device)
             for batch in torch.randperm(len(self._labels), device=self._device).split(self._batch_size):
                 self._optimizer.zero_grad()
                 with torch.autocast(kind, torch.bfloat16, enabled=is_bf16):
                     loss = F.cross_entropy(self._net(self._images[batch]), self._labels[batch])
                 loss.backward()
                 self._optimizer.step()
-            return len(self._labels) / (_clock(self._device) - started)
+            return len(self._labels) / (clock(self._device) - started)
 
 
 def _steps(seconds: float, step_seconds: float, batch_size: int) -> int:
@@ -323,13 +324,6 @@ def _steps(seconds: float, step_seconds: float, batch_size: int) -> int:
 
 
 # ---------------------------------------------------------------- measuring
-
-
-def _clock(device: str) -> float:
-    """Seconds on a steady clock, once the device has done all its work."""
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class _Meter:
@@ -368,10 +362,10 @@ class _Meter:
         """How much is done in a second by calls that do `amount` each and take about `seconds` together."""
 
         def timed(calls: int) -> float:
-            started = _clock(self._device)
+            started = clock(self._device)
             for _ in range(calls):
                 work()
-            return _clock(self._device) - started
+            return clock(self._device) - started
 
         engine.allow_tf32(self._precision == "tf32")
         timed(1)  # warms up
@@ -481,7 +475,7 @@ def measure(
             f"--batch-size {max(batch_sizes)}: larger than the training set of {DATASETS[_DATASET].train} images"
         )
     on_cpu = device == "cpu"
-    precision = precision_on(torch.device(device).type, precision)
+    precision = precision_on(device, precision)
     workers = workers if on_cpu else 1
     copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
     ceilings = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.schedules import LearningRate
 from optbench.stacks import Stack
-from optbench.step import Step
+from optbench.step import Step, clock
 from optbench.trials import Trial
 
 Row = dict[str, Any]
@@ -63,10 +62,9 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     them.
     """
     device = torch.device(device)
-    data, network = dataset.to(device), stack.network(device.type)
+    data, network = dataset.to(device), stack.network(device)
     allow_tf32(network.precision == "tf32")
     network = with_convolution(network, len(stack), stack.batch_size, device)
-    steps_per_epoch = len(data.train.labels) // stack.batch_size
 
     trials = list(stack.trials)
     seeds, seed_of_T = _seeds(trials, device)
@@ -77,9 +75,9 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
         [trial.hyperparameters for trial in trials],
         [trial.seed for trial in trials],
     )
-    rates = [LearningRate(t.schedule, t.hyperparameters.lr, steps_per_epoch, stack.epochs) for t in trials]
     finite_T = torch.ones(len(trials), dtype=torch.bool, device=device)
     step = Step(network, data, trials, seeds, seed_of_T, parameters_TP, optimizer, finite_T)
+    rates = [LearningRate(t.schedule, t.hyperparameters.lr, step.steps, stack.epochs) for t in trials]
     scheduled_lrs = [trial.hyperparameters.lr for trial in trials]
     train_seconds = 0.0
 
@@ -89,9 +87,9 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
             scheduled_lrs = list(lrs_NT[-1])
             allow_tf32(network.precision == "tf32")  # another stack may have trained in this process meanwhile
             step.prepare()
-            started = _clock(device)
+            started = clock(device)
             step.train_epoch(epoch, lrs_NT)
-            train_seconds += _clock(device) - started
+            train_seconds += clock(device) - started
 
         measured = {}
         with optimizer.evaluating():
@@ -112,7 +110,7 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
             {
                 "trial_id": trial.trial_id,
                 "epoch": epoch,
-                "step": epoch * steps_per_epoch,
+                "step": epoch * step.steps,
                 "status": "diverged" if not finite[t] else "failed" if t in optimizer.failures else last,
                 "error": optimizer.failures.get(t) if finite[t] else None,
                 "scheduled_lr": scheduled_lrs[t],
@@ -162,10 +160,3 @@ def evaluate(
             loss_T += network.losses(logits_TBK, labels_TB).sum(dim=1)
             correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
     return loss_T / len(split.labels), correct_T / len(split.labels)
-
-
-def _clock(device: torch.device) -> float:
-    """Seconds on a steady clock, once the device has done all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

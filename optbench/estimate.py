@@ -51,7 +51,7 @@ def _seconds(plan: Plan) -> float:
     for stack in plan.stacks:
         # Update rules cost little beside the gradients; what steps on its own may cost more than all the rest.
         singles = tuple(trial.algorithm for trial in stack.trials if not trial.hyperparameters.stacked)
-        rates = timed.setdefault((stack.network(plan.device.partition(":")[0]), stack.batch_size, len(stack)), {})
+        rates = timed.setdefault((stack.network(plan.device), stack.batch_size, len(stack)), {})
         if singles not in rates and len(rates) < _TIMED:
             rates[singles] = _seconds_per_image(stack, plan.device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))

@@ -60,7 +60,7 @@ def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | Non
             return None
         stack = Stack((trial,) * size)
         try:
-            with_convolution(stack.network(device.type), size, stack.batch_size, device)  # some take more memory
+            with_convolution(stack.network(device), size, stack.batch_size, device)  # some take more memory
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             seconds, _ = seconds_per_image(stack, str(device))

@@ -177,13 +177,13 @@ class _Trunk(torch.autograd.Function):
 Trunk = Callable[["Network", Tensor, Tensor, Weights], Tensor]
 
 
+_CONVOLVED = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
+
+
 def _loop(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weights) -> Tensor:
     """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
     trials = zip(seed_of_T.tolist(), *(w[name].unbind(0) for name in _CONVOLVED), strict=True)
     return torch.stack([_apply(_Trunk, network.hidden, images_SBCHW[seed], *tensors) for seed, *tensors in trials])
-
-
-_CONVOLVED = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
 
 
 def _grouped(
@@ -212,9 +212,8 @@ def _unfolded(network: Network, images_SBCHW: Tensor, seed_of_T: Tensor, w: Weig
     x = images_SBCHW
     for name in ("conv1", "conv2"):
         size = x.shape[-1] - 2
-        patches = (
-            x.unfold(-2, 3, 1).unfold(-2, 3, 1).movedim((-2, -1), (3, 4)).flatten(2, 4).flatten(3)
-        )  # (·, B, C·9, H·W)
+        windows = x.unfold(-2, 3, 1).unfold(-2, 3, 1).movedim((-2, -1), (3, 4))  # (·, B, C, 3, 3, H, W)
+        patches = windows.flatten(2, 4).flatten(3)
         patches_TBCN = patches[seed_of_T] if name == "conv1" else patches
         weight_TKC, bias = w[f"{name}.weight"].flatten(2), w[f"{name}.bias"]
         x = (torch.matmul(weight_TKC.unsqueeze(1), patches_TBCN) + bias[:, None, :, None]).unflatten(-1, (size, size))
@@ -379,12 +378,13 @@ MODELS: dict[str, Model] = {
 PRECISIONS = {"fp32": ("cpu", "cuda"), "tf32": ("cuda",), "bf16": ("cpu", "cuda")}
 
 
-def precision_on(device_type: str, precision: str) -> str:
-    """The precision on a kind of device; `auto` is tf32 on CUDA, else fp32. Raises `UserError` for what it has not."""
+def precision_on(device: torch.device | str, precision: str) -> str:
+    """The precision on a device; `auto` is tf32 on CUDA, else fp32. Raises `UserError` for what it has not."""
+    kind = torch.device(device).type
     if precision == "auto":
-        return "tf32" if device_type == "cuda" else "fp32"
-    if device_type not in PRECISIONS[precision]:
-        valid = [name for name, types in PRECISIONS.items() if device_type in types]
+        return "tf32" if kind == "cuda" else "fp32"
+    if kind not in PRECISIONS[precision]:
+        valid = [name for name, kinds in PRECISIONS.items() if kind in kinds]
         raise UserError(f"precision {precision} needs a CUDA device; on a CPU: {' or '.join(valid)}")
     return precision
 

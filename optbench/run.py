@@ -198,7 +198,7 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
     store = Store(output / sweep.name)
     device = resolve_device(device)
     for precision in {trial.precision for trial in trials}:
-        model.precision_on(device.partition(":")[0], precision)
+        model.precision_on(device, precision)
     halving = _halving(sweep)
     pending = stacks.plan(
         trials,
@@ -265,14 +265,13 @@ def _judge(plan: Plan) -> Judge | None:
 
 def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:
     """What is the same in all rows of each trial, by trial id."""
-    device_type = plan.device.partition(":")[0]
     common = {
         "sweep": plan.sweep.name,
         "stack": stack.stack_id,
         "stack_size": len(stack),
         "workers": plan.workers,
         "device": "cpu" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device),
-        "precision": stack.network(device_type).precision,
+        "precision": stack.network(plan.device).precision,
         "optbench_version": __version__,
         "torch_version": torch.__version__,
     }

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+import torch
+
 from optbench.model import Network, precision_on
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
@@ -34,10 +36,10 @@ class Stack:
     def dataset(self) -> str:
         return self.trials[0].dataset
 
-    def network(self, device_type: str) -> Network:
-        """What is trained on that kind of device, "cpu" or "cuda"."""
+    def network(self, device: torch.device | str) -> Network:
+        """What is trained on that device."""
         first = self.trials[0]
-        return Network(first.model, first.activation, first.loss, precision_on(device_type, first.precision))
+        return Network(first.model, first.activation, first.loss, precision_on(device, first.precision))
 
     @property
     def batch_size(self) -> int:

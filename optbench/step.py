@@ -10,6 +10,7 @@ P parameters, U dropout units.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -57,24 +58,21 @@ class Step:
         self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
         self._places_B = torch.arange(self._batch_size, device=device)
         self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
-        self._is_prepared = False
         self._recorded: Callable[[], object] | None = None
 
     def prepare(self) -> None:
         """Record the step, where the device can; once."""
-        if not self._is_prepared:
+        if self._recorded is None:
             changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
             self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
-            self._is_prepared = True
 
     def release(self) -> None:
         """Give the memory of the recording free, while others train; it is made again when it is wanted."""
-        self._is_prepared, self._recorded = False, None
+        self._recorded = None
         del self._batch, self._loss_T, self._gradients_TP
 
     def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
         """All steps of an epoch, counted from 1, each with its learning rates."""
-        self.prepare()
         device, run = self._parameters_TP.device, self._recorded or self._step
         self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], device))
         self._lr_NT1.copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
@@ -152,6 +150,13 @@ class _Dropout:
             return None
         uniform_SBU = self._uniform_SNU.index_select(1, place_B)
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds on a steady clock, once the device has done all its work."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object] | None:

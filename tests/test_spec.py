@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from optbench import spec
 from optbench.axes import PARAMETERS
+from optbench.cli import Precision
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS
 from optbench.schedules import SCHEDULES
@@ -204,6 +205,7 @@ def test_the_names_of_networks_are_those_that_there_are():
         "loss": list(LOSSES),
         "precision": ["auto", *PRECISIONS],
     }
+    assert [precision.value for precision in Precision] == ["auto", *PRECISIONS]
 
 
 @pytest.mark.parametrize(

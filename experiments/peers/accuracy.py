@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from compare import complete, parser, recorded, settings_of, write
+from compare import complete, heading, parser, recorded, settings_of, write
 from launch import CONTESTANTS, run_contestant, unavailable
 
 TOLERANCE = 0.1  # percentage points
@@ -61,10 +61,8 @@ def _verdict(mean: float, half: float | None) -> str:
 
 def table(report: dict[str, Any]) -> str:
     """The report as markdown; accuracies in %, differences in percentage points."""
-    settings, environment = report["settings"], report["environment"]
     lines = [
-        f"{environment.get('device', settings['device'])}, torch {environment.get('torch')}, {settings['dataset']}, "
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, {settings['precision']}, {report['date']}",
+        heading(report, f"{report['settings']['epochs']} epochs"),
         "",
         f"| contestant | test accuracy % | n | difference to optbench, points | within ±{TOLERANCE} points |",
         "|---|--:|--:|--:|---|",

@@ -126,12 +126,19 @@ def summarise(runs: dict[str, dict[int, dict[str, Any]]], images_per_epoch: int)
     return summary
 
 
+def heading(report: dict[str, Any], what: str) -> str:
+    """On which device, with which torch, on which workload; `what` is of it and the report's own."""
+    settings, environment = report["settings"], report["environment"]
+    return (
+        f"{environment.get('device', settings['device'])}, torch {environment.get('torch')}, {settings['dataset']}, "
+        f"{what}, batch {settings['batch_size']}, {settings['precision']}, {report['date']}"
+    )
+
+
 def table(report: dict[str, Any]) -> str:
     """The report as markdown."""
-    settings, environment = report["settings"], report["environment"]
     lines = [
-        f"{environment.get('device', settings['device'])}, torch {environment.get('torch')}, {settings['dataset']}, "
-        f"T = {settings['trials']}, batch {settings['batch_size']}, {settings['precision']}, {report['date']}",
+        heading(report, f"T = {report['settings']['trials']}"),
         "",
         "| contestant | images × trials per second: median (min to max) | trial-epochs per second | with evaluation "
         "| set-up s | optbench / contestant (min to max) | with evaluation | runs |",

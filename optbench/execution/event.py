@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,14 @@ class Stopped:
 
 
 Event = tuple[Stack, list[dict[str, Any]] | Failure | Stopped | Split]
+
+
+def split(stack: Stack, new: deque[Stack]) -> Split:
+    """Put the halves of a stack first in the queue of those that are still to begin."""
+    halves = Split(stack.halves())
+    new.extendleft(reversed(halves.into))
+    return halves
+
 
 # Which trials of a stack stop after an epoch; None as long as others have to get that far first.
 Verdict = Callable[[Stack, int], frozenset[str] | None]

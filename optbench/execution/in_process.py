@@ -12,7 +12,7 @@ import torch
 
 from optbench import engine
 from optbench.datasets import Dataset, load
-from optbench.execution.event import Event, Failure, Split, Stopped, Verdict
+from optbench.execution.event import Event, Failure, Stopped, Verdict, split
 from optbench.stacks import Stack
 
 
@@ -83,9 +83,7 @@ def run_in_process(
         epoch = 0
         for message in trainer.advance(stack, stop):
             if isinstance(message, Failure) and message.is_too_large:
-                split = Split(stack.halves())
-                new.extendleft(reversed(split.into))
-                yield stack, split
+                yield stack, split(stack, new)
                 continue
             yield stack, message
             epoch = epoch if isinstance(message, Failure) else message[0]["epoch"]

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure, Split, Stopped, Verdict
+from optbench.execution.event import Event, Failure, Stopped, Verdict, split
 from optbench.stacks import Stack
 
 ATTEMPTS = 3
@@ -92,7 +92,7 @@ def run_in_processes(
                     if not worker.settled and attempts[worker.stack.stack_id] < ATTEMPTS:
                         new.appendleft(worker.stack)
                     elif not worker.settled and len(worker.stack) > 1:
-                        yield worker.stack, _split(worker.stack, new)
+                        yield worker.stack, split(worker.stack, new)
                     elif not worker.settled:
                         error = f"its worker process died {ATTEMPTS} times, exit code {worker.process.exitcode}"
                         yield worker.stack, Failure(error)
@@ -106,7 +106,7 @@ def run_in_processes(
                     worker.epoch = message[0]["epoch"]
                 worker.settled = isinstance(message, Failure) or all(row["status"] != "running" for row in message)
                 if isinstance(message, Failure) and message.is_too_large:
-                    yield worker.stack, _split(worker.stack, new)
+                    yield worker.stack, split(worker.stack, new)
                 else:
                     yield worker.stack, message
     finally:
@@ -114,12 +114,6 @@ def run_in_processes(
             worker.connection.close()
             worker.process.terminate()
             worker.process.join()
-
-
-def _split(stack: Stack, new: deque[Stack]) -> Split:
-    split = Split(stack.halves())
-    new.extendleft(reversed(split.into))
-    return split
 
 
 def _ready(worker: _Worker, verdict: Verdict) -> tuple[Stack, frozenset[str]] | None:

@@ -22,14 +22,19 @@ _BLOCK, _WARPS = 1024, 4  # numbers of a program, four for each thread: loads of
 
 
 @triton.jit
+def _numbers(parameters, BLOCK: tl.constexpr):
+    """Of this program: its trial, the places of its numbers, and which of them there are."""
+    trial = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return trial, trial * parameters + place, place < parameters
+
+
+@triton.jit
 def _adam(
     p_TP, g_TP, m_TP, v_TP, lr_T, beta1_T, beta2_T, eps_T, decay_T, correction1_T, correction2_T, parameters,
     HAS_DECAY: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    trial = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = place < parameters
-    place += trial * parameters
+    trial, place, there = _numbers(parameters, BLOCK)
     p, g = tl.load(p_TP + place, mask=there), tl.load(g_TP + place, mask=there)
     m, v = tl.load(m_TP + place, mask=there), tl.load(v_TP + place, mask=there)
     lr, beta1, beta2 = tl.load(lr_T + trial), tl.load(beta1_T + trial), tl.load(beta2_T + trial)
@@ -53,10 +58,7 @@ def _sgd(
     p_TP, g_TP, buffer_TP, lr_T, decay_T, momentum_T, kept_T, nesterov_T, parameters,
     HAS_DECAY: tl.constexpr, HAS_MOMENTUM: tl.constexpr, HAS_NESTEROV: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    trial = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = place < parameters
-    place += trial * parameters
+    trial, place, there = _numbers(parameters, BLOCK)
     p, g = tl.load(p_TP + place, mask=there), tl.load(g_TP + place, mask=there)
     if HAS_DECAY:
         g = g + tl.load(decay_T + trial) * p
