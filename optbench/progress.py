@@ -254,14 +254,16 @@ class Progress:
         table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
         table.add_column("trials", justify="right", no_wrap=True)
         table.add_column(f"best {self._plan.sweep.metric}", justify="right", no_wrap=True)
-        table.add_column("with", no_wrap=True, overflow="ellipsis")
+        table.add_column("with")  # it alone gives way where the terminal is narrow
         for label, total in self._plan.per_optimizer.items():
             best, value, where = self._best.get(label), "–", ""
             if best:
                 value = f"{abs(best[0]):.4f}"
                 trial, epoch = best[1], best[2]
                 where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
-            table.add_row(Text(label), f"{self._done[label]}/{total}", value, Text(where))
+            table.add_row(
+                Text(label), f"{self._done[label]}/{total}", value, Text(where, no_wrap=True, overflow="ellipsis")
+            )
         bar = Table.grid()
         bar.add_row(ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width)))
         return Group(head, bar, table)
