@@ -113,7 +113,9 @@ def test_the_optimizers_table_says_what_was_put_in(report):
     assert best["optimizer"] == "sgd"
     assert best["val_accuracy"] == pytest.approx(0.1 + 0.1 * 4.9 + 0.001)
     # Three equally spaced seeds 0.001 apart: s = 0.001, t(2) = 4.3027.
-    assert best["val_accuracy_interval"] == pytest.approx(4.302653 * 0.001 / 3**0.5)
+    half = 4.302653 * 0.001 / 3**0.5
+    assert best["val_accuracy_low"] == pytest.approx(best["val_accuracy"] - half)
+    assert best["val_accuracy_high"] == pytest.approx(best["val_accuracy"] + half)
     assert best["configuration"] == "schedule=constant, batch_size=32, dropout=0, lr=0.1, momentum=0.9"
     assert (best["n"], best["diverged_of"]) == (3, "0/96")
 

@@ -28,7 +28,9 @@ def cell(column: Column, row: Any) -> str:
     if column.kind == "pair":
         parts = (Column(f"{column.name} {split}_accuracy", "", "percent") for split in ("train", "val"))
         return " / ".join(cell(part, row) for part in parts)
-    value, half = row[column.name], row.get(f"{column.name}_interval", math.nan)
+    value = row[column.name]
+    low, high = row.get(f"{column.name}_low", math.nan), row.get(f"{column.name}_high", math.nan)
+    half = (high - low) / 2
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return _MISSING
     if column.kind in ("percent", "points"):

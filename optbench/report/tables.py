@@ -20,7 +20,7 @@ class Column:
 
     kind: "text", "prose" (text that may fold between words), "count", "percent" (a share, shown × 100), "points" (a
     difference of shares, likewise), "seconds", or "pair" (two shares in one cell, `<name> train_accuracy` and
-    `<name> val_accuracy`). A column `<name>_interval` in the data is shown as ± half width.
+    `<name> val_accuracy`). The interval from `<name>_low` to `<name>_high`, where the data have one, is shown with it.
     """
 
     name: str
@@ -46,10 +46,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """The tables of a sweep, the line above them that counts its trials, and what holds for all of them."""
+    """The tables of a sweep, the line above them that counts its trials, and what holds for all of them.
+
+    `findings` says in sentences what the numbers say: the most important first.
+    """
 
     sweep: str
     summary: str
+    findings: tuple[str, ...]
     tables: tuple[Table, ...]
     note: str
 
@@ -111,7 +115,7 @@ def build(store: Store) -> Report:
     if outline and len(set(outline.budgets.values())) > 1:
         unequal = f"The tuning budgets differ: {stats.budgets_in_words(outline.budgets)}."
         tables = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in tables]
-    return Report(name, summary, tuple(tables), _note(metric, outline, confirming))
+    return Report(name, summary, (), tuple(tables), _note(metric, outline, confirming))
 
 
 def _note(metric: str, outline: Outline | None, confirming: pd.DataFrame) -> str:

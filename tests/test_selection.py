@@ -5,9 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from optbench import stats
 
@@ -35,33 +32,6 @@ def frame(records):
             }
         )
     return pd.DataFrame(rows)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
-def test_interval_equals_scipy(values):
-    mean, half = stats.interval(values)
-    assert math.isclose(mean, float(np.mean(values)), rel_tol=1e-9, abs_tol=1e-9)
-    error = scipy.stats.sem(values)
-    low, high = scipy.stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error > 0 else (mean, mean)
-    assert math.isclose(half, (high - low) / 2, rel_tol=1e-6, abs_tol=1e-9)
-
-
-def test_interval_says_nothing_it_cannot_know():
-    assert all(map(math.isnan, stats.interval([])))
-    mean, half = stats.interval([0.5])
-    assert mean == 0.5
-    assert math.isnan(half)
-
-
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_interval_covers_the_true_mean_in_95_percent(n):
-    generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(2000):
-        mean, half = stats.interval(generator.normal(0.9, 0.01, n).tolist())
-        covered += abs(mean - 0.9) <= half
-    assert 0.92 <= covered / 2000 <= 0.98
 
 
 def test_selection_is_on_the_mean_over_seeds():

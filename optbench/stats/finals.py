@@ -1,0 +1,80 @@
+"""Rows → one row for each trial: the score that a trial ends with, and what tells it from others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
+SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
+HYPERPARAMETER = "hyperparameter."
+
+
+def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """`dropout` as text, so that trials with two different rates ("0.1 + 0.25") group and sort beside the others."""
+    pairs = rows[["dropout_conv", "dropout_linear"]].drop_duplicates()
+    labels = {(a, b): f"{a:g}" if a == b else f"{a:g} + {b:g}" for a, b in pairs.itertuples(index=False)}
+    keys = zip(rows["dropout_conv"], rows["dropout_linear"], strict=True)
+    return rows.assign(dropout=pd.Series([labels[key] for key in keys], index=rows.index, dtype=object))
+
+
+def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """A column for each hyperparameter that varies within an optimizer, and their names; `lr` first if it does.
+
+    The names begin with `HYPERPARAMETER`, but for lr: an optimizer from elsewhere may call its arguments like a column.
+    """
+    parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
+    seen: dict[str, dict[str, set[Any]]] = {}  # hyperparameter → optimizer → its values
+    for optimizer, text in rows[["optimizer", "hyperparameters"]].drop_duplicates().itertuples(index=False):
+        for name, value in parsed[text].items():
+            seen.setdefault(name, {}).setdefault(optimizer, set()).add(_label(value))
+    varying = [name for name, values in seen.items() if any(len(found) > 1 for found in values.values())]
+    columns = {
+        HYPERPARAMETER + name: rows["hyperparameters"].map({t: _label(v[name]) for t, v in parsed.items() if name in v})
+        for name in varying
+    }
+    lr = ["lr"] if (rows.groupby("optimizer")["lr"].nunique() > 1).any() else []
+    return rows.assign(**columns), [*lr, *columns]
+
+
+def _label(value: Any) -> Any:
+    """Pairs, booleans and null as the sweep file writes them, numbers as they are."""
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) or value is None else value
+
+
+def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that hold more than one value."""
+    return [name for name in columns if rows[name].nunique(dropna=False) > 1]
+
+
+def _last(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each trial."""
+    return rows.loc[rows.groupby("trial_id", sort=False)["epoch"].idxmax()]
+
+
+def final(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each trial that needs no more training, its last, with `gap` = train − val accuracy.
+
+    Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs.
+    """
+    last = _last(rows[rows["status"].isin(["finished", "diverged", "stopped"])])
+    return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
+
+
+def states(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each trial, its last, whose `status` is finished, diverged, stopped, failed or running."""
+    return _last(rows)
+
+
+def budgets_in_words(budgets: Mapping[str, int]) -> str:
+    """How many configurations each optimizer was given, shortly where many have the same."""
+    if len(set(budgets.values())) == 1:
+        n = next(iter(budgets.values()))
+        return f"{n} configuration{'s' * (n != 1)} of each optimizer"
+    by_size: dict[int, list[str]] = {}
+    for label, n in sorted(budgets.items(), key=lambda item: -item[1]):
+        by_size.setdefault(n, []).append(label)
+    return "; ".join(f"{n} configurations of {', '.join(labels)}" for n, labels in by_size.items())
