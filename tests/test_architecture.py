@@ -47,6 +47,7 @@ LINE = [
     "stats.finals",
     "stats.intervals",
     "stats.selection",
+    "stats.tuning",
     "stats",
     "halving",
     "run",

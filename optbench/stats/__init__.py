@@ -5,6 +5,7 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 finals      what does a trial end with?
 intervals   how sure is a mean?
 selection   which configuration of each optimizer is best, and how good is it?
+tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 """
 
 from optbench.stats.finals import (
@@ -20,6 +21,7 @@ from optbench.stats.finals import (
 )
 from optbench.stats.intervals import Estimate, estimate
 from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 
 __all__ = [
     "AXES",
@@ -29,12 +31,17 @@ __all__ = [
     "budgets_in_words",
     "by_epoch",
     "compare",
+    "divergence",
     "estimate",
+    "expected_best",
     "final",
+    "lr_sensitivity",
     "select",
     "sign",
     "states",
+    "tuning_curves",
     "varying",
+    "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",
 ]
