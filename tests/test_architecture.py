@@ -48,6 +48,7 @@ LINE = [
     "stats.intervals",
     "stats.selection",
     "stats.tuning",
+    "stats.importance",
     "stats",
     "halving",
     "run",

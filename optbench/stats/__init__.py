@@ -6,6 +6,7 @@ finals      what does a trial end with?
 intervals   how sure is a mean?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
+importance  which choices matter?
 """
 
 from optbench.stats.finals import (
@@ -19,6 +20,7 @@ from optbench.stats.finals import (
     with_dropout_labels,
     with_hyperparameters,
 )
+from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate
 from optbench.stats.selection import by_epoch, compare, select, sign
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
@@ -35,6 +37,7 @@ __all__ = [
     "estimate",
     "expected_best",
     "final",
+    "importance",
     "lr_sensitivity",
     "select",
     "sign",
