@@ -49,6 +49,7 @@ LINE = [
     "stats.selection",
     "stats.tuning",
     "stats.importance",
+    "stats.targets",
     "stats",
     "halving",
     "run",

@@ -7,6 +7,7 @@ intervals   how sure is a mean?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
+targets     how soon is a trial good enough?
 """
 
 from optbench.stats.finals import (
@@ -23,6 +24,7 @@ from optbench.stats.finals import (
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate
 from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 
 __all__ = [
@@ -42,6 +44,9 @@ __all__ = [
     "select",
     "sign",
     "states",
+    "summarise_targets",
+    "target",
+    "time_to_target",
     "tuning_curves",
     "varying",
     "winners_curse",
