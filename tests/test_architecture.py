@@ -50,6 +50,7 @@ LINE = [
     "stats.tuning",
     "stats.importance",
     "stats.targets",
+    "stats.workloads",
     "stats",
     "halving",
     "run",

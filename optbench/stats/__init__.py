@@ -8,6 +8,7 @@ selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
 targets     how soon is a trial good enough?
+workloads   which optimizer is best over several workloads?
 """
 
 from optbench.stats.finals import (
@@ -26,12 +27,14 @@ from optbench.stats.intervals import Estimate, estimate
 from optbench.stats.selection import by_epoch, compare, select, sign
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
+from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
 
 __all__ = [
     "AXES",
     "HYPERPARAMETER",
     "SCORES",
     "Estimate",
+    "Friedman",
     "budgets_in_words",
     "by_epoch",
     "compare",
@@ -39,8 +42,11 @@ __all__ = [
     "estimate",
     "expected_best",
     "final",
+    "friedman",
     "importance",
     "lr_sensitivity",
+    "performance_profile",
+    "profile_score",
     "select",
     "sign",
     "states",
