@@ -14,6 +14,9 @@ from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import rank
 
 
+_DIGITS = 9  # scores that differ by less are equal but for rounding
+
+
 def sign(metric: str) -> float:
     """1 where more of a metric is better, −1 for a loss."""
     return -1.0 if metric.endswith("loss") else 1.0
@@ -112,9 +115,10 @@ def compare(
         row["configuration_id"] = best
         result.append(row)
     table = pd.DataFrame(result)
-    return _with_ranks(table, usable, by, score).sort_values(
-        score, ascending=score.endswith("loss"), na_position="last", kind="stable", ignore_index=True
-    )
+    table = _with_ranks(table, usable, by, score)
+    order = (-sign(score) * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
+    order = order.sort_values(["score", "behind"], na_position="last", kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
 
 
 def _key(key: object) -> tuple[object, ...]:
