@@ -285,7 +285,7 @@ def test_latex_compiles(report, tmp_path):
 
 def test_latex_sets_off_the_best_and_marks_ties(tmp_path):
     text = "name: ties\ndataset: digits\nepochs: 1\nseeds: 3\noptimizers: {sgd: , adam: , lion: }"
-    scores = {"sgd": 0.9, "adam": 0.9, "lion": 0.2}
+    scores = {"sgd": 0.9, "adam": 0.8985, "lion": 0.2}
     value = lambda trial, epoch: scores[trial.optimizer] + 0.001 * (trial.seed * len(trial.optimizer) % 3)  # noqa: E731
     first, *_ = formats.latex(build.build(fill(tmp_path, text, value))).split(r"\bottomrule")
     lines = first.splitlines()
