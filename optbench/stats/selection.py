@@ -81,6 +81,6 @@ def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
     """Mean train and validation accuracy of these configurations after each epoch, over their finished trials."""
     usable = rows[rows["configuration_id"].isin(list(configurations)) & (rows["status"] == "finished")]
     scores = ["train_accuracy", "val_accuracy"]
-    table = usable.groupby(["optimizer", "epoch"], sort=False)[scores].agg(["mean", "count"])
+    table = usable.groupby(["optimizer", "epoch"], sort=False, observed=True)[scores].agg(["mean", "count"])
     table.columns = pd.Index(["train_accuracy", "n", "val_accuracy", "_"])
     return table.drop(columns="_").reset_index()
