@@ -55,8 +55,8 @@ def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """The last row of each trial, with texts that are categories in the rows as plain ones."""
-    last = rows.loc[rows.groupby("trial_id", sort=False, observed=True)["epoch"].idxmax()]
+    """The last row of each trial, by trial id, wherever it was stored; texts that are categories become plain ones."""
+    last = rows.loc[rows.groupby("trial_id", observed=True)["epoch"].idxmax()]
     return last.astype(dict.fromkeys(last.select_dtypes("category"), object))
 
 
