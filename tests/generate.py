@@ -53,50 +53,50 @@ def write(
     """Write a folder of results of about `trials` trials, all done, as a run would have left it.
 
     The grid has the first so many optimizers, schedules, batch sizes and dropout rates, and as many learning rates as
-    it takes; each configuration trains with `seeds` seeds, and of each optimizer the best one by val_accuracy with
-    `confirm` more. A share `diverged` of the trials does so, those with the largest learning rates first. A part holds
-    a stack unless `trials_per_part` says otherwise. The same arguments give the same rows.
+    it takes, the last of them not with everything; each configuration trains with `seeds` seeds, and of each optimizer
+    the best one by val_accuracy with `confirm` more. A share `diverged` of the configurations does so, those with the
+    largest learning rates. A part holds a stack unless `trials_per_part` says otherwise. The same arguments give the
+    same rows.
     """
     generator = np.random.default_rng(seed)
     labels = list(OPTIMIZERS)[:optimizers]
-    groups = list(product(labels, SCHEDULES[:schedules], BATCH_SIZES[:batch_sizes], DROPOUTS[:dropouts]))
-    configurations = max(len(groups), (trials - confirm * len(labels)) // seeds)
+    groups = list(product(SCHEDULES[:schedules], BATCH_SIZES[:batch_sizes], DROPOUTS[:dropouts], labels))
+    each = max(1, (trials - confirm * len(labels)) // seeds // len(labels))  # the same number for every optimizer
+    configurations = each * len(labels)
     n_lr = math.ceil(configurations / len(groups))
     exponents = np.linspace(-1.5, 1.5, n_lr) if n_lr > 1 else np.zeros(1)
     grid = [(*group, float(x)) for x in exponents for group in groups][:configurations]
 
-    x = np.array([values[-1] for values in grid])
-    place = {name: np.array([values[i] == name for values in grid]) for i, name in ((0, labels[0]), (1, SCHEDULES[0]))}
-    quality = 0.985 - 0.03 * x**2 - 0.004 * place[labels[0]] - 0.002 * place[SCHEDULES[0]]
-    quality -= np.array([0.01 * sum(values[3]) for values in grid]) + generator.normal(0, 0.002, len(grid))
+    x = np.array([values[4] for values in grid])
+    quality = 0.985 - 0.03 * x**2 - np.array([0.01 * sum(values[2]) for values in grid])
+    quality -= 0.004 * np.array([values[3] == labels[0] for values in grid])
+    quality -= 0.002 * np.array([values[0] == SCHEDULES[0] for values in grid]) - generator.normal(0, 0.002, len(grid))
     lost = np.zeros(len(grid), bool)
     lost[np.argsort(-x, kind="stable")[: round(diverged * len(grid))]] = True
 
-    chosen = [
-        max((i for i, values in enumerate(grid) if values[0] == label), key=lambda i: quality[i] - lost[i])
-        for label in labels
-    ]
     pairs = [(i, s, "tune") for s in range(seeds) for i in range(len(grid))]
+    accuracy = quality[[i for i, *_ in pairs]] + generator.normal(0, 0.002, len(pairs))
+    speed = generator.uniform(0.5, 1.5, len(pairs) + confirm * len(labels))
+    scores = _learned(accuracy, speed[: len(pairs)], np.array(epochs), _SPLITS["val"]).reshape(seeds, -1).mean(axis=0)
+    chosen = [max(range(k, len(grid), len(labels)), key=lambda i: scores[i] - lost[i]) for k in range(len(labels))]
     pairs += [(i, 10_000 + s, "confirm") for s in range(confirm) for i in chosen]
+    accuracy = np.concatenate([accuracy, quality[chosen * confirm] + generator.normal(0, 0.002, confirm * len(labels))])
     of_trial, seed_of, phase_of = (np.array(column) for column in zip(*pairs, strict=True))
     ids = [_hash("configuration", seed, i) for i in range(len(grid))]
     trial_ids = [_hash(ids[i], s) for i, s, _ in pairs]
 
     store = Store(folder)
-    tuned = {label: sum(values[0] == label for values in grid) for label in labels}
     outline = Outline(
         name=folder.name,
         metric="val_accuracy",
         trial_ids=tuple(trial_ids[: len(grid) * seeds]),
         confirm_ids=tuple(trial_ids[len(grid) * seeds :]),
-        optimizers={label: n * seeds + confirm for label, n in tuned.items()},
-        budgets=tuned,
+        optimizers=dict.fromkeys(labels, each * seeds + confirm),
+        budgets=dict.fromkeys(labels, each),
     )
     folder.mkdir(parents=True, exist_ok=True)
     store.write_meta("outline.json", json.dumps(vars(outline), indent=1))
 
-    accuracy = np.clip(quality[of_trial] + generator.normal(0, 0.002, len(pairs)), 0.1, 0.999)
-    speed = generator.uniform(0.5, 1.5, len(pairs))
     end = np.where(lost[of_trial], generator.integers(1, max(2, epochs // 2), len(pairs)), epochs)
     stacks = np.arange(len(pairs)) // stack_size
     shared = {
@@ -116,26 +116,26 @@ def write(
     }
     of_grid = {
         "configuration_id": ids,
-        "optimizer": [values[0] for values in grid],
-        "algorithm": [OPTIMIZERS[values[0]][0] for values in grid],
-        "lr": [OPTIMIZERS[values[0]][1] * 10 ** values[4] for values in grid],
-        "hyperparameters": [json.dumps(OPTIMIZERS[values[0]][2], sort_keys=True) for values in grid],
-        "schedule": [values[1] for values in grid],
-        "batch_size": [values[2] for values in grid],
-        "dropout": [a if a == b else None for *_, (a, b), _ in grid],
-        "dropout_conv": [values[3][0] for values in grid],
-        "dropout_linear": [values[3][1] for values in grid],
+        "optimizer": [values[3] for values in grid],
+        "algorithm": [OPTIMIZERS[values[3]][0] for values in grid],
+        "lr": [OPTIMIZERS[values[3]][1] * 10 ** values[4] for values in grid],
+        "hyperparameters": [json.dumps(OPTIMIZERS[values[3]][2], sort_keys=True) for values in grid],
+        "schedule": [values[0] for values in grid],
+        "batch_size": [values[1] for values in grid],
+        "dropout": [values[2][0] if len({*values[2]}) == 1 else None for values in grid],
+        "dropout_conv": [values[2][0] for values in grid],
+        "dropout_linear": [values[2][1] for values in grid],
     }
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in of_grid.items()}
     stack_ids = pa.array([_hash("stack", seed, int(i)) for i in range(stacks[-1] + 1)])
-    each = trials_per_part or stack_size
-    at_once = max(1, _AT_ONCE // ((epochs + 1) * each)) * each
+    in_part = trials_per_part or stack_size
+    at_once = max(1, _AT_ONCE // ((epochs + 1) * in_part)) * in_part
     for first in range(0, len(pairs), at_once):
         # The rows of some parts, in the order in which runs write them: part by part, epoch by epoch.
         some = np.arange(first, min(first + at_once, len(pairs)))
         part, epoch, trial = (
             column.ravel()
-            for column in np.broadcast_arrays((some // each)[:, None], np.arange(epochs + 1)[None, :], some[:, None])
+            for column in np.broadcast_arrays((some // in_part)[:, None], np.arange(epochs + 1)[None, :], some[:, None])
         )
         there = epoch <= end[trial]
         part, epoch, trial = part[there], epoch[there], trial[there]
@@ -143,7 +143,6 @@ def write(
         part, epoch, trial = part[order], epoch[order], trial[order]
         is_lost = lost[of_trial][trial]
         nan = is_lost & (epoch == end[trial])
-        learned = 1 - np.exp(-speed[trial] * epoch)
         columns: dict[str, Any] = {name: _take(array, of_trial[trial]) for name, array in arrays.items()}
         columns |= {
             "trial_id": _take(pa.array(trial_ids), trial),
@@ -159,8 +158,8 @@ def write(
         }
         for split, images in _SPLITS.items():
             bonus = 0.004 if split == "train" else 0.0
-            score = 0.1 + (accuracy[trial] + bonus - 0.1) * learned + generator.normal(0, 0.003, len(trial))
-            score = np.round(np.clip(score, 0, 1) * images) / images
+            wobble = generator.normal(0, 0.003, len(trial)) * (1 - epoch / epochs)  # the end is as it was selected
+            score = _learned(accuracy[trial] + bonus + wobble, speed[trial], epoch, images)
             columns[f"{split}_accuracy"] = np.where(nan, np.nan, score)
             columns[f"{split}_loss"] = np.where(nan, np.nan, _as_measured(2.5 * (1.02 - score), generator))
         columns |= {name: _constant(name, value, len(trial)) for name, value in shared.items()}
@@ -172,6 +171,12 @@ def write(
             path = folder / f"part-{_hash('part', seed, int(part[a]))}.parquet"
             pq.write_table(table.slice(a, b - a), path, compression="zstd")
     return store
+
+
+def _learned(accuracy: np.ndarray, speed: np.ndarray, epoch: np.ndarray, images: int) -> np.ndarray:
+    """Accuracy after so many epochs, from chance to what the trial ends with, as a share of so many images."""
+    score = 0.1 + (accuracy - 0.1) * (1 - np.exp(-speed * epoch))
+    return np.round(np.clip(score, 0, 1) * images) / images
 
 
 def _hash(*what: object) -> str:
