@@ -158,6 +158,6 @@ def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
     usable = rows[rows["configuration_id"].isin(list(configurations)) & (rows["status"] == "finished")]
     usable = usable.assign(optimizer=usable["optimizer"].astype(object))
     scores = ["train_accuracy", "val_accuracy"]
-    table = usable.groupby(["optimizer", "epoch"], sort=False)[scores].agg(["mean", "count"])
+    table = usable.groupby(["optimizer", "epoch"], sort=False, observed=True)[scores].agg(["mean", "count"])
     table.columns = pd.Index(["train_accuracy", "n", "val_accuracy", "_"])
     return table.drop(columns="_").reset_index()
