@@ -175,14 +175,14 @@ def run(
 
 def _next(plan: Plan, timing: bool) -> Plan | None:
     """The phase of a run after this one."""
-    from optbench.report import tables
+    from optbench.report import build
 
     if plan.phase == "tune" and (confirmation := plan.confirmation()):
         return confirmation
     if not timing or plan.phase == "timing":
         return None
     try:
-        built = tables.build(plan.store)
+        built = build.build(plan.store)
     except UserError:  # nothing has finished
         return None
     shown = [table.data["configuration_id"] for table in built.tables if "configuration_id" in table.data]

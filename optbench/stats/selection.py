@@ -13,7 +13,6 @@ from optbench.stats.finals import SCORES
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import rank
 
-
 _DIGITS = 9  # scores that differ by less are equal but for rounding
 
 
@@ -64,11 +63,6 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     return ranked.groupby(list(by), sort=False)["configuration_id"].first()
 
 
-def alone(finals: pd.DataFrame) -> pd.DataFrame:
-    """The finished trials that trained alone on their machine: only their seconds can be compared."""
-    return finals[(finals["stack_size"] == 1) & (finals["workers"] == 1) & (finals["status"] == "finished")]
-
-
 def compare(
     finals: pd.DataFrame,
     by: Sequence[str],
@@ -81,7 +75,7 @@ def compare(
 
     `finals` select the configuration by `metric`; it is scored by the same trials, or by those of `confirming`, on
     other seeds. `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group.
-    `seconds_per_epoch` is of the `timed` trials, which ran alone, and NaN where there are none.
+    `seconds_per_epoch` is of the finished among the `timed` trials, which ran alone, and NaN where there are none.
 
     Groups are in the order of their mean `score`, best first, those without any trial that was trained to its end last.
     Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
@@ -98,8 +92,9 @@ def compare(
     seeds = {_key(key): group for key, group in usable.groupby(by, sort=False)}
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
-        per_epoch = timed["train_seconds"] / timed["epochs"]
-        seconds = dict(list(per_epoch.groupby(timed["configuration_id"], sort=False)))
+        ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
+        per_epoch = ended["train_seconds"] / ended["epochs"]
+        seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
     result = []
     for key, group in everything.groupby(by, sort=False):
         key = _key(key)
