@@ -18,7 +18,7 @@ from optbench.stats.finals import (
     with_dropout_labels,
     with_hyperparameters,
 )
-from optbench.stats.intervals import Estimate, estimate
+from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
 from optbench.stats.selection import by_epoch, compare, select, sign
 
 __all__ = [
@@ -31,9 +31,12 @@ __all__ = [
     "compare",
     "estimate",
     "final",
+    "iqm",
+    "median",
     "select",
     "sign",
     "states",
+    "t_interval",
     "varying",
     "with_dropout_labels",
     "with_hyperparameters",
