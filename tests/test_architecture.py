@@ -46,6 +46,7 @@ LINE = [
     "store",
     "stats.finals",
     "stats.intervals",
+    "stats.ranking",
     "stats.selection",
     "stats",
     "halving",

@@ -4,6 +4,7 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 
 finals      what does a trial end with?
 intervals   how sure is a mean?
+ranking     which groups can be told apart?
 selection   which configuration of each optimizer is best, and how good is it?
 """
 
@@ -19,6 +20,7 @@ from optbench.stats.finals import (
     with_hyperparameters,
 )
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
 from optbench.stats.selection import by_epoch, compare, select, sign
 
 __all__ = [
@@ -29,10 +31,15 @@ __all__ = [
     "budgets_in_words",
     "by_epoch",
     "compare",
+    "differences",
     "estimate",
     "final",
+    "holm",
     "iqm",
     "median",
+    "rank",
+    "resolution",
+    "seeds_needed",
     "select",
     "sign",
     "states",
