@@ -63,7 +63,7 @@ def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
     """The ends of the interval of a mean, as distances from it; `deviations` are those of the values from the mean.
 
     Bias-corrected and accelerated bootstrap (Efron, 1987, "Better bootstrap confidence intervals", JASA 82), with the
-    percentiles moved outward as far as t lies beyond the normal distribution, and √(n / (n − 1)) more (Hesterberg, 2015,
+    percentiles moved outward as far as t lies beyond the normal distribution, and √(n / (n − 1)) more (Hesterberg 2015,
     "What teachers should know about the bootstrap", The American Statistician 69): else 20 values would have intervals
     that cover the mean in 92.6 % instead of 95 %, and be narrower than those of 19.
     """
