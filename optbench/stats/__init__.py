@@ -19,7 +19,7 @@ from optbench.stats.finals import (
     with_hyperparameters,
 )
 from optbench.stats.intervals import Estimate, estimate
-from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.selection import by_epoch, compare, ranked, select, sign
 
 __all__ = [
     "AXES",
@@ -31,6 +31,7 @@ __all__ = [
     "compare",
     "estimate",
     "final",
+    "ranked",
     "select",
     "sign",
     "states",
