@@ -1,7 +1,7 @@
 """Numbers → what is plotted. `explore` computes whatever filters may ask for, `plots` says what is drawn without any.
 
 The page filters in the browser, where nothing is computed: under a filter, a line shows the best of the configurations
-that pass it, which is the one whose `order` is lowest. Figures draw `plots` as they are.
+that pass it, which is the first one, for they are in order. Figures draw `plots` as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
+from optbench.stats.selection import ranked
 
 # Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
 COLOURS = {
@@ -90,10 +91,10 @@ class Plot:
 class Explorer:
     """What the plots of a sweep are made from.
 
-    points: the best configuration of each combination of the axes and lr: the axes as text, `lr`, `rate` (lr as text,
-        or the range that it is in), `configuration_id`, `configuration` (its other hyperparameters), `order` (0 is best
-        of all), the score and the gap between train and validation, each with `…_low` and `…_high`, `n`, and `trials`
-        and `diverged` of all configurations of the combination.
+    points: the best configuration of each combination of the axes and lr, in the order in which `stats.select` prefers
+        them: the axes as text, `lr`, `rate` (lr as text, or the range that it is in), `configuration_id`,
+        `configuration` (its other hyperparameters), the score and the gap between train and validation, each with
+        `…_low` and `…_high`, `n`, and `trials` and `diverged` of all configurations of the combination.
     fresh: the same of the confirmed configuration of each optimizer, on its fresh seeds; empty where there is none.
     curves: `configuration_id`, `phase`, `epoch`, `n`, and `val` and `train` with their intervals, of the best of each
         combination of the axes.
@@ -151,11 +152,10 @@ def explore(rows: pd.DataFrame, finals: pd.DataFrame, metric: str, score: str, t
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     names = ["optimizer", *(name for name in stats.varying(tuning, stats.AXES) if name != "optimizer")]
     tuning, confirming = (_as_text(frame, names) for frame in (tuning, confirming))
-    ranked = stats.ranked(tuning, names, metric)
-    ranked["order"] = np.arange(len(ranked))
+    ordered = ranked(tuning, names, metric)
     configurations = tuning.drop_duplicates("configuration_id").set_index("configuration_id")
-    ranked["lr"] = ranked["configuration_id"].map(configurations["lr"])
-    best = ranked.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id", "order"]]
+    ordered["lr"] = ordered["configuration_id"].map(configurations["lr"])
+    best = ordered.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id"]]
     columns = list(dict.fromkeys([score, "gap"]))
     points = best.merge(_estimates(_finished(tuning), ["configuration_id"], columns), "left", on="configuration_id")
     counts = tuning.assign(diverged=tuning["status"] == "diverged").groupby([*names, "lr"], dropna=False, sort=False)

@@ -5,6 +5,10 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 finals      what does a trial end with?
 intervals   how sure is a mean?
 selection   which configuration of each optimizer is best, and how good is it?
+tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
+importance  which choices matter?
+targets     how soon is a trial good enough?
+workloads   which optimizer is best over several workloads?
 """
 
 from optbench.stats.finals import (
@@ -18,24 +22,40 @@ from optbench.stats.finals import (
     with_dropout_labels,
     with_hyperparameters,
 )
+from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate
-from optbench.stats.selection import by_epoch, compare, ranked, select, sign
+from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.targets import summarise_targets, target, time_to_target
+from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
+from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
 
 __all__ = [
     "AXES",
     "HYPERPARAMETER",
     "SCORES",
     "Estimate",
+    "Friedman",
     "budgets_in_words",
     "by_epoch",
     "compare",
+    "divergence",
     "estimate",
+    "expected_best",
     "final",
-    "ranked",
+    "friedman",
+    "importance",
+    "lr_sensitivity",
+    "performance_profile",
+    "profile_score",
     "select",
     "sign",
     "states",
+    "summarise_targets",
+    "target",
+    "time_to_target",
+    "tuning_curves",
     "varying",
+    "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",
 ]
