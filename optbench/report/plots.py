@@ -27,6 +27,7 @@ SYMBOLS = (
 SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is multiplied by before it is shown
 MAX_LINES = 10  # drawn unless somebody asks for more
 MAX_CURVES = 400  # that a page carries
+_INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
 _WORKLOADS = ("model", "activation", "loss", "batch_size", "precision")
 _MAX_RATES = 12  # columns of a heat map; more learning rates than that share columns
 
@@ -98,6 +99,7 @@ class Explorer:
     fresh: the same of the confirmed configuration of each optimizer, on its fresh seeds; empty where there is none.
     curves: `configuration_id`, `phase`, `epoch`, `n`, and `val` and `train` with their intervals, of the best of each
         combination of the axes.
+    when: in words, at which epoch the scores were taken.
     whole: plots that no filter but that of the optimizers changes, with the lines of all optimizers.
     """
 
@@ -107,6 +109,7 @@ class Explorer:
     points: pd.DataFrame
     fresh: pd.DataFrame
     curves: pd.DataFrame
+    when: str
     whole: tuple[Plot, ...] = field(default=())
 
     @property
@@ -142,12 +145,20 @@ def unit(name: str) -> str:
 # ---------------------------------------------------------------- rows → Explorer
 
 
-def explore(rows: pd.DataFrame, finals: pd.DataFrame, metric: str, score: str, target: float | None = None) -> Explorer:
+def explore(
+    rows: pd.DataFrame,
+    finals: pd.DataFrame,
+    metric: str,
+    score: str,
+    target: float | None = None,
+    when: str = "after the last epoch",
+) -> Explorer:
     """What the plots need, from one row per trial and epoch and one per trial that needs no more training.
 
     `finals` has the trials of both phases, `dropout` as text, a column for each hyperparameter that varies
     (`stats.with_hyperparameters`), and a drawn schedule's name under `schedule`. `metric` selects, `score` is shown,
-    and `target` is the value of `metric` to be reached, by default that of `stats.target`.
+    and `target` is the value of `metric` to be reached, by default that of `stats.target`. `when` says in words at
+    which epoch `finals` have their scores.
     """
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     names = ["optimizer", *(name for name in stats.varying(tuning, stats.AXES) if name != "optimizer")]
@@ -157,12 +168,11 @@ def explore(rows: pd.DataFrame, finals: pd.DataFrame, metric: str, score: str, t
     ordered["lr"] = ordered["configuration_id"].map(configurations["lr"])
     best = ordered.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id"]]
     columns = list(dict.fromkeys([score, "gap"]))
-    points = best.merge(_estimates(_finished(tuning), ["configuration_id"], columns), "left", on="configuration_id")
+    points = _scored(best, tuning, columns)
     counts = tuning.assign(diverged=tuning["status"] == "diverged").groupby([*names, "lr"], dropna=False, sort=False)
     points = points.merge(
         counts.agg(trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index(), "left", on=[*names, "lr"]
     )
-    points["n"] = points["n"].fillna(0).astype(int)
     points["rate"] = _rates(points["lr"])
     points["configuration"] = points["configuration_id"].map(_configurations(configurations))
     fresh = _fresh(confirming, columns)
@@ -174,9 +184,7 @@ def explore(rows: pd.DataFrame, finals: pd.DataFrame, metric: str, score: str, t
     of = rows[rows["status"].eq("finished")]
     of = of[of["configuration_id"].isin({*kept, *fresh["configuration_id"]})]
     kind = metric.partition("_")[2]
-    curves = _estimates(of, ["configuration_id", "phase", "epoch"], [f"val_{kind}", f"train_{kind}"])
-    curves = curves.rename(columns=lambda column: column.replace(f"_{kind}", ""))
-    explorer = Explorer(metric, score, tuple(axes), points, fresh, curves)
+    explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), when)
     whole = (_tuning(explorer, tuning), _targets(explorer, rows, tuning, target), _profile(explorer, rows, tuning))
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
@@ -185,21 +193,31 @@ def _as_text(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return frame.assign(**{name: frame[name].astype(object).map(str) for name in names})
 
 
-def _finished(finals: pd.DataFrame) -> pd.DataFrame:
-    return finals[finals["status"] == "finished"]
+def _scored(frame: pd.DataFrame, finals: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The frame's configurations with `stats.estimate` of each column over their finished trials, and n."""
+    finished = finals[finals["status"] == "finished"]
+    places = finished.groupby("configuration_id", sort=False, observed=True).indices
+    mine = [places.get(configuration, np.empty(0, dtype=int)) for configuration in frame["configuration_id"]]
+    frame = frame.assign(n=[len(seeds) for seeds in mine])
+    for name in columns:
+        values = finished[name].to_numpy(dtype=float)
+        found = [stats.estimate(values[seeds].tolist()) for seeds in mine]
+        frame[name] = [one.mean for one in found]
+        frame[f"{name}_low"], frame[f"{name}_high"] = [one.low for one in found], [one.high for one in found]
+    return frame
 
 
-def _estimates(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """`stats.estimate` of each group, all at once: for each column its mean and interval, and n."""
+def _curves_of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Mean, 95 % interval (Student's t, also of many seeds) and n of each configuration after each epoch."""
     from scipy.special import stdtrit
 
-    groups = frame.groupby(list(by), sort=False, observed=True)
+    groups = rows.groupby(["configuration_id", "phase", "epoch"], sort=False, observed=True)
     n = groups.size()
     found = pd.DataFrame({"n": n})
-    for name in columns:
-        mean, deviation = groups[name].mean(), groups[name].std()
+    for split in ("val", "train"):
+        mean, deviation = groups[f"{split}_{kind}"].mean(), groups[f"{split}_{kind}"].std()
         half = deviation / np.sqrt(n) * stdtrit(np.maximum(n - 1, 1), 0.975)
-        found[name], found[f"{name}_low"], found[f"{name}_high"] = mean, mean - half, mean + half
+        found[split], found[f"{split}_low"], found[f"{split}_high"] = mean, mean - half, mean + half
     return found.reset_index()
 
 
@@ -209,11 +227,7 @@ def _fresh(confirming: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         ["optimizer", "configuration_id"], sort=False
     )
     counts = each.agg(lr=("lr", "first"), trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index()
-    found = counts.merge(
-        _estimates(_finished(confirming), ["configuration_id"], columns), "left", on="configuration_id"
-    )
-    found["n"] = found["n"].fillna(0).astype(int)
-    return found
+    return _scored(counts, confirming, columns)
 
 
 def _configurations(configurations: pd.DataFrame) -> pd.Series:
@@ -256,8 +270,7 @@ def _natural(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _with_curves(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """The configurations whose curves are worth carrying: the best of each value of each axis, then the others' "
-    "best."""
+    """The configurations whose curves are worth carrying: the best of each value of each axis, then other bests."""
     cells = points.drop_duplicates(list(names))
     first = [cells.drop_duplicates(name) for name in names]
     pairs = [cells.drop_duplicates([names[0], name]) for name in names[1:]]
@@ -389,9 +402,9 @@ def _rate(explorer: Explorer) -> Plot | None:
         for one in _series(explorer, by, "lr", explorer.score)
     ]
     caption = (
-        f"{words(explorer.score).capitalize()} after the last epoch over the learning rate: at each, the best "
+        f"{words(explorer.score).capitalize()} {explorer.when} over the learning rate: at each, the best "
         f"configuration that has it, by {words(explorer.metric)}; mean over its n seeds, on which it was also "
-        "selected, and as a band its 95 % interval (Student’s t; none for n = 1). A wide plateau forgives a learning "
+        f"selected, and as a band the {_INTERVAL}. A wide plateau forgives a learning "
         "rate that is not quite right. × marks where trials diverged, at the bottom where all did; pointing at it "
         "tells how many."
     )
@@ -433,9 +446,9 @@ def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
     grid = grid.sort_values(["y", "x"], key=lambda column: column.map(order), ignore_index=True)
     heading = "learning rate" if x == "rate" else x
     caption = (
-        f"{words(score).capitalize()} after the last epoch of the best configuration, by {words(explorer.metric)}, of "
+        f"{words(score).capitalize()} {explorer.when}, of the best configuration, by {words(explorer.metric)}, of "
         f"each {heading} and {words(y)}: the mean over n seeds, on which it was also selected. Pointing at a cell "
-        "shows n, the 95 % interval (Student’s t) and which configuration it is. Empty cells were not tried; ‘div.’: "
+        f"shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; ‘div.’: "
         "every trial diverged."
     )
     return Plot(
@@ -463,9 +476,9 @@ def _gap(explorer: Explorer) -> Plot | None:
         ordered = one.points.sort_values("x", key=lambda column: column.map(values.index), ignore_index=True)
         series.append(Series(one.label, one.style, ordered))
     caption = (
-        "Training minus validation accuracy after the last epoch, both measured with dropout off: what is above 0 was "
+        f"Training minus validation accuracy {explorer.when}, both measured with dropout off: what is above 0 was "
         f"learned by heart. At each dropout rate, the best configuration by {words(explorer.metric)}: mean over its n "
-        "seeds, and as a band its 95 % interval (Student’s t; none for n = 1)."
+        f"seeds, and as a band the {_INTERVAL}."
     )
     return Plot(
         "gap",
@@ -487,16 +500,17 @@ def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
     """What a tuning budget buys."""
     score = explorer.score
     found = stats.tuning_curves(tuning, ["optimizer"], explorer.metric, score)
-    if found.empty or found["n"].max() < 2:
-        return None
     found = found.rename(columns={"n": "x", "expected": "y"})[["optimizer", "x", "y", "low", "high"]]
-    series = _of_optimizers(explorer, found.dropna(subset="y"))
+    found = found.dropna(subset="y")
+    if found.empty or found["x"].max() < 2:
+        return None
+    series = _of_optimizers(explorer, found)
     caption = (
         f"Expected {words(score)} of the best of n configurations, by {words(explorer.metric)}, had only n of those "
-        "tried been drawn at random: the mean over all such draws, which is exact, and as a band what 10 % and 90 % of "
-        "them reach, if no more than three lines are drawn. It says nothing of other seeds: each configuration counts "
-        "with its mean over the seeds. A line that starts high needs little tuning; it starts where n leaves no draw "
-        "of diverged configurations only."
+        "tried been drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
+        "what 10 % and 90 % of the draws reach; it is no interval for other seeds, for each configuration counts with "
+        "its mean over its seeds. A line that starts high needs little tuning; it starts where no draw has diverged "
+        "ones only."
     )
     return Plot(
         "tuning",
@@ -542,10 +556,10 @@ def _targets(explorer: Explorer, rows: pd.DataFrame, tuning: pd.DataFrame, targe
         return None
     found = stats.summarise_targets(times, ["optimizer"])
     found = found.rename(columns={"epochs_to": "x", "epochs_to_min": "low", "epochs_to_max": "high"})
+    columns = (found[name] for name in ("reached", "n", "x", "steps_to"))
     found["about"] = [
-        f"{row.reached} of {row.n} seeds reach it"
-        + (f"; median: {row.x:g} epochs, {row.steps_to:g} steps" if math.isfinite(row.x) else "")
-        for row in found.itertuples()
+        f"{reached} of {n} seeds reach it" + (f"; median: {x:g} epochs, {steps:g} steps" if math.isfinite(x) else "")
+        for reached, n, x, steps in zip(*columns, strict=True)
     ]
     percent = explorer.metric.endswith("accuracy")
     shown_target = f"{100 * target:.2f} %" if percent else f"{target:.4g}"
