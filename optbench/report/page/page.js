@@ -164,7 +164,8 @@
   // ---------------------------------------------------------------- how they are drawn
 
   const { scales } = styles;
-  const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  // Plotly reads some HTML, and TeX between dollars.
+  const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
   const shorten = (text, most = 22) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
   const colour = (style) => styles.colours[isDark() ? "dark" : "light"][style % styles.colours.light.length];
   const symbol = (style) => styles.symbols[style % styles.symbols.length];
@@ -207,11 +208,12 @@
 
   function layout(plot, extra) {
     const ink = isDark() ? "#c9d1d9" : "#3d4650", rule = isDark() ? "#2e363f" : "#e3e7eb", paper = isDark() ? "#14171c" : "#ffffff";
-    const axis = { gridcolor: rule, linecolor: rule, zeroline: false, automargin: true, title: { standoff: 8 } };
+    const axis = { gridcolor: rule, linecolor: rule, zeroline: false, title: { standoff: 8 } };
     return {
       font: { family: "system-ui, sans-serif", size: 12, color: ink },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "closest",
+      // Fixed, for plotly's own search for margins may not come to an end.
+      margin: { l: 58, r: 14, t: 10, b: 46, autoexpand: false, ...extra.margin }, showlegend: false, hovermode: "closest",
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12 }, align: "left" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
@@ -286,7 +288,8 @@
     ]);
     const range = { range: [series.length - 0.4, -0.6], ...ticks(names), title: { text: "" } };
     const misses = series.some((one) => one.x[0] === null || one.high[0] === null);
-    react(canvas, traces, layout(plot, { x: { rangemode: "tozero" }, y: range }));
+    const margin = { l: 20 + 6.6 * Math.max(...names.map((name) => shorten(name).length)) };
+    react(canvas, traces, layout(plot, { x: { rangemode: "tozero" }, y: range, margin }));
     return misses ? "At the right edge: not reached." : "";
   }
 
@@ -319,7 +322,9 @@
       },
     ];
     const axis = (texts) => ({ ...ticks(texts), showgrid: false, range: [-0.5, texts.length - 0.5] });
-    react(canvas, traces, layout({ ...plot, unit: "number" }, { x: axis(xs), y: axis(ys) }));
+    const longest = (texts) => Math.max(...texts.map((text) => shorten(text).length)), isTight = xs.length * (longest(xs) + 1) > 44;
+    const margin = { l: 38 + 6.6 * longest(ys), r: 60, b: isTight ? 46 + 5 * longest(xs) : 46 };
+    react(canvas, traces, layout({ ...plot, unit: "number" }, { x: { ...axis(xs), tickangle: isTight ? -45 : 0 }, y: axis(ys), margin }));
     return "";
   }
 
@@ -448,13 +453,16 @@
       else return;
       update();
     });
-    form.addEventListener("input", ({ target }) => {
-      if (target.type !== "search") return;
-      for (const label of $$(".options label", target.closest("fieldset"))) label.hidden = !label.textContent.toLowerCase().includes(target.value.trim().toLowerCase());
-    });
+    const find = (field) => {
+      const text = field.value.trim().toLowerCase();
+      for (const label of $$(".options label", field.closest("fieldset"))) label.hidden = !label.textContent.toLowerCase().includes(text);
+    };
+    form.addEventListener("input", ({ target }) => target.type === "search" && find(target));
     form.addEventListener("click", ({ target }) => {
-      if (target.dataset.reset !== undefined) state = defaults();
-      else if (target.dataset.all !== undefined) {
+      if (target.dataset.reset !== undefined) {
+        state = defaults();
+        for (const field of $$("input[type=search]", form)) find(Object.assign(field, { value: "" }));
+      } else if (target.dataset.all !== undefined) {
         const boxes = $$(".options label", target.closest("fieldset")).filter((label) => !label.hidden).map((label) => $("input", label));
         for (const box of boxes) state.chosen[Number(target.value)][target.dataset.all ? "add" : "delete"](Number(box.value));
       } else return;
