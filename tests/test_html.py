@@ -11,7 +11,7 @@ import pytest
 from optbench import stats
 from optbench.report import html, plots
 from optbench.report.tables import Column, Report, Table
-from tests.test_plots import made_up, some_diverged
+from tests.test_plots import explored, made_up, some_diverged
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -57,7 +57,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def explorer(frames):
-    return plots.explore(*frames, "val_accuracy", "test_accuracy")
+    return explored(frames)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def test_a_filter_shows_what_python_would_show_of_the_trials_that_pass(page, fra
     box(page, 3, 0).check()
     passing = finals["schedule"].eq("cosine") & finals["optimizer"].ne(labels[0]) & finals["dropout"].isin(["0", "0.5"])
     ids = finals[passing]["trial_id"]
-    expected = plots.explore(rows[rows["trial_id"].isin(ids)], finals[passing], "val_accuracy", "test_accuracy")
+    expected = explored((rows[rows["trial_id"].isin(ids)], finals[passing]))
     found = {plot.name: plot for plot in plots.plots(expected)}
     for name in ("curves", "lr"):
         assert_lines(traces(page, name), found[name], explorer)
@@ -576,7 +576,7 @@ def test_without_javascript_the_answer_and_the_tables_are_there(watched, file):
 
 def test_confirmed_configurations_show_fresh_seeds_until_an_axis_is_filtered(watched, tmp_path):
     frames = made_up({"adam": [1e-2, 1e-1], "sgd": [1e-2, 1e-1]}, confirm=5, epochs=2, schedule=GRID["schedule"])
-    explorer = plots.explore(*frames, "val_accuracy", "test_accuracy")
+    explorer = explored(frames)
     path = tmp_path / "confirmed.html"
     path.write_text(html.page(report_of(frames), explorer), encoding="utf-8")
     other = Watched(watched.browser)
@@ -601,5 +601,5 @@ def test_confirmed_configurations_show_fresh_seeds_until_an_axis_is_filtered(wat
 
 def test_a_sweep_without_anything_to_draw_is_a_page_of_tables():
     frames = made_up({"adam": [0.01]}, status=lambda *_: "diverged")
-    text = html.page(report_of(frames), plots.explore(*frames, "val_accuracy", "test_accuracy"))
+    text = html.page(report_of(frames), explored(frames))
     assert 'id="plots"' not in text and 'id="table-0"' in text

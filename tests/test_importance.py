@@ -1,7 +1,7 @@
 """Shares of the variance against the textbook's sums, dense least squares and constructed data."""
 
 import math
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -65,9 +65,13 @@ def dense(finals, terms):
     return 1 - (rest @ rest) / ((y - y.mean()) ** 2).sum()
 
 
+def mains_of(factors):
+    return [[name] for name in factors]
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(4, 40), st.integers(2, 4))
-def test_an_unbalanced_design_gives_what_each_term_adds_to_the_main_effects(seed, n, k):
+def test_an_unbalanced_design_gives_what_a_factor_adds_in_all_orders(seed, n, k):
     generator = np.random.default_rng(seed)
     factors = ["optimizer", "lr", "batch_size", "dropout"][:k]
     cells = [{name: int(generator.integers(0, 2 + i)) for i, name in enumerate(factors)} for _ in range(n)]
@@ -76,12 +80,19 @@ def test_an_unbalanced_design_gives_what_each_term_adds_to_the_main_effects(seed
     varying = [name for name in factors if finals[name].nunique() > 1]
     assume(len(finals) > 1)
     found = shares(finals, factors)
-    mains = [[name] for name in varying]
+    mains = mains_of(varying)
     for a in varying:
-        expected = dense(finals, mains) - dense(finals, [term for term in mains if term != [a]])
-        assert found[a] == pytest.approx(expected, abs=1e-9)
-    for a, b in combinations(varying, 2):
-        assert found[f"{a} × {b}"] == pytest.approx(dense(finals, [*mains, [a, b]]) - dense(finals, mains), abs=1e-9)
+        added = [
+            dense(finals, mains_of(order[: order.index(a) + 1])) - dense(finals, mains_of(order[: order.index(a)]))
+            for order in permutations(varying)
+        ]
+        assert found[a] == pytest.approx(np.mean(added), abs=1e-9)
+    beyond = {(a, b): dense(finals, [*mains, [a, b]]) - dense(finals, mains) for a, b in combinations(varying, 2)}
+    left = dense(finals, [["configuration_id"], *mains]) - dense(finals, mains)
+    reduced = min(1, left / sum(beyond.values())) if sum(beyond.values()) > 1e-9 else 1
+    for (a, b), added in beyond.items():
+        assert found[f"{a} × {b}"] == pytest.approx(added * reduced, abs=1e-9)
+    assert (found.dropna() >= 0).all()
     assert set(found.index) == {*varying, *(f"{a} × {b}" for a, b in combinations(varying, 2)), "rest", "seed"}
     assert found.sum() == pytest.approx(1)
 
@@ -166,19 +177,21 @@ def test_a_hyperparameter_that_others_do_not_have_is_a_level_of_its_own():
     cells = [{"optimizer": "sgd", "momentum": 0.0}, {"optimizer": "sgd", "momentum": 0.9}] * 4
     cells += [{"optimizer": "adam", "momentum": math.nan}] * 4
     found = shares(trials(cells, lambda x, _: float(x["momentum"] == 0.9)), ["optimizer", "momentum"])
-    # Of 4 (2/3)² + 8 (1/3)² there are 8 (1/2)² within sgd; the rest is between optimizers, which momentum tells apart.
-    assert found["momentum"] == pytest.approx(0.75)
-    assert (found["optimizer"], found["optimizer × momentum"]) == (pytest.approx(0), pytest.approx(0))
-    assert found["rest"] == pytest.approx(0.25)
+    # Of 4 (2/3)² + 8 (1/3)² there are 8 (1/2)² within sgd; the other quarter is between optimizers, which momentum
+    # tells apart as well, so they share it.
+    assert found["momentum"] == pytest.approx(0.875)
+    assert found["optimizer"] == pytest.approx(0.125)
+    assert found["optimizer × momentum"] == pytest.approx(0)
+    assert found["rest"] == pytest.approx(0)
 
 
-def test_the_rest_is_negative_where_factors_mask_one_another():
+def test_factors_that_mask_one_another_share_what_they_explain_together():
     levels = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3), (3, 3)]
     finals = trials([{"lr": a, "dropout": b} for a, b in levels], lambda x, _: x["dropout"] - x["lr"])
     found = shares(finals, ["lr", "dropout"])
-    assert found["lr"] + found["dropout"] > 1
-    assert found["rest"] < 0
-    assert found.drop("seed").sum() == pytest.approx(1)
+    # Neither explains much alone, both explain all.
+    assert stats.importance(finals, ["lr"], "val_accuracy")["share"][0] < 0.5
+    assert found["lr"] == pytest.approx(found["dropout"]) == pytest.approx(0.5)
 
 
 def test_categories_give_the_same_as_text():

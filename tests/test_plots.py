@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
-from optbench.report import plots
+from optbench.report import insights, plots
+from optbench.report.query import Query
+from optbench.report.results import Results
 
 DEFAULTS = {
     "dataset": "digits",
@@ -97,8 +99,29 @@ def confirmed():
     return made_up({"adam": LRS, "sgd": LRS}, confirm=4, **GRID)
 
 
-def explored(frames, metric="val_accuracy", score="test_accuracy", **options):
-    return plots.explore(*frames, metric, score, **options)
+def results_of(frames, metric="val_accuracy", score="test_accuracy", hyperparameters=(), **options):
+    """What `results.load` makes of a folder."""
+    rows, finals = frames
+    tuning, confirming = (finals[finals["phase"] == phase] for phase in ("tune", "confirm"))
+    return Results(
+        name="sweep",
+        summary="some trials",
+        query=Query(metric=score, **options),
+        outline=None,
+        rows=rows,
+        finals=finals,
+        tuning=tuning,
+        confirming=confirming if len(confirming) else None,
+        timed=finals[:0],
+        metric=metric,
+        varying=tuple(stats.varying(tuning, stats.AXES)),
+        hyperparameters=("lr", *hyperparameters) if tuning["lr"].nunique() > 1 else hyperparameters,
+        searched=frozenset(),
+    )
+
+
+def explored(frames, *names, **options):
+    return plots.explore(results_of(frames, *names, **options))
 
 
 def named(explorer):
@@ -111,20 +134,21 @@ def test_a_sweep_has_the_plots_that_its_axes_ask_for(grid):
     ]  # fmt: skip
     assert list(named(explored(grid))) == full
     assert list(named(explored(made_up({"adam": LRS, "sgd": LRS})))) == ["curves", "lr", "tuning", "targets"]
-    assert list(named(explored(made_up({"adam": [0.01]})))) == ["curves", "targets"]
+    assert list(named(explored(made_up({"adam": [0.01]})))) == ["curves"]
+    assert list(named(explored(made_up({"adam": [0.01]}), target=0.9))) == ["curves", "targets"]
     two = made_up({"adam": [0.01], "sgd": [0.1]}, batch_size=[32, 64], dropout=GRID["dropout"])
     assert list(named(explored(two))) == full[:1] + full[2:]
     assert list(named(explored(made_up({"adam": [0.01]}, dropout=GRID["dropout"])))) == [
-        "curves", "gap", "tuning", "targets",
+        "curves", "gap", "tuning",
     ]  # fmt: skip
 
 
 def test_every_plot_says_what_it_shows_and_how_sure_it_is(grid):
-    for plot in plots.plots(explored(grid, when="at each trial's best epoch")):
+    for plot in plots.plots(explored(grid, at="best")):
         assert "interval" in plot.caption, plot.name
         assert " n " in plot.caption or "configurations" in plot.caption, plot.name
         assert not set("{}") & set(plot.caption), plot.name
-    lr = named(explored(grid, when="at each trial's best epoch"))["lr"]
+    lr = named(explored(grid, at="best"))["lr"]
     assert lr.caption.startswith("Test accuracy at each trial's best epoch over the learning rate")
 
 
@@ -213,8 +237,10 @@ def test_plots_of_the_whole_sweep_are_what_stats_says(grid):
     times = stats.time_to_target(rows, "val_accuracy", target, chosen.tolist())
     medians = times.groupby("optimizer")["epochs_to"].median()
     assert {one.label: one.points["x"].iloc[0] for one in found["targets"].series} == medians.to_dict()
-    assert all(one.points["y"].is_monotonic_increasing for one in found["profile"].series)
-    assert max(one.points["y"].iloc[0] for one in found["profile"].series) > 0
+    table = insights.workloads(results_of(grid)).data.set_index("optimizer")["profile"]
+    for one in found["profile"].series:
+        widths = np.diff(one.points["x"])
+        assert (one.points["y"][:-1] * widths).sum() / 3 == pytest.approx(table[one.label])  # of the area from 1 to 4
 
 
 def test_a_target_that_is_asked_for_is_taken_and_said(grid):
@@ -296,7 +322,8 @@ def test_a_drawn_schedule_and_hyperparameters_are_told_in_words():
     rows, finals = made_up({"adam": [0.01]}, schedule=["cosine", "step"])
     drawn = finals["schedule"].map({"cosine": "cosine", "step": "step(gamma=0.3)"})
     wide = finals.assign(**{"drawn_schedule": drawn, "hyperparameter.eps": 1e-8, "hyperparameter.betas": "[0.9, 1]"})
-    found = explored((rows, wide)).points.set_index("schedule")["configuration"]
+    frames, names = (rows, wide), ["hyperparameter.eps", "hyperparameter.betas"]
+    found = explored(frames, hyperparameters=names).points.set_index("schedule")["configuration"]
     assert found["step"] == "eps=1e-08, betas=[0.9, 1], schedule=step(gamma=0.3)"
 
 

@@ -25,6 +25,8 @@ def frame(records):
                 "train_accuracy": value + 0.01,
                 "val_accuracy": value,
                 "val_loss": 1 - value,
+                "train_loss": 0.9 - value,
+                "test_loss": 1.1 - value,
                 "test_accuracy": value - 0.01,
                 "train_seconds": 10.0,
                 "stack_size": 1,
@@ -120,7 +122,8 @@ def test_compare_equals_brute_force():
         for seed in range(5)
         for epoch in (0, 1, 2)
     ]
-    result = stats.compare(stats.final(frame(records)), ["optimizer"], "val_accuracy").set_index("optimizer")
+    finals = stats.final(frame(records))
+    result = stats.compare(finals, ["optimizer"], "val_accuracy", timed=stats.alone(finals)).set_index("optimizer")
     for optimizer in ("a", "b", "c"):
         groups = {}
         for o, configuration, _, epoch, value, _ in records:
@@ -141,10 +144,11 @@ def test_seconds_come_from_trials_that_ran_alone():
     rows = frame([("adam", "x", seed, 2, 0.9, "finished") for seed in range(3)])
     rows["stack_size"] = [1, 4, 1]
     rows["train_seconds"] = [10.0, 99.0, 14.0]
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    finals = stats.final(rows)
+    (row,) = stats.compare(finals, ["optimizer"], "val_accuracy", timed=stats.alone(finals)).to_dict("records")
     assert row["seconds_per_epoch"] == 6.0
-    rows["workers"] = 2
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    finals = finals.assign(workers=2)
+    (row,) = stats.compare(finals, ["optimizer"], "val_accuracy", timed=stats.alone(finals)).to_dict("records")
     assert math.isnan(row["seconds_per_epoch"])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
-from optbench.stats.selection import ranked
+from optbench.report.results import Results
 
 # Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
 COLOURS = {
@@ -28,7 +28,7 @@ SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is m
 MAX_LINES = 10  # drawn unless somebody asks for more
 MAX_CURVES = 400  # that a page carries
 _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
-_WORKLOADS = ("model", "activation", "loss", "batch_size", "precision")
+_WORKLOADS = ("model", "activation", "loss", "batch_size")
 _MAX_RATES = 12  # columns of a heat map; more learning rates than that share columns
 
 
@@ -145,25 +145,13 @@ def unit(name: str) -> str:
 # ---------------------------------------------------------------- rows → Explorer
 
 
-def explore(
-    rows: pd.DataFrame,
-    finals: pd.DataFrame,
-    metric: str,
-    score: str,
-    target: float | None = None,
-    when: str = "after the last epoch",
-) -> Explorer:
-    """What the plots need, from one row per trial and epoch and one per trial that needs no more training.
-
-    `finals` has the trials of both phases, `dropout` as text, a column for each hyperparameter that varies
-    (`stats.with_hyperparameters`), and a drawn schedule's name under `schedule`. `metric` selects, `score` is shown,
-    and `target` is the value of `metric` to be reached, by default that of `stats.target`. `when` says in words at
-    which epoch `finals` have their scores.
-    """
-    tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
-    names = ["optimizer", *(name for name in stats.varying(tuning, stats.AXES) if name != "optimizer")]
+def explore(results: Results) -> Explorer:
+    """What the plots of these results need."""
+    metric, score = results.metric, results.score
+    tuning, confirming = results.tuning, results.finals[results.finals["phase"] == "confirm"]
+    names = ["optimizer", *(name for name in results.varying if name != "optimizer")]
     tuning, confirming = (_as_text(frame, names) for frame in (tuning, confirming))
-    ordered = ranked(tuning, names, metric)
+    ordered = stats.ranked(tuning, names, metric)
     configurations = tuning.drop_duplicates("configuration_id").set_index("configuration_id")
     ordered["lr"] = ordered["configuration_id"].map(configurations["lr"])
     best = ordered.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id"]]
@@ -174,18 +162,19 @@ def explore(
         counts.agg(trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index(), "left", on=[*names, "lr"]
     )
     points["rate"] = _rates(points["lr"])
-    points["configuration"] = points["configuration_id"].map(_configurations(configurations))
     fresh = _fresh(confirming, columns)
-    fresh["configuration"] = fresh["configuration_id"].map(_configurations(configurations)).fillna("")
+    choices = [name for name in results.choices if name not in (*names, "lr")]
+    for frame in (points, fresh):
+        frame["configuration"] = [results.in_words(i, choices) for i in frame["configuration_id"]]
     first = fresh if len(fresh) else points.drop_duplicates("optimizer")
     axes = [Axis("optimizer", "optimizer", _by_score(points, first, score))]
     axes += [Axis(name, name.replace("_", " "), _natural(tuning[name].unique())) for name in names[1:]]
     kept = _with_curves(points, names)
-    of = rows[rows["status"].eq("finished")]
+    of = results.rows[results.rows["status"].eq("finished")]
     of = of[of["configuration_id"].isin({*kept, *fresh["configuration_id"]})]
     kind = metric.partition("_")[2]
-    explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), when)
-    whole = (_tuning(explorer, tuning), _targets(explorer, rows, tuning, target), _profile(explorer, rows, tuning))
+    explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
+    whole = (_tuning(explorer, tuning), _targets(explorer, results), _profile(explorer, results))
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
 
@@ -209,15 +198,13 @@ def _scored(frame: pd.DataFrame, finals: pd.DataFrame, columns: Sequence[str]) -
 
 def _curves_of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Mean, 95 % interval (Student's t, also of many seeds) and n of each configuration after each epoch."""
-    from scipy.special import stdtrit
-
     groups = rows.groupby(["configuration_id", "phase", "epoch"], sort=False, observed=True)
     n = groups.size()
     found = pd.DataFrame({"n": n})
     for split in ("val", "train"):
         mean, deviation = groups[f"{split}_{kind}"].mean(), groups[f"{split}_{kind}"].std()
-        half = deviation / np.sqrt(n) * stdtrit(np.maximum(n - 1, 1), 0.975)
-        found[split], found[f"{split}_low"], found[f"{split}_high"] = mean, mean - half, mean + half
+        found[split] = mean
+        found[f"{split}_low"], found[f"{split}_high"] = stats.t_interval(mean, deviation, n)
     return found.reset_index()
 
 
@@ -228,17 +215,6 @@ def _fresh(confirming: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     )
     counts = each.agg(lr=("lr", "first"), trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index()
     return _scored(counts, confirming, columns)
-
-
-def _configurations(configurations: pd.DataFrame) -> pd.Series:
-    """What tells the configurations of an optimizer apart besides the axes and lr, in words."""
-    names = [name for name in configurations if str(name).startswith(stats.HYPERPARAMETER)]
-    text = pd.Series("", index=configurations.index)
-    for name in [*names, *(["drawn_schedule"] if "drawn_schedule" in configurations else [])]:
-        plain = str(name).removeprefix(stats.HYPERPARAMETER).removeprefix("drawn_")
-        values = configurations[name].map(lambda v: f"{v:g}" if isinstance(v, float) else str(v), na_action="ignore")
-        text += (", " + plain + "=" + values).fillna("")
-    return text.str.removeprefix(", ")
 
 
 def _rates(lr: pd.Series) -> pd.Series:
@@ -539,19 +515,20 @@ def _of_optimizers(explorer: Explorer, found: pd.DataFrame) -> tuple[Series, ...
     )
 
 
-def _targets(explorer: Explorer, rows: pd.DataFrame, tuning: pd.DataFrame, target: float | None) -> Plot | None:
+def _targets(explorer: Explorer, results: Results) -> Plot | None:
     """How soon each optimizer's best configuration is good enough."""
-    rule = "as asked for"
+    target, rule = results.query.target, "as asked for"
     if target is None:
-        target, references = stats.target(tuning, explorer.metric)
+        if not explorer.varies("optimizer"):  # which would set its own target
+            return None
+        target, references = stats.target(results.tuning, explorer.metric)
         shown = references if len(references) <= 3 else [*references[:2], f"{len(references) - 2} others"]
         rule = f"the median of what the best of {', '.join(shown)} end with"
     if math.isnan(target):
         return None
     is_fresh = len(explorer.fresh) > 0
     chosen = explorer.fresh if is_fresh else explorer.points.drop_duplicates("optimizer")
-    of = rows[rows["phase"] == ("confirm" if is_fresh else "tune")]
-    times = stats.time_to_target(of, explorer.metric, target, chosen["configuration_id"].tolist())
+    times = stats.time_to_target(results.scored_rows, explorer.metric, target, chosen["configuration_id"].tolist())
     if not np.isfinite(times["epochs_to"]).any():
         return None
     found = stats.summarise_targets(times, ["optimizer"])
@@ -583,20 +560,20 @@ def _targets(explorer: Explorer, rows: pd.DataFrame, tuning: pd.DataFrame, targe
     )
 
 
-def _profile(explorer: Explorer, rows: pd.DataFrame, tuning: pd.DataFrame) -> Plot | None:
+def _profile(explorer: Explorer, results: Results) -> Plot | None:
     """How often each optimizer is among the fastest, over the sweep's workloads."""
     names = [name for name in _WORKLOADS if explorer.varies(name)]
     if not names or not explorer.varies("optimizer"):
         return None
     times = {}
-    of = rows[rows["phase"] == "tune"]
-    for workload, group in tuning.groupby(names, sort=False, observed=True):
-        target, _ = stats.target(group, explorer.metric)
+    of = results.rows[results.rows["phase"] == "tune"]
+    for workload, group in results.tuning.groupby(names, sort=False, observed=True):
+        target = stats.target(group, explorer.metric)[0] if results.query.target is None else results.query.target
         if math.isnan(target):
             continue
         chosen = stats.select(group, ["optimizer"], explorer.metric)
         reached = stats.time_to_target(of, explorer.metric, target, chosen.tolist())
-        times[workload] = reached.groupby("optimizer", observed=True)["steps_to"].median()
+        times[workload] = reached.groupby("optimizer", observed=True)["epochs_to"].median()
     if len(times) < 2:
         return None
     table = pd.DataFrame(times).T.reindex(columns=list(explorer.axes[0].values))
@@ -606,9 +583,10 @@ def _profile(explorer: Explorer, rows: pd.DataFrame, tuning: pd.DataFrame) -> Pl
     found["about"] = [f"mean height {scores[label]:.2f}" for label in found["optimizer"]]
     caption = (
         f"Share of the {len(times)} workloads ({', '.join(map(words, names))}) in which an optimizer needs at most τ "
-        "times the steps of the fastest one to the workload’s target, the median of what the best of its references "
-        "end with; each with its best configuration there, median over the n seeds, misses being infinitely slow "
-        "(Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: these are counts."
+        "times the epochs of the fastest one to the workload’s target, unless one was asked for the median of what the "
+        "best of its references end with; each with its best configuration there, median over the n seeds, misses "
+        "being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: "
+        "these are counts."
     )
     return Plot(
         "profile",

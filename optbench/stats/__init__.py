@@ -4,6 +4,7 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 
 finals      what does a trial end with?
 intervals   how sure is a mean?
+ranking     which groups can be told apart?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
@@ -14,6 +15,7 @@ workloads   which optimizer is best over several workloads?
 from optbench.stats.finals import (
     AXES,
     HYPERPARAMETER,
+    METRICS,
     SCORES,
     budgets_in_words,
     final,
@@ -23,8 +25,9 @@ from optbench.stats.finals import (
     with_hyperparameters,
 )
 from optbench.stats.importance import importance
-from optbench.stats.intervals import Estimate, estimate
-from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
+from optbench.stats.selection import alone, at_epoch, by_epoch, compare, ranked, select, sign
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
@@ -32,25 +35,37 @@ from optbench.stats.workloads import Friedman, friedman, performance_profile, pr
 __all__ = [
     "AXES",
     "HYPERPARAMETER",
+    "METRICS",
     "SCORES",
     "Estimate",
     "Friedman",
+    "alone",
+    "at_epoch",
     "budgets_in_words",
     "by_epoch",
     "compare",
+    "differences",
     "divergence",
     "estimate",
     "expected_best",
     "final",
     "friedman",
+    "holm",
     "importance",
+    "iqm",
     "lr_sensitivity",
+    "median",
     "performance_profile",
     "profile_score",
+    "rank",
+    "ranked",
+    "resolution",
+    "seeds_needed",
     "select",
     "sign",
     "states",
     "summarise_targets",
+    "t_interval",
     "target",
     "time_to_target",
     "tuning_curves",

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
-SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
+METRICS = ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss")
+SCORES = (*METRICS, "gap")
 HYPERPARAMETER = "hyperparameter."
 
 

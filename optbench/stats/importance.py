@@ -15,14 +15,15 @@ _MAX_LEVELS = 8  # numbers with more values than that are binned
 def importance(finals: pd.DataFrame, factors: Sequence[str], metric: str) -> pd.DataFrame:
     """Shares of the variance of `metric` among the finished trials: columns factor, share and kind.
 
-    kind "main": a factor that varies, by what it explains beyond the other main effects; "pair": two of them, by what
-    the means of their cells explain beyond all main effects (sums of squares of type II; Yates 1934). In a balanced
-    design that is the classical analysis of variance (Fisher 1925), whose use for hyperparameters is that of Hutter,
-    Hoos and Leyton-Brown (2014). "seed": between the seeds of a configuration; NaN where none has two, since the noise
-    then stands in the rest. "rest": what is left, which is interactions of three and more, what was binned together,
-    and what factors explain in common where the design is not balanced. In such a design it can be below 0: where
-    factors mask one another, or pairs explain the same, their own contributions add up to more than all explain
-    together. Shares are of the sample: a factor or a pair with many levels takes up some noise.
+    kind "main": a factor that varies, by what its main effect adds to those of others, averaged over all orders in
+    which they may be added (Lindeman, Merenda and Gold 1980): where not every combination was tried, factors explain
+    some of the variance in common, and that is shared among them. "pair": two of them, by what the means of their cells
+    explain beyond all main effects; where pairs explain the same, they are reduced in proportion to what is there. In a
+    balanced design all this is the classical analysis of variance (Fisher 1925), whose use for hyperparameters is that
+    of Hutter, Hoos and Leyton-Brown (2014). "seed": between the seeds of a configuration; NaN where none has two, since
+    the noise then stands in the rest. "rest": what is left, interactions of three and more and what was binned
+    together. The shares are never negative and add up to 1. They are of the sample: a factor or a pair with many levels
+    takes up some noise.
 
     Numbers with more than 8 different values are binned, lr to half decades, others into eight groups of about the same
     size. A missing value is a level of its own. The largest share comes first, rest and seed last. All shares are NaN
@@ -41,17 +42,24 @@ def importance(finals: pd.DataFrame, factors: Sequence[str], metric: str) -> pd.
     noise = float(((scores - (sums / weights)[of]) ** 2).sum())
     mains = {name: levels[first] for name, levels in codes.items()}
 
-    together = _explained([*mains.values()], weights, sums)
-    found = []
-    for name in mains:
-        others = [levels for other, levels in mains.items() if other != name]
-        found.append((name, together - _explained(others, weights, sums), "main"))
+    explained = {
+        frozenset(names): _explained([mains[name] for name in names], weights, sums)
+        for n in range(len(mains) + 1)
+        for names in combinations(mains, n)
+    }
+    together = explained[frozenset(mains)]
+    squares = {(name, "main"): _averaged(name, explained) for name in mains}
+    beyond = {}
     for a, b in combinations(mains, 2):
         others = [levels for other, levels in mains.items() if other not in (a, b)]
         terms = [_cells(mains[a], mains[b])[1], *others]
-        found.append((f"{a} × {b}", _explained(terms, weights, sums) - together, "pair"))
-    found = sorted(((name, max(0.0, square), kind) for name, square, kind in found), key=lambda row: -row[1])
-    rest = total - noise - sum(square for _, square, _ in found)
+        beyond[f"{a} × {b}", "pair"] = max(0.0, _explained(terms, weights, sums) - together)
+    left = max(0.0, total - noise - together)
+    reduced = min(1.0, left / sum(beyond.values())) if any(beyond.values()) else 1.0
+    squares |= {key: square * reduced for key, square in beyond.items()}
+    found = [(name, max(0.0, square), kind) for (name, kind), square in squares.items()]
+    found.sort(key=lambda row: -row[1])
+    rest = max(0.0, total - noise - sum(square for _, square, _ in found))
     if (weights <= 1).all():
         noise = math.nan
     rows = [*found, ("rest", rest, "rest"), ("seed", noise, "seed")]
@@ -61,6 +69,14 @@ def importance(finals: pd.DataFrame, factors: Sequence[str], metric: str) -> pd.
         [(name, math.nan if is_constant else square / total, kind) for name, square, kind in rows],
         columns=["factor", "share", "kind"],
     )
+
+
+def _averaged(name: str, explained: dict[frozenset[str], float]) -> float:
+    """What a factor adds to the explained squares of others, averaged over all orders in which they may be added."""
+    without = [names for names in explained if name not in names]
+    m = max(map(len, explained))
+    orders = {n: math.factorial(n) * math.factorial(m - n - 1) / math.factorial(m) for n in range(m)}
+    return math.fsum(orders[len(names)] * (explained[names | {name}] - explained[names]) for names in without)
 
 
 def _levels(values: pd.Series) -> np.ndarray:
