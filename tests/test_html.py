@@ -369,7 +369,7 @@ def test_the_first_screen_answers(page, explorer):
         place = item.bounding_box()
         assert place["y"] >= 0 and place["y"] + place["height"] <= DESKTOP["height"]
     assert page.locator(".compact th").all_inner_texts() == [
-        "#", "optimizer", "lr", "test accuracy %", "95 % interval", "n",
+        "rank", "optimizer", "lr", "test accuracy %, 95 % interval", "n",
     ]  # fmt: skip
     best = explorer.points.drop_duplicates("optimizer").set_index("optimizer")
     cells = row.locator("td").all_inner_texts()

@@ -23,7 +23,8 @@ from optbench.report import formats
 from optbench.report.plots import COLOURS, MAX_LINES, SCALES, SYMBOLS, Axis, Explorer, Plot, plots, rates, view, words
 from optbench.report.tables import Column, Report, Table
 
-_COMPACT_ROWS = 8
+_MARKED = "Bold: the best. Tinted ranks: cannot be told apart from it."
+_COMPACT_ROWS, _BEFORE_TABLE = 8, 2
 _LONG = 90  # characters of a headline that is set smaller
 _SEARCHED = 12  # so many checkboxes get a field to find one
 
@@ -58,35 +59,49 @@ def _file(name: str) -> str:
 
 
 def _answer(report: Report, explorer: Explorer) -> str:
-    """The findings, and beside them the first rows of the first table with their intervals."""
+    """The findings, and beside them the first rows of the first table that compares, with their intervals."""
     headline, *others = report.findings or (f"{report.sweep}: {report.summary}.",)
-    findings = "".join(f"<li>{escape(finding)}</li>" for finding in others)
+    items = [f"<li>{escape(finding)}</li>" for finding in others]
+    first, rest = items[:_BEFORE_TABLE], items[_BEFORE_TABLE:]
     return (
         '<section class="answer" id="answer" tabindex="-1">'
-        f"<div><h1{' class=long' if len(headline) > _LONG else ''}>{escape(headline)}</h1>"
-        + (f'<ul class="findings">{findings}</ul>' if findings else "")
-        + f"</div>{_compact(report.tables[0], explorer)}</section>"
+        f'<div class="headline"><h1{" class=long" if len(headline) > _LONG else ""}>{escape(headline)}</h1>'
+        f"{_listed(first)}</div>{_compact(report.tables, explorer)}{_listed(rest)}</section>"
     )
 
 
-def _compact(table: Table, explorer: Explorer) -> str:
-    """The first rows of a table: rank, names, lr, its first score with a picture of the interval, and n."""
+def _listed(items: Sequence[str]) -> str:
+    return f'<ul class="findings">{"".join(items)}</ul>' if items else ""
+
+
+def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
+    """The best rows of a table: rank, names, lr, its first score with a picture of the interval, and n."""
+    comparing = (i for i, table in enumerate(tables) if len(table.data) > 1 and explorer.by in table.data)
+    place = next(comparing, 0)
+    table = tables[place]
     score = next((column for column in table.columns if column.kind in ("percent", "loss")), None)
     if score is None:
         return ""
-    rank = next((column for column in table.columns if column.kind == "rank"), None)
-    names = table.columns[: table.keys]
+    rank = next((column for column in table.columns if column.name == "rank"), None)
+    is_loss = score.name.endswith("loss")
+    best_first = table.data.assign(_order=table.data[score.name].round(9), best=table.data.get("best", False))
+    best_first = best_first.sort_values(["_order", "best"], ascending=[is_loss, False], kind="stable")
+    data = best_first.head(_COMPACT_ROWS).drop(columns="_order")
     chosen = pd.concat([explorer.points, explorer.fresh]).drop_duplicates("configuration_id")
     lrs = chosen.set_index("configuration_id")["lr"] if explorer.points["lr"].nunique() > 1 else pd.Series(dtype=float)
-    data = table.data.head(_COMPACT_ROWS)
-    lows, highs = (data.get(f"{score.name}_{end}", data[score.name]) for end in ("low", "high"))
-    bottom, top = view(data[score.name], lows, highs, score.name.endswith("loss"))
+    bottom, top = _scale(data, score.name, is_loss)
     shade = _strip(data.iloc[0], score.name, bottom, top).get("range", "") if len(data) else ""
-    headings = [("", "#"), *(("", column.heading) for column in names), *([("", "lr")] if len(lrs) else [])]
-    headings += [("number", score.heading), ("", '<span class="quiet">95 % interval</span>'), ("number", "n")]
+    names = table.columns[: table.keys]
+    headings = [
+        *([("", "rank")] if rank else []),
+        *(("", column.heading) for column in names),
+        *([("", "lr")] if len(lrs) else []),
+        ("number", f"{score.heading}, 95 % interval"),
+        ("number", "n"),
+    ]
     lines = []
-    for place, row in enumerate(data.to_dict("records"), start=1):
-        cells = [f"<td>{escape(formats.cell(rank, row)) if rank else place}</td>"]
+    for row in data.to_dict("records"):
+        cells = [f'<td class="rank">{_text(rank, row)}</td>'] if rank else []
         cells += [f'<td class="label" title="{_text(c, row)}">{_text(c, row)}</td>' for c in names]
         if len(lrs):
             lr = lrs.get(row.get("configuration_id"), math.nan)
@@ -95,20 +110,29 @@ def _compact(table: Table, explorer: Explorer) -> str:
         pictures = "".join(
             f'<i class="{name}" style="{style}"></i>' for name, style in (("shade", shade), *parts.items()) if style
         )
-        cells.append(f'<td class="number">{_text(score, row)}</td>')
-        cells.append(f'<td><span class="strip" aria-hidden="true">{pictures}</span></td>')
+        strip = f'<span class="strip" aria-hidden="true">{pictures}</span>'
+        cells.append(f'<td><div class="pictured"><span>{_text(score, row)}</span>{strip}</div></td>')
         cells.append(f'<td class="number">{int(row["n"]) if "n" in row else ""}</td>')
         lines.append(f"<tr{_marks(table, row)}>{''.join(cells)}</tr>")
-    head = "".join(
-        f'<th scope="col" class="{kind}">{text if "<" in text else escape(text)}</th>' for kind, text in headings
-    )
+    head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in headings)
     rest = f"All {len(table.data)} rows, with" if len(table.data) > len(data) else "With"
     return (
-        '<div><div class="box" tabindex="0" role="region" aria-label="The best, in short"><table class="compact">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        '<div class="short"><div class="box" tabindex="0" role="region" aria-label="The best, in short">'
+        f'<table class="compact"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         '<p class="caption">Dots are means, bars 95 % intervals of the mean, on one scale; the shade is the first '
-        f'row’s. <a href="#table-0">{rest} all scores and what they mean</a>.</p></div>'
+        f'row’s. <a href="#table-{place}">{rest} all scores and what they mean</a>.</p></div>'
     )
+
+
+def _scale(data: pd.DataFrame, score: str, is_loss: bool) -> tuple[float, float]:
+    """The ends of the strips: those of the intervals of all rows, but for rows too bad to be compared."""
+    low, high = view(data[score], [], [], is_loss)
+    shown = data[data[score].between(low, high)]
+    ends = [end for name in (score, f"{score}_low", f"{score}_high") if name in shown for end in shown[name].dropna()]
+    if not ends or min(ends) == max(ends):
+        return low, high
+    more = (max(ends) - min(ends)) / 30
+    return min(ends) - more, max(ends) + more
 
 
 def _strip(row: Any, name: str, bottom: float, top: float) -> dict[str, str]:
@@ -226,12 +250,14 @@ def _table(i: int, table: Table, axes: Sequence[Axis]) -> str:
         marked = f' data-keys="{",".join(keys)}"' if filtered else ""
         body.append(f"<tr{marked}{_marks(table, row)}>{''.join(cells)}</tr>")
     title = escape(table.title)
+    is_marked = any(_marks(table, row) for row in rows)
+    said = [*([table.caption] if table.caption else []), *([_MARKED] if is_marked else [])]
     return (
         f'<div class="table" id="table-{i}" tabindex="-1"><h3>{title}</h3>'
         f'<div class="box" tabindex="0" role="region" aria-label="{title}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         f'<p class="caption filtered" hidden></p>'
-        + (f'<p class="caption">{escape(table.caption)}</p>' if table.caption else "")
+        + (f'<p class="caption">{escape(" ".join(said))}</p>' if said else "")
         + "</div>"
     )
 
@@ -244,8 +270,10 @@ def _heading(column: Column, values: Sequence[float | str], is_number: bool) -> 
 
 
 def _class(column: Column, is_number: bool) -> str:
-    names = {"prose": "words", "text": "" if is_number else "label"} if column.is_text else {column.kind: "number"}
-    name = names.get(column.kind, "")
+    if column.is_text:
+        name = {"prose": "words", "text": "" if is_number else "label"}.get(column.kind, "")
+    else:
+        name = "number rank" if column.name == "rank" else "number"
     return f' class="{name}"' if name else ""
 
 
@@ -257,6 +285,11 @@ def _marks(table: Table, row: Any) -> str:
 
 
 def _text(column: Column, row: Any) -> str:
+    """A cell as HTML."""
+    if column.kind == "curve" and len(row[column.name]) > 1:
+        heights = row[column.name]
+        points = " ".join(f"{60 * i / (len(heights) - 1):.1f},{15 - 14 * y:.1f}" for i, y in enumerate(heights))
+        return f'<svg class="spark" viewBox="0 0 60 16" aria-hidden="true"><polyline points="{points}"/></svg>'
     return escape(formats.cell(column, row))
 
 

@@ -350,10 +350,10 @@ def _curves(explorer: Explorer) -> Plot | None:
         else "The seeds that selected a configuration are those shown, so that winners look a little too good."
     )
     caption = (
-        f"Validation {kind} after each epoch, and if asked for training {kind} with dashes, both with dropout off: of "
-        f"each line the best configuration by {words(explorer.metric)}, the mean over its n seeds, those that trained "
-        "to the end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before training. "
-        f"{seeds}"
+        f"Validation {kind} after each epoch, and with dashes, if asked for, training {kind}, both with dropout off: "
+        f"of each line the best configuration by {words(explorer.metric)}, the mean over its n seeds, those that "
+        "trained to the end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
+        f"training. {seeds}"
     )
     return Plot(
         "curves",
@@ -583,10 +583,10 @@ def _profile(explorer: Explorer, results: Results) -> Plot | None:
     found["about"] = [f"mean height {scores[label]:.2f}" for label in found["optimizer"]]
     caption = (
         f"Share of the {len(times)} workloads ({', '.join(map(words, names))}) in which an optimizer needs at most τ "
-        "times the epochs of the fastest one to the workload’s target, unless one was asked for the median of what the "
-        "best of its references end with; each with its best configuration there, median over the n seeds, misses "
-        "being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: "
-        "these are counts."
+        "times the epochs of the fastest one to the target, which is that asked for, or for each workload the median "
+        "of what the best of its references end with. Each optimizer with its best configuration there, median over "
+        "the n seeds, misses being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There "
+        "is no interval: these are counts."
     )
     return Plot(
         "profile",

@@ -268,7 +268,9 @@
   function drawLines(plot, canvas, result) {
     const scale = scales[plot.unit], solid = result.series.filter((one) => !one.isDashed);
     const range = plot.isViewed ? viewed(solid.flatMap((one) => one.y), solid.flatMap((one) => [...one.low, ...one.high]), plot.isLoss ? -1 : 1) : null;
-    const x = plot.places ? ticks(plot.places) : plot.isLog ? { type: "log", dtick: 1, exponentformat: plot.name === "lr" ? "power" : "none" } : {};
+    const xs = [...new Set(solid.flatMap((one) => one.x))], decades = { type: "log", dtick: 1, exponentformat: plot.name === "lr" ? "power" : "none" };
+    const few = { type: "log", tickvals: xs, ticktext: xs.map((value) => (value < 1e-3 ? value.toExponential() : String(value))) };
+    const x = plot.places ? ticks(plot.places) : !plot.isLog ? {} : xs.length <= 5 ? few : decades;
     const y = range && !state.full ? { range: range.map((end) => scale * end) } : { autorange: true };
     react(canvas, lineTraces(plot, result, state.full ? null : range), layout(plot, { x, y }));
     const hidden = range && !state.full ? solid.flatMap((one) => one.y).filter((value) => isNumber(value) && (plot.isLoss ? value > range[1] : value < range[0])).length : 0;
@@ -425,8 +427,8 @@
       if (state.of !== null && !found.includes(state.of)) of.add(new Option(axes[state.by].values[state.of], String(state.of)));
       of.value = state.of === null ? "" : String(state.of);
     }
-    const count = state.chosen[0].size, all = axes[0].values.length;
-    $("#status").textContent = view.passing.length ? `${count} of ${all} optimizers pass the filters.` : "Nothing passes the filters.";
+    const { heading, values } = axes[state.by];
+    $("#status").textContent = view.passing.length ? `${view.all.length} of ${values.length} ${plural(heading)} pass the filters.` : "Nothing passes the filters.";
   }
 
   function update({ keepsAddress = false } = {}) {
