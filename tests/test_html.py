@@ -177,6 +177,13 @@ def assert_lines(drawn, plot, explorer, dashed=False):
             assert bands[one.label]["y"] == pytest.approx([scale * v for v in polygon], rel=DIGITS)
 
 
+def assert_view(page, plot):
+    """The page begins with the same range of y."""
+    if plot.view:
+        limits = page.evaluate(f"document.querySelector('#plot-{plot.name} .canvas').layout.yaxis.range")
+        assert limits == pytest.approx([100 * end for end in plot.view], abs=0.02)
+
+
 def test_without_filters_the_page_draws_what_python_plots(page, explorer):
     shown = page.evaluate("[...document.querySelectorAll('.plot')].map(figure => figure.id.slice(5))")
     found = plots.plots(explorer)
@@ -185,9 +192,7 @@ def test_without_filters_the_page_draws_what_python_plots(page, explorer):
         drawn = traces(page, plot.name)
         if plot.kind == "lines":
             assert_lines(drawn, plot, explorer)
-            if plot.view:
-                limits = page.evaluate(f"document.querySelector('#plot-{plot.name} .canvas').layout.yaxis.range")
-                assert limits == pytest.approx([100 * end for end in plot.view], abs=0.02)
+            assert_view(page, plot)
         elif plot.kind == "dots":
             dots = {explorer.axis("optimizer").values[t["v"]]: t["x"][0] for t in drawn if t["role"] == "line"}
             expected = {one.label: one.points["x"].iloc[0] for one in plot.series}
@@ -356,6 +361,8 @@ def test_tables_sort_by_keyboard_and_say_how_they_are_sorted(page):
 
 def test_the_best_row_and_its_ties_are_set_off(page):
     assert page.locator("#table-0 tr.best").count() == page.locator("#table-0 tr.tie").count() == 1
+    assert "Bold: the best. Tinted ranks" in page.locator("#table-0 .caption").last.inner_text()
+    assert page.locator("#table-2 .caption:not(.filtered)").count() == 0
 
 
 # ---------------------------------------------------------------- first screen, phone, theme, print
@@ -575,14 +582,16 @@ def test_without_javascript_the_answer_and_the_tables_are_there(watched, file):
 
 
 def test_confirmed_configurations_show_fresh_seeds_until_an_axis_is_filtered(watched, tmp_path):
-    frames = made_up({"adam": [1e-2, 1e-1], "sgd": [1e-2, 1e-1]}, confirm=5, epochs=2, schedule=GRID["schedule"])
+    frames = made_up({"adam": [1e-2, 1e-1], "sgd": [1e-2, 1e-1]}, confirm=5, epochs=8, schedule=GRID["schedule"])
     explorer = explored(frames)
     path = tmp_path / "confirmed.html"
     path.write_text(html.page(report_of(frames), explorer), encoding="utf-8")
     other = Watched(watched.browser)
     page = other.open(path.as_uri())
-    (plot,) = (plot for plot in plots.plots(explorer) if plot.name == "curves")
-    assert_lines(traces(page, "curves"), plot, explorer)
+    for plot in plots.plots(explorer):
+        if plot.kind == "lines":
+            assert_lines(traces(page, plot.name), plot, explorer)
+            assert_view(page, plot)
     said = page.locator("#plot-curves .shown")
     assert said.inner_text().startswith("2 optimizers, on fresh seeds, n = 5.")
     box(page, 0, 1).uncheck()

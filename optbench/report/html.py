@@ -239,13 +239,17 @@ def _table(i: int, table: Table, axes: Sequence[Axis]) -> str:
     numeric = [all(isinstance(value, float) or value == "" for value in column) for column in values]
     codes = [{value: str(code) for code, value in enumerate(axis.values)} for axis in axes]
     filtered = [axis.name for axis in axes if axis.name in table.data]
-    head = "".join(map(_heading, table.columns, values, numeric))
+    classes = list(map(_class, table.columns, numeric))
+    scores = [k for k, column in enumerate(table.columns) if column.kind in ("percent", "loss")]
+    if scores:
+        classes[scores[0]] += " score"
+    head = "".join(map(_heading, table.columns, values, numeric, classes))
     body = []
     for k, row in enumerate(rows):
         keys = [found.get(_plain(row.get(axis.name)), "") for axis, found in zip(axes, codes, strict=True)]
         cells = [
-            f'<td{_class(column, is_number)} data-value="{escape(_sortable(value[k]))}">{_text(column, row)}</td>'
-            for column, value, is_number in zip(table.columns, values, numeric, strict=True)
+            f'<td class="{name}" data-value="{escape(_sortable(value[k]))}">{_text(column, row)}</td>'
+            for column, value, name in zip(table.columns, values, classes, strict=True)
         ]
         marked = f' data-keys="{",".join(keys)}"' if filtered else ""
         body.append(f"<tr{marked}{_marks(table, row)}>{''.join(cells)}</tr>")
@@ -262,26 +266,25 @@ def _table(i: int, table: Table, axes: Sequence[Axis]) -> str:
     )
 
 
-def _heading(column: Column, values: Sequence[float | str], is_number: bool) -> str:
+def _heading(column: Column, values: Sequence[float | str], is_number: bool, name: str) -> str:
     heading = escape(column.heading)
     if len({value for value in values if value != ""}) > 1:
         heading = f'<button type="button">{heading}</button>'
-    return f'<th scope="col"{_class(column, is_number)}{" data-numeric" * is_number}>{heading}</th>'
+    return f'<th scope="col" class="{name}"{" data-numeric" * is_number}>{heading}</th>'
 
 
 def _class(column: Column, is_number: bool) -> str:
+    """How the cells of a column look."""
     if column.is_text:
-        name = {"prose": "words", "text": "" if is_number else "label"}.get(column.kind, "")
-    else:
-        name = "number rank" if column.name == "rank" else "number"
-    return f' class="{name}"' if name else ""
+        return {"prose": "words", "text": "" if is_number else "label"}.get(column.kind, "")
+    return "number rank" if column.name == "rank" else "number"
 
 
 def _marks(table: Table, row: Any) -> str:
     """The class of a row that is the best, or shares its rank."""
     if not {"best", "rank"} <= set(table.data) or len(table.data) < 2:
         return ""
-    return ' class="best"' if row["best"] is True else ' class="tie"' if row["rank"] == 1 else ""
+    return ' class="best"' if row["best"] == 1 else ' class="tie"' if row["rank"] == 1 else ""
 
 
 def _text(column: Column, row: Any) -> str:
