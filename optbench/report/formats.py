@@ -290,7 +290,7 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "json": to_json,
     "latex": latex,
 }
-_ENDINGS = {".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
+_ENDINGS = {".html": "html", ".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
 
 
 def by_ending(path: Path | None) -> str:
