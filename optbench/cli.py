@@ -114,6 +114,10 @@ def run(
         int | None,
         typer.Option(min=1, help="Trials trained together; 1 measures time. [default: what the device likes]"),
     ] = None,
+    timing: Annotated[
+        bool,
+        typer.Option("--timing", help="Then measure seconds: one seed of each configuration in a table, alone."),
+    ] = False,
 ) -> None:
     """Train every trial of a sweep that is not there yet. Run it again to resume."""
     from optbench import spec
@@ -127,17 +131,20 @@ def run(
 
         plan = make_plan(parsed, output, device, workers, stack_size)
     _describe(plan, console)
+    if timing and plan.stacks:
+        console.print("then one seed of each configuration that a table shows, alone, to measure its seconds")
     if dry_run:
-        later = None if plan.stacks else plan.confirmation()
-        if later:
+        later = None if plan.stacks else _next(plan, timing)
+        while later:
             _describe(later, console)
+            later = None if later.stacks else _next(later, timing)
         return
     failed, ran = 0, False
     phase: Plan | None = plan
     while phase is not None:
         if phase.stacks:
             datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
-        if phase.phase == "confirm" and phase.stacks:
+        if phase.phase != "tune" and phase.stacks:
             _describe(phase, console)
         with progress.Progress(phase, console) as display, progress.interruptible():
             try:
@@ -146,15 +153,16 @@ def run(
                         display.update(event)
             except KeyboardInterrupt:
                 display.stop()
-                resume = f"{phase.done()}/{phase.total} done; resume with: {progress.command_line(sys.argv)}"
+                resume = f"{phase.done()}; resume with: {progress.command_line(sys.argv)}"
                 console.print(resume, soft_wrap=True, markup=False)
                 raise typer.Exit(INTERRUPTED) from None
         if phase.stacks:
             console.print(display.summary(), soft_wrap=True, markup=False)
         failed, ran = failed + display.failed, ran or bool(phase.stacks)
-        phase = phase.confirmation() if phase.phase == "tune" else None
+        timed = f", {len(phase.trials)} of them timed" if phase.phase == "timing" else ""
+        phase = _next(phase, timing)
     if not ran:
-        console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}", soft_wrap=True)
+        console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}{timed}", soft_wrap=True)
     try:
         path = plan.store.write_meta("report.md", formats.markdown(build.build(plan.store)))
         console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
@@ -163,6 +171,22 @@ def run(
         console.print(f"no report: {error}", soft_wrap=True, markup=False)
     if failed:
         raise typer.Exit(TRIAL_FAILED)
+
+
+def _next(plan: Plan, timing: bool) -> Plan | None:
+    """The phase of a run after this one."""
+    from optbench.report import build
+
+    if plan.phase == "tune" and (confirmation := plan.confirmation()):
+        return confirmation
+    if not timing or plan.phase == "timing":
+        return None
+    try:
+        built = build.build(plan.store)
+    except UserError:  # nothing has finished
+        return None
+    shown = [table.data["configuration_id"] for table in built.tables if "configuration_id" in table.data]
+    return plan.timing({i for column in shown for i in column.dropna() if i})
 
 
 def _describe(plan: Plan, console: Console) -> None:
@@ -264,6 +288,24 @@ def status(
     from optbench.store import Store, newest
 
     formats.print_table(count(Store(results or newest(Path("results")))), _console())
+
+
+@app.command()
+def compact(
+    results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+) -> None:
+    """Merge the many parquet files of a sweep into few, without a change to any row; 'run' does so at its end."""
+    from optbench.store import Store, newest
+
+    store = Store(results or newest(Path("results")))
+    store.rows(["epoch"])  # that there are results, and all of them can be read
+    with store.locked():
+        for each in (store, store.timing):
+            before, after = each.compact()
+            if after < before:
+                print(f"{each.folder}: {before} parts → {after}")
+            elif each is store:
+                print(f"{each.folder}: {before} part{'s' * (before != 1)}, nothing to merge")
 
 
 @app.command("list")

@@ -49,12 +49,16 @@ def describe(plan: Plan) -> RenderableType:
     table = Table(box=None, pad_edge=False)
     for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right")
+    n = 1 if plan.phase == "timing" else len({trial.seed for trial in plan.trials})
     for label, trials in plan.per_optimizer.items():
-        n = len({trial.seed for trial in plan.trials})
         table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
     head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')} on {sweep.dataset}"
     if plan.phase == "confirm":
         head += ", to confirm each optimizer's selected configuration on fresh seeds"
+    elif plan.phase == "timing":
+        head = (
+            f"{sweep.name}, timing: {_count(len(plan.trials), 'trial')}, one at a time; let nothing else run meanwhile"
+        )
     parts: list[RenderableType] = [Text(head, style="bold"), table]
     halving = sweep.search.halving if sweep.search else None
     if halving and plan.phase == "tune":
@@ -115,9 +119,7 @@ class Progress:
         self._last: dict[str, float] = {}
         self._settled: dict[str, str] = {}  # status of the trials of this run that have come to an end
         if self.done:
-            for row in plan.store.rows()[["trial_id", "epoch", plan.sweep.metric]].to_dict("records"):
-                if row["trial_id"] in self._trials:
-                    self._compare(row)
+            self._recall()
         self._stacks_done, self._stacks = 0, len(plan.stacks)
         self._started = time.monotonic()
         self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(plan.stacks)
@@ -157,8 +159,8 @@ class Progress:
         took = duration(time.monotonic() - self._started)
         stopped = f", {self._number('stopped')} stopped early" if self._number("stopped") else ""
         return (
-            f"{self.done}/{len(self._plan.trials)} trials done ({self._number('diverged')} diverged and {self.failed} "
-            f"failed in this run{stopped}, {took})"
+            f"{self.done}/{len(self._plan.trials)} trials {self._word} ({self._number('diverged')} diverged and "
+            f"{self.failed} failed in this run{stopped}, {took})"
         )
 
     def update(self, event: Event) -> None:
@@ -213,6 +215,19 @@ class Progress:
                 parts.append(f"all {status}" if n == len(ids) else f"{n} {status}")
         return ", ".join(parts)
 
+    @property
+    def _word(self) -> str:
+        return "timed" if self._plan.phase == "timing" else "done"
+
+    def _recall(self) -> None:
+        """Keep the best of each optimizer in mind among the trials that earlier runs have trained."""
+        metric, missing = self._plan.sweep.metric, {t.trial_id for stack in self._plan.stacks for t in stack.trials}
+        rows = self._plan.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
+        rows = rows.dropna(subset=[metric])
+        groups = rows.groupby("optimizer", observed=True)[metric]
+        for row in rows.loc[groups.idxmax() if metric.endswith("accuracy") else groups.idxmin()].to_dict("records"):
+            self._compare(row)
+
     def _compare(self, row: Mapping[Any, Any]) -> None:
         """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
         self._last[row["trial_id"]] = row[self._plan.sweep.metric]
@@ -226,7 +241,7 @@ class Progress:
         if not self._is_live:
             line = (
                 f"stack {self._stacks_done}/{self._stacks}: {_count(len(stack), 'trial')}, "
-                f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials done, "
+                f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials {self._word}, "
                 f"{self._time_left()}"
             )
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)

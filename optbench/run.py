@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -28,12 +28,15 @@ from optbench.trials import Trial, budgets, confirmations, expand
 _CPU_STACK = 4
 _CPU_STACKS_AT_LEAST = 16
 
+_MANY_PARTS = 64  # more are merged when the phase that wrote them is over: each costs a millisecond to read
+
 
 @dataclass(frozen=True)
 class Plan:
     """What a run will do in one phase: the phase's trials, and the stacks that are still to be trained.
 
-    `tuning` are the trials of the first phase, which select the configurations of the second, "confirm".
+    `tuning` are the trials of the first phase, which select the configurations of the second, "confirm". A third,
+    "timing", trains some trials of both once more, one at a time, so that their seconds are their own.
     """
 
     sweep: Sweep
@@ -45,6 +48,11 @@ class Plan:
     device: str
     workers_wanted: int
     stack_size: int | None
+
+    @property
+    def target(self) -> Store:
+        """Where the rows of this phase go: a trial that is timed keeps those that it has in the sweep."""
+        return self.store.timing if self.phase == "timing" else self.store
 
     @property
     def workers(self) -> int:
@@ -76,10 +84,24 @@ class Plan:
         """How many trials the sweep has in all phases."""
         return len(self.tuning) + len(self.budgets) * len(self.sweep.confirm)
 
-    def done(self) -> int:
-        """How many trials of the sweep need no more training, by what is on disk now."""
+    def done(self) -> str:
+        """How much of the sweep needs no more training, by what is on disk now, in words."""
         confirming = {trial.trial_id for trial in self.confirming} | self._confirmed()
-        return len(_settled(self.store, self.sweep, self.tuning) | (_trained(self.store) & confirming))
+        done = _settled(self.store, self.sweep, self.tuning) | (_trained(self.store) & confirming)
+        timed = f", {len(self.settled())}/{len(self.trials)} timed" if self.phase == "timing" else ""
+        return f"{len(done)}/{self.total} done{timed}"
+
+    def settled(self) -> set[str]:
+        """Ids of the trials of this phase that need no more training, by what is on disk now."""
+        if self.phase == "tune":
+            return _settled(self.store, self.sweep, self.tuning)
+        if self.phase == "confirm":
+            return _trained(self.store) & {trial.trial_id for trial in self.trials}
+        rows = self.store.timed(["configuration_id", "phase", "status", "device"], last=True)
+        # A diverged trial of the sweep that ran alone says nothing about another seed that did not diverge.
+        counts = (rows["device"] == _name(self.device)) & ((rows["status"] == "finished") | (rows["phase"] == "timing"))
+        timed = set(rows["configuration_id"][counts])
+        return {trial.trial_id for trial in self.trials if trial.configuration_id in timed}
 
     def _confirmed(self) -> set[str]:
         last = self.store.outline()
@@ -87,6 +109,9 @@ class Plan:
 
     @property
     def outline(self) -> Outline:
+        """What the folder of the rows says about the sweep."""
+        if self.phase == "timing":
+            return Outline(self.sweep.name, self.sweep.metric, (), {})
         halving = _halving(self.sweep)
         tuned = Counter(trial.optimizer for trial in self.tuning)
         return Outline(
@@ -109,8 +134,7 @@ class Plan:
         """
         if not self.sweep.confirm:
             return None
-        finals = stats.final(self.store.rows())
-        finals = finals[finals["trial_id"].isin([trial.trial_id for trial in self.tuning])]
+        finals = stats.final(self.store.rows(trial_ids=[trial.trial_id for trial in self.tuning], last=True))
         selected = stats.select(finals, ["optimizer"], self.sweep.metric)
         chosen = [selected[label] for label in self.budgets if label in selected.index]
         if not chosen:
@@ -118,6 +142,20 @@ class Plan:
         trials = confirmations(self.tuning, chosen, self.sweep.confirm)
         size = self.stack_size or _stack_size(trials, self.device)
         return replace(self, phase="confirm", trials=trials, stacks=stacks.plan(trials, size, _trained(self.store)))
+
+    def timing(self, configuration_ids: Collection[str]) -> Plan:
+        """The plan to train one seed of each of these configurations alone, on an otherwise idle machine.
+
+        That is the first seed in the order of the sweep that finished. Left out are configurations of which none has,
+        and settled are those that ran alone on this device already, with whichever seed.
+        """
+        statuses, first = self.store.statuses(), dict[str, Trial]()
+        for trial in [*self.tuning, *self.confirming]:
+            if trial.configuration_id in configuration_ids and statuses.get(trial.trial_id) == "finished":
+                first.setdefault(trial.configuration_id, replace(trial, phase="timing"))
+        trials = list(first.values())
+        plan = replace(self, phase="timing", trials=trials, stacks=[], workers_wanted=1, stack_size=1)
+        return replace(plan, stacks=stacks.plan(trials, 1, plan.settled()))
 
     @property
     def warnings(self) -> list[str]:
@@ -219,18 +257,19 @@ def _stack_size(trials: list[Trial], device: str) -> int | Callable[[Sequence[Tr
 def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
     """Train what the plan holds; every event has been stored when it is yielded."""
     with plan.store.locked():
-        here = _settled(plan.store, plan.sweep, plan.tuning) if plan.phase == "tune" else _trained(plan.store)
+        here = plan.settled()
         if any(trial.trial_id in here for stack in plan.stacks for trial in stack.trials):
             raise UserError(f"{plan.store.folder}: another run has finished trials meanwhile; run again")
         judge = _judge(plan)
         planned = {stack.stack_id: [trial.trial_id for trial in stack.trials] for stack in plan.stacks}
-        plan.store.begin(plan.outline, to_yaml(plan.sweep), planned)
+        if planned or plan.phase != "timing":
+            plan.target.begin(plan.outline, to_yaml(plan.sweep), planned)
         parts: dict[str, Part] = {}
         verdict = judge.verdict if judge else execution.never
         with closing(execution.run(plan.stacks, plan.device, plan.workers, data_dir, verdict)) as events:
             for stack, message in events:
                 if stack.stack_id not in parts:
-                    parts[stack.stack_id] = Part(plan.store, stack.stack_id, _columns(plan, stack))
+                    parts[stack.stack_id] = Part(plan.target, stack.stack_id, _columns(plan, stack))
                 part = parts[stack.stack_id]
                 if isinstance(message, Split):
                     part.hand_on(message.into[0].stack_id)
@@ -247,6 +286,8 @@ def execute(plan: Plan, data_dir: Path | None) -> Generator[Event, None, None]:
                 if part.is_settled or isinstance(message, Split):
                     del parts[stack.stack_id]
                 yield stack, message
+        if len(plan.target.parts()) > _MANY_PARTS:
+            plan.target.compact()
 
 
 def _judge(plan: Plan) -> Judge | None:
@@ -257,10 +298,14 @@ def _judge(plan: Plan) -> Judge | None:
     judge = Judge(plan.tuning, halving, plan.sweep.metric)
     settled = _settled(plan.store, plan.sweep, plan.tuning)
     if settled:
-        rows = plan.store.rows()
-        rows = rows[rows["trial_id"].isin(list(settled))]
+        rows = plan.store.rows(["trial_id", "epoch", "status", plan.sweep.metric], settled)
         judge.observe({str(name): value for name, value in row.items()} for row in rows.to_dict("records"))
     return judge
+
+
+def _name(device: str) -> str:
+    """The device as the rows name it."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:
@@ -270,7 +315,7 @@ def _columns(plan: Plan, stack: Stack) -> dict[str, dict[str, Any]]:
         "stack": stack.stack_id,
         "stack_size": len(stack),
         "workers": plan.workers,
-        "device": "cpu" if plan.device == "cpu" else torch.cuda.get_device_name(plan.device),
+        "device": _name(plan.device),
         "precision": stack.network(plan.device).precision,
         "optbench_version": __version__,
         "torch_version": torch.__version__,

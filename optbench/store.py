@@ -1,7 +1,10 @@
 """Rows in and out of parquet: one flat folder per sweep, one part per stack, one row per trial and epoch.
 
-results/<sweep>/part-<stack>.parquet    rows; `pandas.read_parquet("results/<sweep>")` works at any moment
+results/<sweep>/part-<id>.parquet       rows; `pandas.read_parquet("results/<sweep>")` works at any moment
 results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
+results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, for the sake of their seconds
+
+Many parts are merged into few when a run has come to its end (`parts.merge`).
 """
 
 from __future__ import annotations
@@ -9,16 +12,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from optbench import parts
 from optbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +33,11 @@ _text, _real = pa.string(), pa.float64()
 # Name, type, and what the column says. The README's table of columns is held against this one by a test.
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", _text, "name of the sweep"),
-    ("phase", _text, "tune: configurations are selected by it; confirm: a fresh seed of a selected one"),
+    (
+        "phase",
+        _text,
+        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; timing: trained anew, alone",
+    ),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
     ("dataset", _text, "digits, mnist or fashion_mnist"),
@@ -69,14 +76,18 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),
 )
-_VERSION_KEY = b"optbench.schema_version"
-SCHEMA = pa.schema([(name, kind) for name, kind, _ in COLUMNS], metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+SCHEMA = pa.schema(
+    [(name, kind) for name, kind, _ in COLUMNS], metadata={parts.VERSION_KEY: str(SCHEMA_VERSION).encode()}
+)
 
 # The fields of an outline that are tuples, which JSON knows not.
 _LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
 
-# A part is rewritten as epochs finish, but not more often than this: short epochs would spend their time here.
+# A part is rewritten as epochs finish, but not more often than this, nor for more than a small share of the time.
 _SECONDS_BETWEEN_WRITES = 1.0
+_SHARE_OF_WRITING = 0.05
+
+_ATTEMPTS = 10  # to read parts that go meanwhile, as those of a run do when it merges or retrains them
 
 
 @dataclass(frozen=True)
@@ -142,23 +153,31 @@ class Store:
         read at any moment, also before the first epoch is done. What confirmed in another sweep of this folder may tune
         in this one, and the other way round.
         """
+        self._recover()
         self.write_meta("sweep.yaml", sweep_yaml)
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
-        planned = set().union(*stacks.values())
+        planned = frozenset().union(*stacks.values())
         phases = dict.fromkeys(outline.trial_ids, "tune") | dict.fromkeys(outline.confirm_ids, "confirm")
-        for path in self.parts():
-            table = _read(path)
-            ids, statuses, old = (table.column(name).to_pylist() for name in ("trial_id", "status", "phase"))
-            kept = [i not in planned and status != "running" for i, status in zip(ids, statuses, strict=True)]
-            new = [phases.get(i, phase) for i, phase in zip(ids, old, strict=True)]
-            if not any(kept):
-                path.unlink()
-            elif not all(kept) or new != old:
-                column = table.schema.get_field_index("phase")
-                table = table.set_column(column, table.schema.field(column), pa.array(new, pa.string()))
-                self._replace(path, table.filter(pa.array(kept)))
-        if stacks and not any(self.parts()):
+        paths = self.parts()
+        for path, trials in zip(paths, parts.trials(paths, SCHEMA, ["status", "phase"]), strict=True):
+            self._tidy(path, trials, planned, phases)
+        if stacks and not self.parts():
             self.replace(next(iter(stacks)), [])
+
+    def _tidy(self, path: Path, trials: pa.Table, planned: Collection[str], phases: Mapping[str, str]) -> None:
+        """Take from a part the rows of trials that will train, and give the others the phase they have now."""
+        old, kept = {}, set()
+        for trial in trials.to_pylist():
+            old[trial["trial_id"]] = trial["phase"]
+            if trial["trial_id"] not in planned and trial["status"] != "running":
+                kept.add(trial["trial_id"])
+        new = old | {i: phases[i] for i in old if i in phases}
+        if not kept:
+            path.unlink()
+        elif len(kept) < len(old) or new != old:
+            table = parts.read([path], SCHEMA, trial_ids=kept)
+            phase = pa.array([new[i] for i in table.column("trial_id").to_pylist()], pa.string())
+            self._replace(path, table.set_column(SCHEMA.get_field_index("phase"), "phase", phase))
 
     def write_meta(self, name: str, text: str) -> Path:
         """Write a file beside the rows, atomically."""
@@ -176,28 +195,35 @@ class Store:
         self._replace(self.folder / f"part-{stack_id}.parquet", pa.Table.from_pylist(rows, SCHEMA))
 
     def _replace(self, path: Path, table: pa.Table) -> None:
-        temporary = self.meta / f".{path.stem}.tmp"
+        parts.write(table, SCHEMA, path, self.meta / f".{path.stem}.tmp")
+
+    def compact(self) -> tuple[int, int]:
+        """Merge the parts into few and return how many there were, and how many there are; call it when `locked`.
+
+        No row changes. It is safe to be stopped at any moment, and `rows` may be read meanwhile; pandas alone may see
+        rows in their old and in their new part for the moment between the two, or until the next run after a crash.
+        """
         try:
-            with temporary.open("wb") as stream:
-                pq.write_table(table, stream, compression="zstd")
-                stream.flush()
-                os.fsync(stream.fileno())  # or a power cut could leave an empty part under the final name
-            os.replace(temporary, path)
+            return parts.merge(self.folder, self.meta, SCHEMA)
         except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+            raise UserError(f"{self.folder}: cannot be compacted: {error.strerror or error}") from None
+
+    def _recover(self) -> None:
+        try:
+            parts.recover(self.folder, self.meta)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
 
     # ------------------------------------------------------------ reading
 
-    def parts(self) -> Iterator[Path]:
-        return iter(sorted(self.folder.glob("part-*.parquet")))
+    def parts(self) -> list[Path]:
+        """The files that hold the rows now, by name."""
+        return parts.listed(self.folder, self.meta)
 
     def statuses(self) -> dict[str, str]:
         """The status of every trial that there are rows of."""
-        found: dict[str, str] = {}
-        for path in self.parts():
-            table = _read(path, ["trial_id", "status"])
-            found |= dict(zip(*(table.column(name).to_pylist() for name in ("trial_id", "status")), strict=True))
-        return found
+        table = self._read(["trial_id", "status"], last=True)
+        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True)) if table else {}
 
     def outline(self) -> Outline | None:
         """The sweep that ran last in this folder; None when there is none."""
@@ -209,16 +235,68 @@ class Store:
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.meta / 'outline.json'}: damaged: {error}; 'optbench run' writes it anew") from None
 
-    def rows(self) -> DataFrame:
-        """All rows as a data frame. Raises `UserError` for no results, a foreign file or another schema version."""
+    def rows(
+        self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
+    ) -> DataFrame:
+        """All rows as a data frame, or some columns of them, or the rows of some trials, or the last row of each trial.
+
+        Texts are categoricals, with categories in alphabetical order: they sort and group as texts do, but group them
+        with `observed=True`. Raises `UserError` for no results, a foreign file or another schema version.
+        """
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder of results")
-        parts = list(self.parts())
-        if not parts:
+        table = self._read(columns, trial_ids, last)
+        if table is None:
             sweeps = ", ".join(sorted(str(path.parent.parent) for path in self.folder.glob("*/_optbench/outline.json")))
             raise UserError(f"{self.folder}: holds no results" + (f"; name one of {sweeps}" if sweeps else ""))
-        rows: DataFrame = pa.concat_tables([_read(path) for path in parts]).to_pandas()
-        return rows
+        return _to_pandas(table)
+
+    @property
+    def timing(self) -> Store:
+        """The rows of trials that trained once more, alone, for the sake of their seconds."""
+        return Store(self.meta / "timing")
+
+    def timed(self, columns: Sequence[str] | None = None, last: bool = False) -> DataFrame:
+        """The rows, as `rows` gives them, of trials whose seconds are their own: they trained alone on the machine.
+
+        They are finished or diverged, and each is there once: as it is in `timing`, else if it happened to be alone in
+        the sweep itself. The column `device` says where. Empty where there is none.
+        """
+        again = self.timing._alone()
+        first = self._alone() - again
+        found = [store._read(columns, ids, last) for store, ids in ((self.timing, again), (self, first)) if ids]
+        empty = parts.read([], SCHEMA, columns)
+        return _to_pandas(pa.concat_tables([empty, *(table for table in found if table is not None)]))
+
+    def _alone(self) -> set[str]:
+        """Ids of the trials that trained to their end, diverged or not, and alone on the machine."""
+        table = self._read(["trial_id", "status", "stack_size", "workers"], last=True)
+        return {
+            trial["trial_id"]
+            for trial in (table.to_pylist() if table else [])
+            if trial["status"] in ("finished", "diverged") and trial["stack_size"] == trial["workers"] == 1
+        }
+
+    def _read(
+        self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
+    ) -> pa.Table | None:
+        """The rows, or None where there is no part; begins again when a part goes while it is read."""
+        for _ in range(_ATTEMPTS):
+            paths = self.parts()
+            try:
+                return parts.read(paths, SCHEMA, columns, trial_ids, last) if paths else None
+            except parts.VanishedError:
+                continue
+        raise UserError(f"{self.folder}: changes faster than it can be read; try again")
+
+
+def _to_pandas(table: pa.Table) -> DataFrame:
+    frame: DataFrame = table.unify_dictionaries().to_pandas()
+    for name in frame.select_dtypes("category"):
+        values = frame[name].cat
+        if not values.categories.is_monotonic_increasing:
+            frame[name] = values.reorder_categories(values.categories.sort_values())
+    return frame
 
 
 def newest(output: Path) -> Path:
@@ -227,18 +305,6 @@ def newest(output: Path) -> Path:
     if not found:
         raise UserError(f"{output}: holds no results; name a folder of results, or run a sweep first")
     return max(found, key=lambda folder: found[folder])
-
-
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        table = pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as parquet of optbench: {reason}; delete it and run again") from None
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise UserError(f"{path}: has schema version {version}; this optbench reads version {SCHEMA_VERSION}")
-    return table
 
 
 class Part:
@@ -250,7 +316,7 @@ class Part:
         self._rows: list[dict[str, Any]] = []
         self._status = dict.fromkeys(columns, "running")
         self._errors: dict[str, str] = {}
-        self._written = -_SECONDS_BETWEEN_WRITES
+        self._next_write = 0.0  # on the monotonic clock
 
     @property
     def is_settled(self) -> bool:
@@ -265,10 +331,11 @@ class Part:
         self._rows += [self._columns[row["trial_id"]] | row for row in rows]
         self._status |= {row["trial_id"]: row["status"] for row in rows}
         self._errors |= {row["trial_id"]: row["error"] for row in rows if row.get("error")}
-        now = time.monotonic()
-        if rows[0]["epoch"] == 0 or self.is_settled or now - self._written >= _SECONDS_BETWEEN_WRITES:
+        if rows[0]["epoch"] == 0 or self.is_settled or time.monotonic() >= self._next_write:
+            started = time.monotonic()
             self._write()
-            self._written = now
+            took = time.monotonic() - started
+            self._next_write = started + max(_SECONDS_BETWEEN_WRITES, took / _SHARE_OF_WRITING)
 
     def stop(self, trial_ids: Collection[str]) -> None:
         """These trials train no further."""

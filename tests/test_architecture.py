@@ -43,6 +43,7 @@ LINE = [
     "execution",
     "bench",
     "fit",
+    "parts",
     "store",
     "stats.finals",
     "stats.intervals",

@@ -141,6 +141,34 @@ def test_a_longer_sweep_trains_only_what_is_missing(finished, tmp_path):
     assert "small: 8 trials: 6 finished, 2 diverged" in optbench_("report", cwd=tmp_path)[0]
 
 
+def test_a_compacted_sweep_has_the_same_rows_and_goes_on(finished, tmp_path):
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    folder = tmp_path / "results" / "small"
+    optbench_("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
+    before, report = content(folder), optbench_("report", "-f", "json", cwd=tmp_path)[0]
+    assert optbench_("compact", cwd=tmp_path)[0] == "results/small: 8 parts → 1\n"
+    pd.testing.assert_frame_equal(content(folder), before)
+    assert optbench_("report", "-f", "json", cwd=tmp_path)[0] == report
+    assert optbench_("compact", "results/small", cwd=tmp_path)[0] == "results/small: 1 part, nothing to merge\n"
+    _, err = optbench_("run", "small.yaml", cwd=tmp_path)
+    assert "8 trials to run" in err
+    assert len(list(folder.glob("*.parquet"))) == 9
+    pd.testing.assert_frame_equal(content(folder), content(finished[0] / "results" / "small"))
+
+
+def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
+    from optbench import run
+
+    monkeypatch.setattr(run, "_MANY_PARTS", 3)
+    text = "name: s\ndataset: digits\nepochs: 1\nparameters: {model: softmax}\noptimizers: {sgd: {lr: [0.1, 0.2, 0.3]}}"
+    for sweep, parts in ((parse(text), 3), (parse(f"{text}\nseeds: 2"), 1)):
+        for _ in run.execute(run.make_plan(sweep, tmp_path, "cpu", 1, None), None):
+            pass
+        assert len(list((tmp_path / "s").glob("*.parquet"))) == parts
+    assert len(pd.read_parquet(tmp_path / "s")) == 6 * 2
+    assert run.make_plan(sweep, tmp_path, "cpu", 1, None).stacks == []
+
+
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
     (tmp_path / "small.yaml").write_text(SWEEP)
     out, _ = optbench_("run", "small.yaml", "--dry-run", "--set", "seeds=5", cwd=tmp_path)
@@ -267,6 +295,8 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
         ),
         (["report"], "optbench: results: holds no results"),
         (["report", "nowhere"], "optbench: nowhere: no such folder of results"),
+        (["compact", "nowhere"], "optbench: nowhere: no such folder of results"),
+        (["compact", "more"], "optbench: more: holds no results; name one of more/old"),
         (["status", "."], "optbench: .: holds no results"),
         (["report", "more"], "optbench: more: holds no results; name one of more/old"),
         (["init", "good.yaml"], "optbench: good.yaml is there already; --force overwrites it"),

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -267,6 +269,29 @@ def test_latex_is_balanced_and_escaped(report):
             if line.endswith(r"\\"):
                 assert len(re.findall(r"(?<!\\)&", line)) == len(block[0]) - 1
     assert not re.search(r"[^\x00-\x7f]", text.split("\n\n", 1)[1])  # after the comment
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(report, tmp_path):
+    (tmp_path / "tables.tex").write_text(formats.latex(report), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}", encoding="utf-8"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+
+
+def test_latex_sets_off_the_best_and_marks_ties(tmp_path):
+    text = "name: ties\ndataset: digits\nepochs: 1\nseeds: 3\noptimizers: {sgd: , adam: , lion: }"
+    scores = {"sgd": 0.9, "adam": 0.8985, "lion": 0.2}
+    value = lambda trial, epoch: scores[trial.optimizer] + 0.001 * (trial.seed * len(trial.optimizer) % 3)  # noqa: E731
+    first, *_ = formats.latex(build.build(fill(tmp_path, text, value))).split(r"\bottomrule")
+    lines = first.splitlines()
+    rows = {line.split(" & ")[0]: line for line in lines if line.endswith(r"\\")}
+    assert [label for label in ("sgd", "adam", "lion") if r"\textbf{90." in rows[label]] == ["sgd"]
+    assert [label for label in ("sgd", "adam", "lion") if r"$^\dagger$" in rows[label]] == ["adam"]
 
 
 def test_the_terminal_shows_labels_as_they_are(report):

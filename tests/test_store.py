@@ -110,7 +110,10 @@ def test_stopped_trials_keep_their_rows_and_the_others_go_on(store):
     assert store.statuses() == {"a": "stopped", "b": "running"}
     growing.add(rows(2, "finished", ids=("b",)))
     assert store.statuses() == {"a": "stopped", "b": "finished"}
-    assert store.rows().groupby("trial_id")["epoch"].apply(list).to_dict() == {"a": [0, 1], "b": [0, 1, 2]}
+    assert store.rows().groupby("trial_id", observed=True)["epoch"].apply(list).to_dict() == {
+        "a": [0, 1],
+        "b": [0, 1, 2],
+    }
 
 
 def test_old_rows_of_trials_that_train_anew_are_removed_and_no_others(store):

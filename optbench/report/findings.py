@@ -100,6 +100,8 @@ def _epochs_to(metric: str, targets: pd.DataFrame) -> Iterator[str]:
         f"{row['optimizer']} {row['epochs_to'] - least:g} more"
         for row in reached[reached["epochs_to"] > least].to_dict("records")
     ]
+    if len(later) > _NAMED:
+        later = [f"{len(later)} others more"]
     need = f"need{'s' * (len(first) == 1)} {least:g} epoch{'s' * (least != 1)}"
     parts = [f"To {shown} {_words(metric)}, {names(first)} {need}", *([names(later)] if later else [])]
     if missed:

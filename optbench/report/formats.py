@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -222,6 +223,7 @@ def latex(report: Report) -> str:
         shown = [i for i, column in enumerate(table.columns) if column.kind != "curve"]
         columns = [table.columns[i] for i in shown]
         rows = [[_latex(row[i]) for i in shown] for row in _cells(table)]
+        rows = [[re.sub("^-", "$-$", text) for text in row] for row in rows]  # a minus, no hyphen
         caption = f"{table.title}. {table.caption}"
         if _set_off(table, columns, rows):
             caption += " Bold: the best; \u2020: cannot be told apart from it."

@@ -43,6 +43,7 @@ def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
 
 
 def optimizers(results: Results) -> Table:
+    """The optimizers, each with its selected configuration, from the best to the worst."""
     table = axis(results, ["optimizer"], results.confirming)
     budgets = results.outline.budgets if results.outline else _configurations(results)
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])

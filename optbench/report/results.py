@@ -13,7 +13,14 @@ import pandas as pd
 from optbench import stats
 from optbench.errors import UserError, did_you_mean
 from optbench.report.query import Query, matching
-from optbench.store import Outline, Store
+from optbench.store import COLUMNS, Outline, Store
+
+# What tables, plots and sentences are made from.
+_COLUMNS = [
+    name
+    for name, _, _ in COLUMNS
+    if name not in ("sweep", "scheduled_lr", "stack", "convolution", "error", "optbench_version", "torch_version")
+]
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Results:
 
     rows: one row per trial and epoch.   finals: one row per trial that needs no more training, `dropout` as text.
     tuning, confirming: the finals of both phases; the latter None where the sweep has no fresh seeds yet.
-    timed: one row per trial that ran alone on its machine.
+    timed: the rows, by epoch, of the trials that ran alone on their machine.
     metric: what selects, the sweep's own.   score: what ranks, the query's.
     varying: the compared axes with more than one value.   hyperparameters: those that vary within an optimizer.
     searched: hyperparameters whose values were drawn; each draw is a value of its own.
@@ -93,15 +100,13 @@ class Results:
 
 def load(store: Store, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
-    rows, outline = store.rows(), store.outline()
-    if outline is not None:
-        rows = rows[rows["trial_id"].isin([*outline.trial_ids, *outline.confirm_ids])]
+    outline = store.outline()
+    rows = store.rows(_COLUMNS, [*outline.trial_ids, *outline.confirm_ids] if outline else None)
     metric = outline.metric if outline else "val_accuracy"
     summary = count(rows, outline, under_way(store))
     finals = stats.final(rows)
     if finals["status"].isin(["stopped"]).all():
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
-    timed = stats.alone(stats.final(rows))
     if query.target is not None and query.target > 1 and metric.endswith("accuracy"):
         share = f"{query.target:g}% or {query.target / 100:g}"
         raise UserError(f"--target {query.target:g}: {metric} is a share; write {share}")
@@ -115,7 +120,7 @@ def load(store: Store, query: Query) -> Results:
         rows = rows[rows["trial_id"].isin(finals["trial_id"])]
         summary += f"; {len(finals)} of {before} where {query.where}"
         hyperparameters = [h for h in hyperparameters if (finals.groupby("optimizer")[h].nunique() > 1).any()]
-    finals = stats.with_dropout_labels(finals)
+    finals = stats.with_dropout_labels(finals).astype({"dropout": object})
     searched = frozenset(outline.searched if outline else ())
     if "schedule" in searched:
         names = finals["schedule"].str.partition("(")[0]
@@ -131,7 +136,7 @@ def load(store: Store, query: Query) -> Results:
         finals=finals,
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
-        timed=timed,
+        timed=store.timed(_COLUMNS),
         metric=metric,
         varying=tuple(stats.varying(tuning, stats.AXES)),
         hyperparameters=tuple(hyperparameters),

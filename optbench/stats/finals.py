@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
@@ -16,10 +17,12 @@ HYPERPARAMETER = "hyperparameter."
 
 def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
     """`dropout` as text, so that trials with two different rates ("0.1 + 0.25") group and sort beside the others."""
-    pairs = rows[["dropout_conv", "dropout_linear"]].drop_duplicates()
-    labels = {(a, b): f"{a:g}" if a == b else f"{a:g} + {b:g}" for a, b in pairs.itertuples(index=False)}
-    keys = zip(rows["dropout_conv"], rows["dropout_linear"], strict=True)
-    return rows.assign(dropout=pd.Series([labels[key] for key in keys], index=rows.index, dtype=object))
+    conv, rates = pd.factorize(rows["dropout_conv"], use_na_sentinel=False)
+    linear, others = pd.factorize(rows["dropout_linear"], use_na_sentinel=False)
+    codes, pairs = pd.factorize(conv * len(others) + linear)
+    both = zip(rates[pairs // len(others)], others[pairs % len(others)], strict=True)
+    labels, places = np.unique([f"{a:g}" if a == b else f"{a:g} + {b:g}" for a, b in both], return_inverse=True)
+    return rows.assign(dropout=pd.Categorical.from_codes(places[codes], labels.tolist()))
 
 
 def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -33,11 +36,12 @@ def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         for name, value in parsed[text].items():
             seen.setdefault(name, {}).setdefault(optimizer, set()).add(_label(value))
     varying = [name for name, values in seen.items() if any(len(found) > 1 for found in values.values())]
+    texts = rows["hyperparameters"].astype(object)
     columns = {
-        HYPERPARAMETER + name: rows["hyperparameters"].map({t: _label(v[name]) for t, v in parsed.items() if name in v})
+        HYPERPARAMETER + name: texts.map({t: _label(v[name]) for t, v in parsed.items() if name in v})
         for name in varying
     }
-    lr = ["lr"] if (rows.groupby("optimizer")["lr"].nunique() > 1).any() else []
+    lr = ["lr"] if (rows.groupby("optimizer", observed=True)["lr"].nunique() > 1).any() else []
     return rows.assign(**columns), [*lr, *columns]
 
 
@@ -52,8 +56,9 @@ def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """The last row of each trial."""
-    return rows.loc[rows.groupby("trial_id", sort=False)["epoch"].idxmax()]
+    """The last row of each trial, by trial id, wherever it was stored; texts that are categories become plain ones."""
+    last = rows.loc[rows.groupby("trial_id", observed=True)["epoch"].idxmax()]
+    return last.astype(dict.fromkeys(last.select_dtypes("category"), object))
 
 
 def final(rows: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +66,8 @@ def final(rows: pd.DataFrame) -> pd.DataFrame:
 
     Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs.
     """
-    last = _last(rows[rows["status"].isin(["finished", "diverged", "stopped"])])
+    last = _last(rows)
+    last = last[last["status"].isin(["finished", "diverged", "stopped"])]
     return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
 
 

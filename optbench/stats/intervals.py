@@ -62,9 +62,12 @@ def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[NDArray[np
 def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
     """The ends of the interval of a mean, as distances from it; `deviations` are those of the values from the mean.
 
-    Bias-corrected and accelerated bootstrap (Efron, 1987, "Better bootstrap confidence intervals", JASA 82).
+    Bias-corrected and accelerated bootstrap (Efron, 1987, "Better bootstrap confidence intervals", JASA 82), with the
+    percentiles moved outward as far as t lies beyond the normal distribution, and √(n / (n − 1)) more (Hesterberg 2015,
+    "What teachers should know about the bootstrap", The American Statistician 69): else 20 values would have intervals
+    that cover the mean in 92.6 % instead of 95 %, and be narrower than those of 19.
     """
-    from scipy.special import ndtr, ndtri
+    from scipy.special import ndtr, ndtri, stdtrit
 
     if np.ptp(deviations) == 0:
         return np.zeros(2)
@@ -83,7 +86,7 @@ def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
     bias = ndtri((1 - side.mean()) / 2)
     # The jackknife's means differ from the mean by −deviations / (n − 1), so the acceleration needs no jackknife.
     acceleration = np.sum(unit**3) / (6 * np.sum(unit**2) ** 1.5)
-    z = bias + ndtri([_TAIL, 1 - _TAIL])
+    z = bias + math.sqrt(n / (n - 1)) * stdtrit(n - 1, [_TAIL, 1 - _TAIL])
     ends: NDArray[np.float64] = scale * np.quantile(means, ndtr(bias + z / (1 - acceleration * z)))
     return ends
 

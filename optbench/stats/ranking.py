@@ -91,9 +91,9 @@ def rank(scores: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     Columns, indexed by group:
 
     - `rank`: 1 + the groups that are significantly better, so all that cannot be told apart from the best have rank 1;
-    - `rank_to`: the number of groups with a score − those significantly worse. With probability 1 − α at least, all
-      true ranks lie between `rank` and `rank_to` at once (Al Mohamad, Goeman and van Zwet, 2022, "Simultaneous
-      confidence intervals for ranks", Biometrics 78; here with Holm's tests, see `differences`);
+    - `rank_to`: the number of groups with a score − those significantly worse. With probability 1 − α, for normal
+      differences, all true ranks lie between `rank` and `rank_to` at once (Al Mohamad, Goeman and van Zwet, 2022,
+      "Simultaneous confidence intervals for ranks", Biometrics 78; here with Holm's tests, see `differences`);
     - `difference`: the mean of group − best over the seeds that both have; `difference_low`, `difference_high`: its own
       95 % interval by Student's t, not adjusted for the number of groups; `n`: those seeds;
     - `p`: of this difference, adjusted over all pairs (Holm);
@@ -166,4 +166,6 @@ def _power(effect: float, n: int, alpha: float) -> float:
     shift, critical = effect * math.sqrt(n), -stdtrit(n - 1, alpha / 2)
     if shift > 1_000:  # the mean is all but fixed, only its estimated error varies; nctdtr gives up further out
         return float(chdtr(n - 1, (n - 1) * (shift / critical) ** 2))
-    return float(1 - nctdtr(n - 1, shift, critical) + nctdtr(n - 1, shift, -critical))
+    # It also gives up, with NaN, on probabilities that are far too small to matter.
+    accepted, wrong_side = np.nan_to_num(nctdtr(n - 1, shift, [critical, -critical]))
+    return float(1 - accepted + wrong_side)

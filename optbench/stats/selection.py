@@ -13,6 +13,8 @@ from optbench.stats.finals import SCORES
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import rank
 
+_DIGITS = 9  # scores that differ by less are equal but for rounding
+
 
 def sign(metric: str) -> float:
     """1 where more of a metric is better, −1 for a loss."""
@@ -66,11 +68,6 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
     return ranked(finals, by, metric).groupby(list(by), sort=False, observed=True)["configuration_id"].first()
 
 
-def alone(finals: pd.DataFrame) -> pd.DataFrame:
-    """The finished trials that trained alone on their machine: only their seconds can be compared."""
-    return finals[(finals["stack_size"] == 1) & (finals["workers"] == 1) & (finals["status"] == "finished")]
-
-
 def compare(
     finals: pd.DataFrame,
     by: Sequence[str],
@@ -83,7 +80,7 @@ def compare(
 
     `finals` select the configuration by `metric`; it is scored by the same trials, or by those of `confirming`, on
     other seeds. `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group.
-    `seconds_per_epoch` is of the `timed` trials, which ran alone, and NaN where there are none.
+    `seconds_per_epoch` is of the finished among the `timed` trials, which ran alone, and NaN where there are none.
 
     Groups are in the order of their mean `score`, best first, those without any trial that was trained to its end last.
     Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
@@ -100,8 +97,9 @@ def compare(
     seeds = {_key(key): group for key, group in usable.groupby(by, sort=False)}
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
-        per_epoch = timed["train_seconds"] / timed["epochs"]
-        seconds = dict(list(per_epoch.groupby(timed["configuration_id"], sort=False)))
+        ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
+        per_epoch = ended["train_seconds"] / ended["epochs"]
+        seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
     result = []
     for key, group in everything.groupby(by, sort=False):
         key = _key(key)
@@ -117,9 +115,10 @@ def compare(
         row["configuration_id"] = best
         result.append(row)
     table = pd.DataFrame(result)
-    return _with_ranks(table, usable, by, score).sort_values(
-        score, ascending=score.endswith("loss"), na_position="last", kind="stable", ignore_index=True
-    )
+    table = _with_ranks(table, usable, by, score)
+    order = (-sign(score) * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
+    order = order.sort_values(["score", "behind"], na_position="last", kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
 
 
 def _key(key: object) -> tuple[object, ...]:
@@ -159,6 +158,6 @@ def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
     usable = rows[rows["configuration_id"].isin(list(configurations)) & (rows["status"] == "finished")]
     usable = usable.assign(optimizer=usable["optimizer"].astype(object))
     scores = ["train_accuracy", "val_accuracy"]
-    table = usable.groupby(["optimizer", "epoch"], sort=False)[scores].agg(["mean", "count"])
+    table = usable.groupby(["optimizer", "epoch"], sort=False, observed=True)[scores].agg(["mean", "count"])
     table.columns = pd.Index(["train_accuracy", "n", "val_accuracy", "_"])
     return table.drop(columns="_").reset_index()

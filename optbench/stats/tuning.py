@@ -26,7 +26,8 @@ def expected_best(
     `low` and `high` are the exact 10 % and 90 % quantiles of that score, the best being among the lowest i with
     probability C(i, n) / C(B, n). Configurations that tie in `order` are equally likely to be taken. One without a
     score or an order (NaN) ranks below all; where all of the n could be such, the expectation does not exist, and
-    `expected`, `low` and `high` are NaN. For B above 100 the n are spaced geometrically.
+    `expected`, `low` and `high` are NaN. For B above 100 the n are spaced geometrically, with all powers
+    of 2 among them.
     """
     from scipy.special import gammaln
 
@@ -36,7 +37,8 @@ def expected_best(
     total, missing = len(values), int((~known).sum())
     budgets = np.arange(1, total + 1)
     if total > _MAX_BUDGETS:
-        budgets = np.unique(np.geomspace(1, total, _MAX_BUDGETS).round().astype(int))
+        doubled = 2 ** np.arange(total.bit_length())
+        budgets = np.unique(np.r_[np.geomspace(1, total, _MAX_BUDGETS).round().astype(int), doubled])
     result = pd.DataFrame({"n": budgets, "expected": math.nan, "low": math.nan, "high": math.nan})
     n = budgets[budgets > missing, None]
     if not len(n):

@@ -1,0 +1,202 @@
+"""Seconds come from trials that trained once more, alone, and whose other numbers are those of the sweep."""
+
+import re
+import signal
+import time
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optbench import stats
+from optbench.run import execute, make_plan
+from optbench.spec import parse
+from optbench.store import SCHEMA, Store
+from tests.test_cli import optbench_, start
+from tests.test_report import fill
+
+SWEEP = """
+name: timed
+dataset: digits
+epochs: 3
+seeds: 2
+parameters: {batch_size: 128, dropout: 0.25}
+confirm: {seeds: 1}
+optimizers:
+  sgd: {lr: [0.05, 1e30], momentum: 0.9}
+  adam: {lr: 0.003, schedule: [constant, cosine]}
+"""
+OF_THE_RUN = ["phase", "train_seconds", "stack", "stack_size", "workers"]
+
+
+def by_trial(rows):
+    """Rows in a fixed order, without what says how they were trained."""
+    return rows.drop(columns=OF_THE_RUN).sort_values(["trial_id", "epoch"], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory):
+    """A sweep trained in stacks of four, then timed, with an interruption; and the parts that it had before."""
+    folder = tmp_path_factory.mktemp("timed")
+    (folder / "timed.yaml").write_text(SWEEP)
+    results = folder / "results" / "timed"
+    optbench_("run", "timed.yaml", "--stack-size", "4", cwd=folder)
+    before = {path.name: path.read_bytes() for path in results.glob("*.parquet")}
+    with start("run", "timed.yaml", "--timing", cwd=folder) as process:
+        while not set(Store(results).timing.statuses().values()) & {"finished"}:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    return folder, before, err
+
+
+@pytest.fixture(scope="module")
+def complete(timed):
+    folder, before, interrupted = timed
+    _, err = optbench_("run", "timed.yaml", "--timing", cwd=folder)
+    return folder / "results" / "timed", before, interrupted, err
+
+
+def test_what_a_table_shows_is_trained_alone_and_the_sweep_is_left_as_it_was(complete):
+    folder, before, interrupted, err = complete
+    assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == before
+    k, n = re.search(r"^10/10 done, (\d+)/(\d+) timed; resume with: .*--timing$", interrupted, re.MULTILINE).groups()
+    assert 1 <= int(k) < int(n)
+    words = " ".join(err.split())
+    assert f"timed, timing: {n} trials, one at a time; let nothing else run meanwhile" in words
+    assert f"{int(n) - int(k)} trials to run in {int(n) - int(k)} stacks on cpu (1 process)" in words
+    assert f"{n}/{n} trials timed (0 diverged and 0 failed in this run" in words
+    rows = pd.read_parquet(folder)
+    assert set(rows["phase"]) == {"tune", "confirm"}
+    again = pd.read_parquet(folder / "_optbench" / "timing")
+    assert set(again["phase"]) == {"timing"}
+    assert set(again["stack_size"]) == set(again["workers"]) == {1}
+    assert again["trial_id"].nunique() == int(n)
+    assert again.groupby("trial_id")["epoch"].apply(list).tolist() == [[0, 1, 2, 3]] * int(n)
+    assert set(again["seed"]) == {0}
+    assert (again["train_seconds"][again["epoch"] > 0] > 0).all()
+    # Of the sgd with an lr of 1e30, which diverged, there is nothing to be timed.
+    assert rows[(rows["lr"] == 1e30)]["status"].unique().tolist() == ["diverged"]
+    assert set(again["lr"]) == {0.05, 0.003}
+
+
+def test_its_scores_are_those_of_the_sweep_bit_for_bit(complete):
+    folder, *_ = complete
+    again = pd.read_parquet(folder / "_optbench" / "timing")
+    rows = pd.read_parquet(folder)
+    rows = rows[rows["trial_id"].isin(again["trial_id"])]
+    assert set(rows["stack_size"]) == {4}
+    pd.testing.assert_frame_equal(by_trial(again), by_trial(rows), check_exact=True)
+
+
+def test_what_is_timed_is_not_timed_again(complete):
+    folder, *_ = complete
+    paths = sorted((folder / "_optbench" / "timing").glob("*.parquet"))
+    before = [path.stat().st_mtime_ns for path in paths]
+    _, err = optbench_("run", "timed.yaml", "--timing", cwd=folder.parents[1])
+    n = len(paths)
+    assert f"nothing to do: all 10 trials are in results/timed, {n} of them timed" in err
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    out, _ = optbench_("run", "timed.yaml", "--timing", "--dry-run", cwd=folder.parents[1])
+    assert f"timed, timing: {n} trials, one at a time" in out
+    assert "to run in" not in out
+    assert optbench_("compact", cwd=folder.parents[1])[0].endswith(f"results/timed/_optbench/timing: {n} parts → 1\n")
+    assert len(Store(folder).timed()) == 4 * n
+
+
+def test_a_sweep_that_is_not_trained_yet_is_trained_first(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "dataset: digits\nepochs: 1\nparameters: {model: softmax}\noptimizers: {adam: {lr: [0.01, 0.02]}}"
+    )
+    out, _ = optbench_("run", "s.yaml", "--timing", "--dry-run", cwd=tmp_path)
+    assert "then one seed of each configuration that a table shows, alone, to measure its seconds" in " ".join(
+        out.split()
+    )
+    _, err = optbench_("run", "s.yaml", "--timing", "--stack-size", "2", cwd=tmp_path)
+    assert "2/2 trials done" in err
+    assert "2/2 trials timed" in err
+    report = tmp_path / "results" / "s" / "_optbench" / "report.md"
+    assert report.stat().st_mtime_ns >= (tmp_path / "results/s/_optbench/timing").stat().st_mtime_ns
+
+
+MADE_UP = """
+name: made-up
+dataset: digits
+epochs: 2
+seeds: 3
+optimizers: {sgd: {lr: [0.1, 0.2, 1.0]}}
+"""
+
+
+def lost(trial):
+    """The lr 1.0 always diverges, 0.2 with the first seed."""
+    return trial.hyperparameters.lr == 1.0 or (trial.hyperparameters.lr == 0.2 and trial.seed == 0)
+
+
+def made_up(folder, **columns):
+    fill(folder, MADE_UP, status=lambda t: "diverged" if lost(t) else "finished", device="cpu", **columns)
+    return make_plan(parse(MADE_UP), folder, "cpu", 4, None)
+
+
+def change(store, **columns):
+    """Write all rows of a sweep anew with other values in these columns."""
+    rows = pd.read_parquet(store.folder).assign(**columns)
+    pq.write_table(pa.Table.from_pandas(rows, SCHEMA, preserve_index=False), store.parts()[0])
+
+
+def test_the_first_seed_that_finished_is_timed(tmp_path):
+    plan = made_up(tmp_path)
+    ids = {trial.configuration_id for trial in plan.trials}
+    timing = plan.timing(ids)
+    assert [(t.hyperparameters.lr, t.seed, t.phase) for t in timing.trials] == [(0.1, 0, "timing"), (0.2, 1, "timing")]
+    assert [len(stack) for stack in timing.stacks] == [1, 1]
+    assert timing.workers == 1
+    assert [t.hyperparameters.lr for t in plan.timing({timing.trials[1].configuration_id}).trials] == [0.2]
+    assert plan.timing({"unknown"}).trials == []
+
+
+def test_trials_of_the_sweep_that_ran_alone_on_this_device_count(tmp_path):
+    for name, columns, missing in (
+        ("alone", {"stack_size": 1, "workers": 1}, []),
+        ("two processes", {"stack_size": 1}, [0.1, 0.2]),
+        ("stack", {"workers": 1}, [0.1, 0.2]),
+    ):
+        plan = made_up(tmp_path / name, **columns)
+        timing = plan.timing({trial.configuration_id for trial in plan.trials})
+        assert len(timing.trials) == 2
+        assert [t.hyperparameters.lr for stack in timing.stacks for t in stack.trials] == missing
+        found = stats.final(plan.store.timed())
+        assert len(found) == (0 if missing else 9)
+    plan = made_up(tmp_path / "gpu", stack_size=1, workers=1)
+    change(plan.store, device="NVIDIA H100")
+    assert len(plan.timing({trial.configuration_id for trial in plan.trials}).stacks) == 2
+
+
+def test_timed_rows_come_from_both_places_each_trial_once(tmp_path, monkeypatch):
+    plan = made_up(tmp_path)
+    assert len(plan.store.timed()) == 0
+    assert list(plan.store.timed(["seed", "epoch"]).columns) == ["seed", "epoch"]
+    timing = plan.timing({trial.configuration_id for trial in plan.trials})
+    for _ in execute(timing, None):
+        pass
+    rows = plan.store.timed()
+    assert sorted(rows["trial_id"].unique()) == sorted(trial.trial_id for trial in timing.trials)
+    assert len(rows) == 2 * 3
+    finals = stats.final(rows)
+    assert (finals["train_seconds"] > 0).all()
+    assert finals["phase"].tolist() == ["timing"] * 2
+    assert len(plan.store.timed(["epoch"], last=True)) == 2
+    assert plan.timing({trial.configuration_id for trial in plan.trials}).stacks == []
+    # Now all trials of the sweep ran alone, and two of them twice; but on another device.
+    change(plan.store, stack_size=1, workers=1, device="GPU")
+    rows = stats.final(plan.store.timed())
+    assert rows["trial_id"].is_unique
+    assert rows["device"].value_counts().to_dict() == {"GPU": 7, "cpu": 2}
+    assert rows["status"].value_counts().to_dict() == {"finished": 5, "diverged": 4}
+    # On that device they are timed already, whatever the folder says about this one.
+    monkeypatch.setattr("optbench.run._name", lambda device: "GPU")
+    again = plan.timing({trial.configuration_id for trial in plan.trials})
+    assert again.settled() == {trial.trial_id for trial in again.trials}
