@@ -612,3 +612,20 @@ def test_a_sweep_without_anything_to_draw_is_a_page_of_tables():
     frames = made_up({"adam": [0.01]}, status=lambda *_: "diverged")
     text = html.page(report_of(frames), explored(frames))
     assert 'id="plots"' not in text and 'id="table-0"' in text
+
+
+def test_what_diverged_stands_at_the_worst_end_also_of_a_loss(watched, tmp_path):
+    frames = made_up({"adam": [1e-2, 1e-1], "sgd": [1e-2, 1e-1]}, status=some_diverged, epochs=2)
+    explorer = explored(frames, "val_loss", "val_loss")
+    path = tmp_path / "loss.html"
+    path.write_text(html.page(report_of(frames), explorer), encoding="utf-8")
+    other = Watched(watched.browser)
+    page = other.open(path.as_uri())
+    (plot,) = (plot for plot in plots.plots(explorer) if plot.name == "lr")
+    assert_lines(traces(page, "lr"), plot, explorer)
+    sgd = explorer.axis("optimizer").values.index("sgd")
+    marks = {t["v"]: t["y"] for t in traces(page, "lr") if t["role"] == "diverged"}
+    assert marks[sgd] == pytest.approx([plot.view[1]], rel=1e-3)
+    assert plot.is_loss and "validation loss" in page.locator("#plot-lr .ytitle").text_content()
+    page.context.close()
+    assert other.problems == []

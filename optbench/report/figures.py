@@ -101,7 +101,7 @@ def _lines(plot: Plot, axes: Axes, places: list[str]) -> None:
 
     scale = SCALES[plot.unit]
     solid = [one for one in plot.series if not one.dashed]
-    floor = plot.view[0] if plot.view else min((one.points["y"].min() for one in solid), default=0.0)
+    low, high = plot.view or (-math.inf, math.inf)
     for one in plot.series:
         points, colour = one.points, _colour(one)
         x = points["x"].map(places.index) if places else points["x"]
@@ -116,7 +116,7 @@ def _lines(plot: Plot, axes: Axes, places: list[str]) -> None:
             axes.fill_between(x, scale * points["low"], scale * points["high"], color=colour, alpha=0.12, linewidth=0)
         if "diverged" in points and plot.name == "lr":
             lost = points["diverged"] > 0
-            y = points["y"].fillna(floor).clip(lower=floor)
+            y = points["y"].fillna(high if plot.is_loss else low).clip(low, high)
             if lost.any():
                 axes.plot(x[lost], scale * y[lost], "x", color=colour, markersize=5, clip_on=False, zorder=3)
     if plot.is_log:

@@ -82,16 +82,16 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
     score = next((column for column in table.columns if column.kind in ("percent", "loss")), None)
     if score is None:
         return ""
-    rank = next((column for column in table.columns if column.name == "rank"), None)
+    names, rank = table.columns[: table.keys], next((c for c in table.columns if c.name == "rank"), None)
     is_loss = score.name.endswith("loss")
     best_first = table.data.assign(_order=table.data[score.name].round(9), best=table.data.get("best", False))
     best_first = best_first.sort_values(["_order", "best"], ascending=[is_loss, False], kind="stable")
     data = best_first.head(_COMPACT_ROWS).drop(columns="_order")
     chosen = pd.concat([explorer.points, explorer.fresh]).drop_duplicates("configuration_id")
-    lrs = chosen.set_index("configuration_id")["lr"] if explorer.points["lr"].nunique() > 1 else pd.Series(dtype=float)
+    is_lr_shown = explorer.points["lr"].nunique() > 1 and "lr" not in [column.name for column in names]
+    lrs = chosen.set_index("configuration_id")["lr"] if is_lr_shown else pd.Series(dtype=float)
     bottom, top = _scale(data, score.name, is_loss)
     shade = _strip(data.iloc[0], score.name, bottom, top).get("range", "") if len(data) else ""
-    names = table.columns[: table.keys]
     headings = [
         *([("", "rank")] if rank else []),
         *(("", column.heading) for column in names),

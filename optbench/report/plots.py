@@ -381,7 +381,7 @@ def _rate(explorer: Explorer) -> Plot | None:
         f"{words(explorer.score).capitalize()} {explorer.when} over the learning rate: at each, the best "
         f"configuration that has it, by {words(explorer.metric)}; mean over its n seeds, on which it was also "
         f"selected, and as a band the {_INTERVAL}. A wide plateau forgives a learning "
-        "rate that is not quite right. × marks where trials diverged, at the bottom where all did; pointing at it "
+        "rate that is not quite right. × marks where trials diverged, at the edge where all did; pointing at it "
         "tells how many."
     )
     return Plot(

@@ -292,11 +292,12 @@
     };
   }
 
-  /** Crosses where trials diverged, at the floor where all did. */
-  function crosses(plot, by, one, scale, floor) {
+  /** Crosses where trials diverged, at the worst y of the plot where all did. */
+  function crosses(plot, by, one, scale, worst) {
+    const height = (y) => (!isNumber(y) ? worst : plot.isLoss ? Math.min(y, worst) : Math.max(y, worst));
     const at = [...one.x.keys()].filter((i) => one.counts[i].diverged);
     return {
-      x: at.map((i) => one.x[i]), y: at.map((i) => scale * (isNumber(one.y[i]) ? Math.max(one.y[i], floor) : floor)),
+      x: at.map((i) => one.x[i]), y: at.map((i) => scale * height(one.y[i])),
       mode: "markers", cliponaxis: false,
       marker: { symbol: "x-thin", size: 11, line: { width: 2, color: colour(one.v) } },
       hoverinfo: "text", text: at.map((i) => pointed(plot, by, one, i)), meta: { role: "diverged", v: one.v },
@@ -308,13 +309,14 @@
     const heights = solid.flatMap((one) => one.y).filter(isNumber);
     const ends = solid.flatMap((one) => [...one.low, ...one.high]);
     const [low, high] = plot.isViewed ? viewed(heights, ends, plot.isLoss) : [];
-    const isCut = plot.isViewed && !state.full, floor = isCut ? low : heights.length ? Math.min(...heights) : 0;
+    const isCut = plot.isViewed && !state.full, seen = isCut ? [low, high] : heights;
+    const worst = seen.length ? Math[plot.isLoss ? "max" : "min"](...seen) : 0;
     const alpha = solid.length <= 3 ? 0.18 : solid.length <= 6 ? 0.11 : 0.07;
     const hasBands = state.bands && !plot.isStepped && (!plot.banded || solid.length <= plot.banded);
     const traces = [
       ...(hasBands ? solid.map((one) => band(one, scale, faint(colour(one.v), alpha))) : []),
       ...series.map((one) => line(plot, by, one, scale)),
-      ...(plot.name === "lr" ? solid.map((one) => crosses(plot, by, one, scale, floor)) : []),
+      ...(plot.name === "lr" ? solid.map((one) => crosses(plot, by, one, scale, worst)) : []),
     ];
     const values = [...new Set(solid.flatMap((one) => one.x))];
     const x = plot.places ? ticks(plot.places) : plot.isLog ? logarithmic(values, plot.name === "lr") : {};
