@@ -103,7 +103,7 @@ def workloads(results: Results) -> Table | None:
         data = stats.compare(finals, ["optimizer"], results.metric, None, results.score).set_index("optimizer")
         scores[key] = data[results.score] * stats.sign(results.score)
         target = stats.target(finals, results.metric)[0] if results.query.target is None else results.query.target
-        soon = stats.time_to_target(results.rows, results.metric, target, data["configuration_id"])
+        soon = stats.time_to_target(results.tuning_rows, results.metric, target, data["configuration_id"])
         times[key] = stats.summarise_targets(soon, ["optimizer"]).set_index("optimizer")["epochs_to"]
     fast, ranks = stats.profile_score(pd.DataFrame(times).T), stats.friedman(pd.DataFrame(scores).T)
     data = pd.DataFrame({"mean_rank": ranks.mean_ranks, "profile": fast}).rename_axis("optimizer").reset_index()

@@ -55,9 +55,14 @@ class Results:
         return self.query.metric
 
     @property
+    def tuning_rows(self) -> pd.DataFrame:
+        """The rows of the trials that select."""
+        return self.rows[self.rows["phase"] == "tune"]
+
+    @property
     def scored_rows(self) -> pd.DataFrame:
-        """The rows of the phase that scores the optimizers."""
-        return self.rows[self.rows["phase"] == ("tune" if self.confirming is None else "confirm")]
+        """The rows of the trials that score the optimizers."""
+        return self.tuning_rows if self.confirming is None else self.rows[self.rows["phase"] == "confirm"]
 
     @property
     def drawn_schedules(self) -> bool:
