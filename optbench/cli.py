@@ -55,9 +55,11 @@ class What(StrEnum):
 class Format(StrEnum):
     table = "table"
     markdown = "markdown"
+    latex = "latex"
     csv = "csv"
     json = "json"
-    latex = "latex"
+    html = "html"
+    figures = "figures"
 
 
 class Precision(StrEnum):
@@ -124,7 +126,7 @@ def run(
     console = _console(stderr=not dry_run)
     with _waiting(console, "planning …"):
         from optbench import datasets, progress
-        from optbench.report import formats, tables
+        from optbench.report import build, formats
         from optbench.run import execute, make_plan
 
         plan = make_plan(parsed, output, device, workers, stack_size)
@@ -163,7 +165,7 @@ def run(
     if not ran:
         console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}{timed}", soft_wrap=True)
     try:
-        path = plan.store.write_meta("report.md", formats.markdown(tables.build(plan.store)))
+        path = plan.store.write_meta("report.md", formats.markdown(build.build(plan.store)))
         console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
         console.print(f"report: {path}", soft_wrap=True, markup=False)
     except UserError as error:
@@ -174,14 +176,14 @@ def run(
 
 def _next(plan: Plan, timing: bool) -> Plan | None:
     """The phase of a run after this one."""
-    from optbench.report import tables
+    from optbench.report import build
 
     if plan.phase == "tune" and (confirmation := plan.confirmation()):
         return confirmation
     if not timing or plan.phase == "timing":
         return None
     try:
-        built = tables.build(plan.store)
+        built = build.build(plan.store)
     except UserError:  # nothing has finished
         return None
     shown = [table.data["configuration_id"] for table in built.tables if "configuration_id" in table.data]
@@ -202,22 +204,67 @@ def _describe(plan: Plan, console: Console) -> None:
 @app.command()
 def report(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMNS", help="One table with a row for each value, e.g. --by optimizer,schedule."),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="What ranks: test_, val_ or train_, with accuracy or loss.")
+    ] = "test_accuracy",
+    at: Annotated[
+        str, typer.Option(help="Scores of the last epoch, of each trial's best on validation, or epoch=K.")
+    ] = "last",
+    where: Annotated[
+        str, typer.Option(metavar="CONDITION", help="Only these trials, e.g. --where 'batch_size == 64'.")
+    ] = "",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation score to reach, e.g. 98.5%. [default: what sgd, adam and adamw reach, the median]"
+        ),
+    ] = None,
+    seconds: Annotated[bool, typer.Option("--seconds", help="Show seconds, of trials that ran alone.")] = False,
     format: Annotated[
         Format | None,
         typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file; figures: to this folder.")
+    ] = None,
 ) -> None:
-    """Comparison tables: optimizers, schedules, batch sizes, dropout rates, accuracy by epoch."""
-    from optbench.report import formats, tables
+    """Which optimizer, at which learning rate, how sure: comparison tables, a page, figures."""
+    from optbench.report import build, formats, query
+    from optbench.report.results import load
     from optbench.store import Store, newest
 
-    built = tables.build(Store(results or newest(Path("results"))))
+    asked = query.Query(
+        by=tuple(name.strip() for names in by or [] for name in names.split(",")),
+        metric=metric,
+        at=query.parse_at(at),
+        where=where,
+        target=query.parse_target(target) if target else None,
+        seconds=seconds,
+    )
+    loaded = load(Store(results or newest(Path("results"))), asked)
+    built = build.report(loaded)
     name = format.value if format else formats.by_ending(output)
-    if output is None and name == "table":
+    if name == "figures":
+        from optbench.report import figures, plots
+
+        written = figures.write(plots.explore(loaded), output or Path(f"{built.sweep}-figures"))
+        print(f"wrote {len(written)} files to {written[0].parent} (figures)", file=sys.stderr)
+        return
+    if name == "html":
+        from optbench.report import html, plots
+
+        text = html.page(built, plots.explore(loaded))
+        if output is None and sys.stdout.isatty():
+            output = Path(f"{built.sweep}.html")
+    elif name == "table" and output is None:
         formats.terminal(built, _console())
         return
-    text = formats.FORMATS[name](built)
+    else:
+        text = formats.FORMATS[name](built)
     if output is None:
         sys.stdout.write(text)
         return
@@ -237,10 +284,11 @@ def status(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
 ) -> None:
     """How far a sweep is, also while it runs."""
-    from optbench.report import formats, tables
+    from optbench.report import formats
+    from optbench.report.status import status as count
     from optbench.store import Store, newest
 
-    formats.print_table(tables.status(Store(results or newest(Path("results")))), _console())
+    formats.print_table(count(Store(results or newest(Path("results")))), _console())
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from optbench.report import tables
+from optbench.report import build
 from tests.generate import write
 
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "report_scale.py"
@@ -32,7 +32,7 @@ def test_made_up_results_make_a_report(tmp_path):
     assert finished.groupby("trial_id", observed=True)["epoch"].apply(list).tolist() == [[0, 1, 2, 3, 4]] * 166
     assert finished["val_accuracy"].between(0, 1).all()
     assert finished.groupby("epoch")["val_accuracy"].mean().is_monotonic_increasing
-    report = tables.build(store)
+    report = build.build(store)
     assert report.summary == "186 trials: 166 finished, 20 diverged"
     best = report.tables[0]
     assert best.data["n"].tolist() == [2, 2, 2]  # what selection takes is what was confirmed

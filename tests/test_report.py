@@ -4,6 +4,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS
-from optbench.report import formats, listings, tables
+from optbench.report import build, formats, listings, status
 from optbench.run import Plan
 from optbench.spec import parse, to_yaml
 from optbench.store import Part, Store
@@ -79,9 +81,15 @@ def store(tmp_path_factory):
     return fill(tmp_path_factory.mktemp("results"), SWEEP, accuracy)
 
 
+def table(report, title):
+    """The one table of this title."""
+    (found,) = (table for table in report.tables if table.title == title)
+    return found
+
+
 @pytest.fixture(scope="module")
 def report(store):
-    return tables.build(store)
+    return build.build(store)
 
 
 def shown(report, width):
@@ -93,11 +101,17 @@ def shown(report, width):
 def test_there_is_a_table_for_each_axis_that_varies(report):
     assert [table.title for table in report.tables] == [
         "Optimizers",
+        "Differences to sgd",
         "Learning-rate schedules",
         "Batch sizes and training time",
         "Dropout rates",
         "Learning rates",
         "Hyperparameter momentum",
+        "Learning-rate sensitivity",
+        "Time to target",
+        "Across workloads",
+        "What the scores depend on",
+        "Tuning budget",
         "Training and validation accuracy",
     ]
     assert report.summary == "120 trials: 120 finished"
@@ -105,7 +119,7 @@ def test_there_is_a_table_for_each_axis_that_varies(report):
 
 def test_a_sweep_that_varies_nothing_has_two_tables(tmp_path):
     store = fill(tmp_path, "name: one\ndataset: digits\nepochs: 1\noptimizers: {adam: }")
-    assert [table.title for table in tables.build(store).tables] == ["Optimizers", "Training and validation accuracy"]
+    assert [table.title for table in build.build(store).tables] == ["Optimizers", "Training and validation accuracy"]
 
 
 def test_the_optimizers_table_says_what_was_put_in(report):
@@ -121,7 +135,7 @@ def test_the_optimizers_table_says_what_was_put_in(report):
 
 
 def test_the_axis_tables_choose_the_best_of_everything_else(report):
-    dropout = report.tables[3].data
+    dropout = table(report, "Dropout rates").data
     assert dropout["dropout"].tolist() == ["0", "0.1 + 0.25"] * 2
     row = dropout[(dropout["optimizer"] == "sgd") & (dropout["dropout"] == "0.1 + 0.25")].iloc[0]
     assert row["val_accuracy"] == pytest.approx(0.1 + 0.1 * 3.9 + 0.001)
@@ -135,28 +149,29 @@ def test_accuracy_by_epoch_starts_before_training(report):
 
 
 def test_seconds_are_absent_unless_trials_ran_alone(report, tmp_path):
-    table = report.tables[2]
-    assert table.data["seconds_per_epoch"].isna().all()
-    assert "here none did" in table.caption
-    alone = tables.build(fill(tmp_path, SWEEP, accuracy, stack_size=1, workers=1)).tables[2]
+    together = table(report, "Batch sizes and training time")
+    assert together.data["seconds_per_epoch"].isna().all()
+    assert "here none did" in together.caption
+    alone = build.build(fill(tmp_path, SWEEP, accuracy, stack_size=1, workers=1))
+    alone = table(alone, "Batch sizes and training time")
     assert alone.data["seconds_per_epoch"].tolist() == [2.0] * 4
     assert "here none did" not in alone.caption
 
 
 def test_diverged_trials_count_in_every_table(tmp_path):
     status = lambda trial: "diverged" if trial.hyperparameters.lr == 0.1 else "finished"  # noqa: E731
-    report = tables.build(fill(tmp_path, SWEEP, accuracy, status))
+    report = build.build(fill(tmp_path, SWEEP, accuracy, status))
     assert report.summary == "120 trials: 72 finished, 48 diverged"
     data = report.tables[0].data.set_index("optimizer")
     assert data.loc["sgd", "diverged_of"] == "48/96"
-    rates = report.tables[4].data.set_index("lr")
+    rates = table(report, "Learning rates").data.set_index("lr")
     assert rates.loc[0.1, "diverged_of"] == "48/48"
     assert math.isnan(rates.loc[0.1, "val_accuracy"])
     assert "–" in shown(report, 120)
 
 
 def test_all_diverged_is_a_table_not_a_crash(tmp_path):
-    report = tables.build(fill(tmp_path, SWEEP, accuracy, lambda trial: "diverged"))
+    report = build.build(fill(tmp_path, SWEEP, accuracy, lambda trial: "diverged"))
     assert report.summary == "120 trials: 120 diverged"
     for name in formats.FORMATS:
         assert formats.FORMATS[name](report)
@@ -165,7 +180,7 @@ def test_all_diverged_is_a_table_not_a_crash(tmp_path):
 
 def test_a_sweep_that_has_only_begun_says_so(tmp_path):
     with pytest.raises(UserError, match=r"no trial has finished yet \(120 trials: 120 interrupted\)"):
-        tables.build(fill(tmp_path, SWEEP, accuracy, epochs=1))
+        build.build(fill(tmp_path, SWEEP, accuracy, epochs=1))
 
 
 def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
@@ -183,7 +198,7 @@ def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
             part.fail("no memory")
         if trial is first:
             part.add([row | scores | {"epoch": 2, "status": "finished", "train_seconds": 1.0}])
-    report = tables.build(store)
+    report = build.build(store)
     assert report.summary == "3 trials: 1 finished, 1 failed, 1 interrupted"
     assert [table.title for table in report.tables] == ["Optimizers", "Training and validation accuracy"]
     optimizers = report.tables[0].data.set_index("optimizer")
@@ -196,7 +211,7 @@ def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
 def test_a_long_label_folds_and_leaves_the_numbers_whole(tmp_path):
     label = "a-very-long-label-" * 6
     text = f"name: long\ndataset: digits\nepochs: 2\nseeds: 3\noptimizers: {{{label}: {{optimizer: adam}}, sgd: }}"
-    text = shown(tables.build(fill(tmp_path, text, lambda trial, epoch: 0.5 + trial.seed / 100)), 80)
+    text = shown(build.build(fill(tmp_path, text, lambda trial, epoch: 0.5 + trial.seed / 100)), 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "51.00 ± 2.48" in text
 
@@ -206,7 +221,7 @@ def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
     smaller = expand(parse(SWEEP.replace("seeds: 3", "seeds: 2")))
     sweep = parse(SWEEP.replace("seeds: 3", "seeds: 2"))
     store.begin(plan_of(sweep, smaller, store).outline, "", {})
-    report = tables.build(store)
+    report = build.build(store)
     assert report.summary == "80 trials: 80 finished"
     assert report.tables[0].data["n"].tolist() == [2, 2]
 
@@ -222,7 +237,7 @@ def test_the_terminal_is_never_overrun_and_no_number_is_broken(report, width):
 
 def test_json_holds_plain_numbers(report):
     content = json.loads(formats.to_json(report))
-    assert content["version"] == 1
+    assert content["version"] == 2
     assert content["sweep"] == "everything"
     first = content["tables"][0]["rows"][0]
     assert first["val_accuracy"] == pytest.approx(0.591)
@@ -253,7 +268,30 @@ def test_latex_is_balanced_and_escaped(report):
         for line in block[1].splitlines():
             if line.endswith(r"\\"):
                 assert len(re.findall(r"(?<!\\)&", line)) == len(block[0]) - 1
-    assert not re.search(r"[±−–]", text.split("\n", 1)[1])
+    assert not re.search(r"[^\x00-\x7f]", text.split("\n\n", 1)[1])  # after the comment
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_latex_compiles(report, tmp_path):
+    (tmp_path / "tables.tex").write_text(formats.latex(report), encoding="utf-8")
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}", encoding="utf-8"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+
+
+def test_latex_sets_off_the_best_and_marks_ties(tmp_path):
+    text = "name: ties\ndataset: digits\nepochs: 1\nseeds: 3\noptimizers: {sgd: , adam: , lion: }"
+    scores = {"sgd": 0.9, "adam": 0.8985, "lion": 0.2}
+    value = lambda trial, epoch: scores[trial.optimizer] + 0.001 * (trial.seed * len(trial.optimizer) % 3)  # noqa: E731
+    first, *_ = formats.latex(build.build(fill(tmp_path, text, value))).split(r"\bottomrule")
+    lines = first.splitlines()
+    rows = {line.split(" & ")[0]: line for line in lines if line.endswith(r"\\")}
+    assert [label for label in ("sgd", "adam", "lion") if r"\textbf{90." in rows[label]] == ["sgd"]
+    assert [label for label in ("sgd", "adam", "lion") if r"$^\dagger$" in rows[label]] == ["adam"]
 
 
 def test_the_terminal_shows_labels_as_they_are(report):
@@ -261,7 +299,7 @@ def test_the_terminal_shows_labels_as_they_are(report):
 
 
 def test_status_counts_every_trial(tmp_path):
-    table = tables.status(fill(tmp_path, SWEEP, accuracy, epochs=1))
+    table = status.status(fill(tmp_path, SWEEP, accuracy, epochs=1))
     data = table.data.set_index("optimizer")
     assert data.loc["sgd"].to_dict() == {
         "trials": 96, "finished": 0, "diverged": 0, "failed": 0, "running": 96, "missing": 0,
@@ -273,9 +311,9 @@ def test_status_counts_every_trial(tmp_path):
 def test_what_a_run_is_training_is_running_and_not_interrupted(tmp_path):
     store = fill(tmp_path, SWEEP, accuracy, epochs=1)
     with store.locked():
-        assert [column.heading for column in tables.status(store).columns][5] == "running"
+        assert [column.heading for column in status.status(store).columns][5] == "running"
         with pytest.raises(UserError, match="120 running"):
-            tables.build(store)
+            build.build(store)
 
 
 def test_listings_name_everything():
@@ -331,10 +369,10 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
                 for t in plan.trials
             ]
         )
-    report = tables.build(store)
+    report = build.build(store)
     assert report.summary == "28 trials: 28 finished"
     assert report.tables[0].caption.startswith("The tuning budgets")  # none is without confirmation
-    optimizers, schedules = report.tables[:2]
+    optimizers, schedules = table(report, "Optimizers"), table(report, "Learning-rate schedules")
     assert optimizers.data["test_accuracy"].tolist() == pytest.approx([0.25, 0.25])
     assert optimizers.data["n"].tolist() == [3, 3]
     adam = optimizers.data.set_index("optimizer").loc["adam"]
@@ -349,16 +387,16 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     assert report.tables[-1].data["adam val_accuracy"].tolist() == pytest.approx([0.25] * 3)
     words = "The tuning budgets differ: 8 configurations of adam; 3 configurations of sgd."
     assert all(words in table.caption for table in report.tables)
-    status = tables.status(store)
-    assert status.caption.startswith("28/28 trials done")
-    assert status.data["trials"].tolist() == [19, 9]
+    found = status.status(store)
+    assert found.caption.startswith("28/28 trials done")
+    assert found.data["trials"].tolist() == [19, 9]
     for width in (60, 80, 120):
         assert max(map(len, shown(report, width).splitlines())) <= width
 
 
 def test_schedules_that_were_not_drawn_keep_their_rows(tmp_path):
     store = fill(tmp_path, SEARCHED.replace("[cosine, ", "[{name: step, step_size: [1, 2]}, "))
-    shown = tables.build(store).tables[1].data.query("optimizer == 'adam'")["schedule"]
+    shown = table(build.build(store), "Learning-rate schedules").data.query("optimizer == 'adam'")["schedule"]
     assert sorted(shown) == ["exponential", "step(step_size=1)", "step(step_size=2)"]
 
 
@@ -378,7 +416,7 @@ def test_arguments_may_have_the_names_of_columns(tmp_path):
         "    def __init__(self, params, lr=0.1, seed=0, status='s', table=None, gap=None):\n"
         "        super().__init__(params, lr=lr)\n"
     )
-    report = tables.build(fill(tmp_path, CROWDED, lambda trial, epoch: 0.5 + 0.01 * trial.hyperparameters.seed))
+    report = build.build(fill(tmp_path, CROWDED, lambda trial, epoch: 0.5 + 0.01 * trial.hyperparameters.seed))
     one = report.tables[0].data.set_index("optimizer").loc["one"]
     assert (one["val_accuracy"], one["n"], one["diverged_of"]) == (0.52, 1, "0/16")
     assert "seed=2, status=" in one["configuration"]
@@ -393,18 +431,18 @@ def test_arguments_may_have_the_names_of_columns(tmp_path):
 
 def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):
     store = fill(tmp_path, SEARCHED, by_lr, status=lambda t: "stopped" if t.hyperparameters.lr < 0.25 else "finished")
-    report = tables.build(store)
+    report = build.build(store)
     assert report.summary == "28 trials: 2 finished, 20 stopped early, 6 missing"
     data = report.tables[0].data.set_index("optimizer")
     assert data.loc["sgd", ["n", "diverged_of"]].tolist() == [2, "0/6"]
     assert data.loc["adam", ["n", "diverged_of", "configuration"]].tolist() == [0, "0/16", ""]
     assert math.isnan(data.loc["adam", "val_accuracy"])
-    assert tables.status(store).data["stopped"].tolist() == [16, 4]
+    assert status.status(store).data["stopped"].tolist() == [16, 4]
 
 
 def test_only_the_best_curves_are_shown_of_many(tmp_path):
     blocks = "".join(f"  o{i}: {{optimizer: sgd, lr: {(i + 1) / 100}}}\n" for i in range(14))
     store = fill(tmp_path, f"name: many\ndataset: digits\nepochs: 1\noptimizers:\n{blocks}", by_lr)
-    curves = tables.build(store).tables[-1]
+    curves = build.build(store).tables[-1]
     assert [column.name for column in curves.columns] == ["epoch", *(f"o{i}" for i in range(13, 3, -1))]
     assert curves.caption.endswith("The 10 best of 14 optimizers.")

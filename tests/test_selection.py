@@ -25,6 +25,8 @@ def frame(records):
                 "train_accuracy": value + 0.01,
                 "val_accuracy": value,
                 "val_loss": 1 - value,
+                "train_loss": 0.9 - value,
+                "test_loss": 1.1 - value,
                 "test_accuracy": value - 0.01,
                 "train_seconds": 10.0,
                 "stack_size": 1,
@@ -120,7 +122,8 @@ def test_compare_equals_brute_force():
         for seed in range(5)
         for epoch in (0, 1, 2)
     ]
-    result = stats.compare(stats.final(frame(records)), ["optimizer"], "val_accuracy").set_index("optimizer")
+    finals = stats.final(frame(records))
+    result = stats.compare(finals, ["optimizer"], "val_accuracy", timed=finals).set_index("optimizer")
     for optimizer in ("a", "b", "c"):
         groups = {}
         for o, configuration, _, epoch, value, _ in records:
@@ -137,14 +140,12 @@ def test_compare_equals_brute_force():
     assert result["val_accuracy"].is_monotonic_decreasing
 
 
-def test_seconds_come_from_trials_that_ran_alone():
-    rows = frame([("adam", "x", seed, 2, 0.9, "finished") for seed in range(3)])
-    rows["stack_size"] = [1, 4, 1]
-    rows["train_seconds"] = [10.0, 99.0, 14.0]
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+def test_seconds_are_those_of_the_timed_trials():
+    rows = frame([("adam", "x", seed, epoch, 0.9, "finished") for seed in range(3) for epoch in (1, 2)])
+    timed = rows[rows["seed"] < 2].assign(train_seconds=[5.0, 10.0, 7.0, 14.0])
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy", timed=timed).to_dict("records")
     assert row["seconds_per_epoch"] == 6.0
-    rows["workers"] = 2
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy", timed=timed[:0]).to_dict("records")
     assert math.isnan(row["seconds_per_epoch"])
 
 

@@ -1,4 +1,4 @@
-"""Curves in a terminal, drawn with Braille characters: each holds 2 × 4 dots."""
+"""Curves in a terminal: small ones of block characters, large ones of Braille characters, each of 2 × 4 dots."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "CosineAnnealingLR": {"T_max": 10},
     "CosineAnnealingWarmRestarts": {"T_0": 3},
 }
+_BLOCKS, _SPARKS = "▁▂▃▄▅▆▇█", 10
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
@@ -36,6 +37,13 @@ def braille(values: Sequence[float], width: int, height: int) -> list[str]:
         for dot in range(min(before, y) + (before < y), max(before, y) + (before <= y)) if before != y else (y,):
             cells[dot // 4][x // 2] |= _DOTS[x % 2][dot % 4]
     return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
+
+
+def sparkline(heights: Sequence[float]) -> str:
+    """Heights from 0 to 1 as block characters, one for each, at most ten: equally spaced ones of more."""
+    if len(heights) > _SPARKS:
+        heights = [heights[round(i * (len(heights) - 1) / (_SPARKS - 1))] for i in range(_SPARKS)]
+    return "".join(_BLOCKS[round(min(1.0, max(0.0, height)) * (len(_BLOCKS) - 1))] for height in heights)
 
 
 def learning_rates(name: str) -> tuple[str, list[float]]:

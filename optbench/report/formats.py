@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from optbench.report.curves import sparkline
 from optbench.report.tables import Column, Report, Table
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 _MISSING = "–"
 _GAP = 2  # blanks after a column; older versions of rich count those after the last one, too
 _LABEL_WIDTH = 30  # a longer label folds rather than take the numbers' place
@@ -29,16 +31,41 @@ def cell(column: Column, row: Any) -> str:
         parts = (Column(f"{column.name} {split}_accuracy", "", "percent") for split in ("train", "val"))
         return " / ".join(cell(part, row) for part in parts)
     value = row[column.name]
-    low, high = row.get(f"{column.name}_low", math.nan), row.get(f"{column.name}_high", math.nan)
-    half = (high - low) / 2
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_missing(value):
         return _MISSING
-    if column.kind in ("percent", "points"):
-        text = f"{100 * value:+.2f}" if column.kind == "points" else f"{100 * value:.2f}"
-        return text if math.isnan(half) else f"{text} ± {100 * half:.2f}"
-    if column.kind == "seconds":
-        return f"{value:.2f}" if math.isnan(half) else f"{value:.2f} ± {half:.2f}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if column.kind == "rank":
+        first, last = int(value), int(row["rank_to"])
+        return str(first) if first == last else f"{first}–{last}"
+    if column.kind == "curve":
+        return sparkline(value)
+    if column.kind == "decades":
+        return f"≥ {value:.1f}" if row[f"{column.name}_open"] else f"{value:.1f}"
+    if column.kind not in _NUMBERS:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    shown = _NUMBERS[column.kind]
+    low, high = row.get(f"{column.name}_low", math.nan), row.get(f"{column.name}_high", math.nan)
+    if math.isnan(low) or math.isnan(high):
+        return shown(value)
+    if abs((high - value) - (value - low)) <= _SYMMETRIC * (high - low):
+        return f"{shown(value)} ± {shown((high - low) / 2).lstrip('+')}"
+    return f"{shown(value)} [{shown(low)}, {shown(high)}]"
+
+
+_SYMMETRIC = 1e-6  # an interval whose ends differ by less from the same distance is shown with ±
+_NUMBERS: dict[str, Callable[[float], str]] = {
+    "percent": lambda value: f"{100 * value:.2f}",
+    "points": lambda value: f"{100 * value:+.2f}",
+    "loss": lambda value: f"{value:.4f}",
+    "change": lambda value: f"{value:+.4f}",
+    "seconds": lambda value: f"{value:.2f}",
+    "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+    "times": lambda value: "never" if math.isinf(value) else f"{value:,.6g}",
+    "seeds": lambda value: "very many" if math.isinf(value) else f"{value:,.0f}",
+}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, tuple) and not value)
 
 
 def _cells(table: Table) -> list[list[str]]:
@@ -51,6 +78,9 @@ def _cells(table: Table) -> list[list[str]]:
 def terminal(report: Report, console: Console) -> None:
     """Print to a console; a table wider than it is printed in parts that repeat the first column."""
     console.print(Text(f"{report.sweep}: {report.summary}", style="bold"))
+    if report.findings:
+        console.print()
+        console.print(Text(" ".join(report.findings)))
     for table in report.tables:
         console.print()
         print_table(table, console)
@@ -134,6 +164,8 @@ def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int
 
 def markdown(report: Report) -> str:
     lines = [f"# {_markdown(report.sweep)}", "", report.summary + "."]
+    if report.findings:
+        lines += ["", _markdown(" ".join(report.findings))]
     for table in report.tables:
         lines += ["", f"## {table.title}", ""]
         lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
@@ -153,7 +185,10 @@ def _markdown(text: str) -> str:
 
 def csv(report: Report) -> str:
     """All tables below each other; the column `table` tells them apart."""
-    tables = [table.data.assign(table=table.title) for table in report.tables]
+    tables = [
+        table.data.drop(columns=[c.name for c in table.columns if c.kind == "curve"]).assign(table=table.title)
+        for table in report.tables
+    ]
     frame = pd.concat([t[["table", *t.columns.drop("table")]] for t in tables], ignore_index=True)
     stream = StringIO()
     frame.to_csv(stream, index=False, lineterminator="\n")
@@ -173,6 +208,7 @@ def to_json(report: Report) -> str:
         "version": JSON_VERSION,
         "sweep": report.sweep,
         "summary": report.summary,
+        "findings": list(report.findings),
         "note": report.note,
         "tables": tables,
     }
@@ -180,19 +216,26 @@ def to_json(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    """Tables for a paper; they need the package booktabs."""
-    parts = [f"% {report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}."]
+    """Tables for a paper; they need the package booktabs. The best is bold, what ties with it has a dagger."""
+    head = [f"{report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}.", *report.findings]
+    parts = ["\n".join(f"% {' '.join(line.split())}" for line in head)]
     for table in report.tables:
-        alignment = "".join("l" if column.is_text else "r" for column in table.columns)
-        body = [" & ".join(_latex(c.heading) for c in table.columns) + r" \\"]
-        body += [r"\midrule"]
-        body += [" & ".join(map(_latex, row)) + r" \\" for row in _cells(table)]
+        shown = [i for i, column in enumerate(table.columns) if column.kind != "curve"]
+        columns = [table.columns[i] for i in shown]
+        rows = [[_latex(row[i]) for i in shown] for row in _cells(table)]
+        rows = [[re.sub("^-", "$-$", text) for text in row] for row in rows]  # a minus, no hyphen
+        caption = f"{table.title}. {table.caption}"
+        if _set_off(table, columns, rows):
+            caption += " Bold: the best; \u2020: cannot be told apart from it."
+        alignment = "".join("l" if column.is_text else "r" for column in columns)
+        body = [" & ".join(_latex(c.heading) for c in columns) + r" \\", r"\midrule"]
+        body += [" & ".join(row) + r" \\" for row in rows]
         parts.append(
             "\n".join(
                 [
                     r"\begin{table}",
                     r"\centering",
-                    rf"\caption{{{_latex(f'{table.title}. {table.caption} {report.note}')}}}",
+                    rf"\caption{{{_latex(caption.strip())}}}",
                     rf"\begin{{tabular}}{{{alignment}}}",
                     r"\toprule",
                     *body,
@@ -202,7 +245,21 @@ def latex(report: Report) -> str:
                 ]
             )
         )
+    parts.append(rf"\noindent {_latex(report.note)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _set_off(table: Table, columns: list[Column], rows: list[list[str]]) -> bool:
+    """Marks the score of the best row and of those that share its rank; whether there is anything to mark."""
+    scores = [i for i, column in enumerate(columns) if column.kind in ("percent", "loss")]
+    if not {"best", "rank"} <= set(table.data) or not scores or len(rows) < 2:
+        return False
+    for row, best, rank in zip(rows, table.data["best"], table.data["rank"], strict=True):
+        if best:
+            row[scores[0]] = rf"\textbf{{{row[scores[0]]}}}"
+        elif rank == 1:
+            row[scores[0]] += r"$^\dagger$"
+    return True
 
 
 _LATEX = {
@@ -212,6 +269,13 @@ _LATEX = {
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "†": r"$\dagger$",
+    "∞": r"$\infty$",
+    "→": r"$\to$",
 } | {character: "\\" + character for character in "&%$#_{}"}
 
 

@@ -4,12 +4,18 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 
 finals      what does a trial end with?
 intervals   how sure is a mean?
+ranking     which groups can be told apart?
 selection   which configuration of each optimizer is best, and how good is it?
+tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
+importance  which choices matter?
+targets     how soon is a trial good enough?
+workloads   which optimizer is best over several workloads?
 """
 
 from optbench.stats.finals import (
     AXES,
     HYPERPARAMETER,
+    METRICS,
     SCORES,
     budgets_in_words,
     final,
@@ -18,23 +24,51 @@ from optbench.stats.finals import (
     with_dropout_labels,
     with_hyperparameters,
 )
-from optbench.stats.intervals import Estimate, estimate
-from optbench.stats.selection import by_epoch, compare, select, sign
+from optbench.stats.importance import importance
+from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
+from optbench.stats.selection import at_epoch, by_epoch, compare, select, sign
+from optbench.stats.targets import summarise_targets, target, time_to_target
+from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
+from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
 
 __all__ = [
     "AXES",
     "HYPERPARAMETER",
+    "METRICS",
     "SCORES",
     "Estimate",
+    "Friedman",
+    "at_epoch",
     "budgets_in_words",
     "by_epoch",
     "compare",
+    "differences",
+    "divergence",
     "estimate",
+    "expected_best",
     "final",
+    "friedman",
+    "holm",
+    "importance",
+    "iqm",
+    "lr_sensitivity",
+    "median",
+    "performance_profile",
+    "profile_score",
+    "rank",
+    "resolution",
+    "seeds_needed",
     "select",
     "sign",
     "states",
+    "summarise_targets",
+    "t_interval",
+    "target",
+    "time_to_target",
+    "tuning_curves",
     "varying",
+    "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",
 ]

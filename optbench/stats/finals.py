@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
-SCORES = ("train_accuracy", "val_accuracy", "test_accuracy", "gap")
+METRICS = ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss")
+SCORES = (*METRICS, "gap")
 HYPERPARAMETER = "hyperparameter."
 
 

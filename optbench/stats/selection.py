@@ -1,18 +1,45 @@
-"""Which configuration of each group is best, and how good it is."""
+"""Which configuration of each group is best, how good it is, and from which others it can be told apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from optbench.stats.finals import SCORES
-from optbench.stats.intervals import estimate
+from optbench.stats.intervals import estimate, iqm, median
+from optbench.stats.ranking import rank
+
+_DIGITS = 9  # scores that differ by less are equal but for rounding
 
 
 def sign(metric: str) -> float:
     """1 where more of a metric is better, −1 for a loss."""
     return -1.0 if metric.endswith("loss") else 1.0
+
+
+def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: str) -> pd.DataFrame:
+    """`finals` with the scores that their finished trials had at another epoch than the last.
+
+    `at` is an epoch, or "best" for each trial's epoch of best `metric` (early stopping; the first of equal ones). A
+    trial that diverged has no score at any epoch, also where it diverged later.
+    """
+    finished = rows[rows["status"].eq("finished") & rows["trial_id"].isin(finals["trial_id"])]
+    if at == "best":
+        score = sign(metric) * finished[metric]
+        chosen = finished.loc[score.groupby(finished["trial_id"], observed=True, sort=False).idxmax()]
+    else:
+        chosen = finished[finished["epoch"] == at]
+    moving = [name for name in finals if name in SCORES or name in ("epoch", "step", "scheduled_lr", "train_seconds")]
+    there = [name for name in moving if name in rows]
+    result = finals.set_index("trial_id")
+    scores = chosen.set_index(chosen["trial_id"].astype(object))[there]
+    result.loc[scores.index, there] = scores
+    result["gap"] = result["train_accuracy"] - result["val_accuracy"]
+    return result.reset_index()[finals.columns]
 
 
 def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
@@ -37,49 +64,94 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
 
 
 def compare(
-    finals: pd.DataFrame, by: Sequence[str], metric: str, confirming: pd.DataFrame | None = None
+    finals: pd.DataFrame,
+    by: Sequence[str],
+    metric: str,
+    confirming: pd.DataFrame | None = None,
+    score: str = "test_accuracy",
+    timed: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row for each group: its best configuration's scores, each with its interval from `…_low` to `…_high`.
 
-    `finals` select the configuration; it is scored by the same trials, or by those of `confirming`, on other seeds.
-    `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group. `seconds_per_epoch` is
-    measured on trials that ran alone and NaN where there are none. Best group first; groups without any trial that was
-    trained to its end come last.
+    `finals` select the configuration by `metric`; it is scored by the same trials, or by those of `confirming`, on
+    other seeds. `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group.
+    `seconds_per_epoch` is of the finished among the `timed` trials, which ran alone, and NaN where there are none.
+
+    Groups are in the order of their mean `score`, best first, those without any trial that was trained to its end last.
+    Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
+    `p` and `seeds_needed` against the `best` of them (see `ranking.rank`).
     """
-    selected = select(finals, by, metric)
-    chosen = {key if isinstance(key, tuple) else (key,): configuration for key, configuration in selected.items()}
+    by = list(by)
+    chosen = select(finals, by, metric)
+    if confirming is not None:  # the sweep has selected already; other seeds, filters or epochs could select another
+        confirmed = confirming.drop_duplicates(by).set_index(by)["configuration_id"]
+        chosen = confirmed.reindex(chosen.index).where(lambda ids: ids.notna(), chosen)
+    everything = finals if confirming is None else pd.concat([finals, confirming])
+    scoring = finals if confirming is None else confirming
+    usable = scoring[scoring["configuration_id"].isin(chosen) & (scoring["status"] == "finished")]
+    seeds = {_key(key): group for key, group in usable.groupby(by, sort=False)}
+    seconds: dict[object, pd.Series] = {}
+    if timed is not None:
+        ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
+        per_epoch = ended["train_seconds"] / ended["epochs"]
+        seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
     result = []
-    for key, group in finals.groupby(list(by), sort=False):
-        best = chosen.get(key, "")
-        scoring = group
-        if confirming is not None:
-            scoring = confirming[confirming["configuration_id"] == best]
-            group = pd.concat([group, scoring])
-        usable = scoring[(scoring["configuration_id"] == best) & (scoring["status"] == "finished")]
-        alone = usable[(usable["stack_size"] == 1) & (usable["workers"] == 1)]
+    for key, group in everything.groupby(by, sort=False):
+        key = _key(key)
+        best = chosen.get(key if len(by) > 1 else key[0], "")
+        found = seeds.get(key, usable.iloc[:0])
         row = dict(zip(by, key, strict=True))
-        for score in SCORES:
-            row |= _columns(score, usable[score])
-        row["val_loss"] = estimate(usable["val_loss"].tolist()).mean
-        row |= _columns("seconds_per_epoch", alone["train_seconds"] / alone["epochs"])
-        row["n"], row["trials"] = len(usable), len(group)
+        for name in SCORES:
+            row |= _columns(name, found[name])
+        row[f"{score}_median"], row[f"{score}_iqm"] = median(found[score].tolist()), iqm(found[score].tolist())
+        row |= _columns("seconds_per_epoch", seconds.get(best, []))
+        row["n"], row["trials"] = len(found), len(group)
         row["diverged"] = int((group["status"] == "diverged").sum())
         row["configuration_id"] = best
         result.append(row)
-    return pd.DataFrame(result).sort_values(
-        metric, ascending=metric.endswith("loss"), na_position="last", kind="stable"
-    )
+    table = pd.DataFrame(result)
+    table = _with_ranks(table, usable, by, score)
+    order = (-sign(score) * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
+    order = order.sort_values(["score", "behind"], na_position="last", kind="stable")
+    return table.loc[order.index].reset_index(drop=True)
 
 
-def _columns(name: str, values: pd.Series) -> dict[str, float]:
+def _key(key: object) -> tuple[object, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _columns(name: str, values: Sequence[float] | pd.Series) -> dict[str, float]:
     """The mean of the values and its interval, as columns."""
-    found = estimate(values.tolist())
+    found = estimate(list(values))
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], score: str) -> pd.DataFrame:
+    """The table with the columns of `ranking.rank`, and whether a row is the best of those it is ranked with."""
+    *outer, inner = by
+    blocks = usable.groupby(outer, sort=False) if outer else [((), usable)]
+    ranked: dict[tuple[object, ...], dict[Hashable, Any]] = {}
+    for key, block in blocks:
+        wide = block.pivot(index="seed", columns=inner, values=score) * sign(score)
+        found = rank(wide)
+        if score.endswith("loss"):
+            found = found.assign(
+                difference=-found["difference"],
+                difference_low=-found["difference_high"],
+                difference_high=-found["difference_low"],
+            )
+        found = found.assign(best=found["rank"].notna() & (np.arange(len(found)) == 0))
+        ranked |= {(*_key(key), value): row for value, row in found.to_dict("index").items()}
+    columns = ("rank", "rank_to", "difference", "difference_low", "difference_high", "p", "seeds_needed", "best")
+    keys = list(table[list(by)].itertuples(index=False, name=None))
+    unknown: dict[Hashable, Any] = {**dict.fromkeys(columns, math.nan), "best": False}
+    return table.assign(**{name: [ranked.get(key, unknown)[name] for key in keys] for name in columns})
 
 
 def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
     """Mean train and validation accuracy of these configurations after each epoch, over their finished trials."""
     usable = rows[rows["configuration_id"].isin(list(configurations)) & (rows["status"] == "finished")]
+    usable = usable.assign(optimizer=usable["optimizer"].astype(object))
     scores = ["train_accuracy", "val_accuracy"]
     table = usable.groupby(["optimizer", "epoch"], sort=False, observed=True)[scores].agg(["mean", "count"])
     table.columns = pd.Index(["train_accuracy", "n", "val_accuracy", "_"])

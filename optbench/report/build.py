@@ -1,0 +1,75 @@
+"""Results → a report: which tables a sweep has, the sentences above them, and what holds for all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optbench import stats
+from optbench.report import findings, insights, rankings
+from optbench.report.query import Query
+from optbench.report.results import Results, load
+from optbench.report.tables import Report, Table
+from optbench.store import Store
+
+
+def build(store: Store, query: Query | None = None) -> Report:
+    """The report of a folder of results. Raises `UserError` when nothing in it can be shown."""
+    return report(load(store, query or Query()))
+
+
+def report(results: Results) -> Report:
+    """The report of results that are loaded."""
+    optimizers = rankings.optimizers(results)
+    sensitivity, shares = insights.sensitivity(results), insights.importance(results)
+    targets, curse = insights.targets(results, optimizers.data), insights.selection(results)
+    sentences = findings.sentences(results, optimizers, targets, sensitivity, shares, curse)
+    if results.query.by:
+        tables: list[Table | None] = [rankings.axis(results, [results.column(name) for name in results.query.by])]
+    else:
+        outer = ["optimizer"] if "optimizer" in results.varying else []
+        tables = [
+            optimizers,
+            rankings.differences(results, optimizers.data),
+            *(rankings.axis(results, [*outer, axis]) for axis in results.varying if axis != "optimizer"),
+            *(rankings.axis(results, ["optimizer", name]) for name in results.listed),
+            sensitivity,
+            insights.divergence(results),
+            targets,
+            insights.workloads(results),
+            shares,
+            curse,
+            insights.tuning(results),
+            insights.epochs(results, optimizers.data),
+        ]
+    shown = [table for table in tables if table is not None]
+    budgets = results.outline.budgets if results.outline else {}
+    if len(set(budgets.values())) > 1:
+        unequal = f"The tuning budgets differ: {stats.budgets_in_words(budgets)}."
+        shown = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in shown]
+    return Report(results.name, results.summary, tuple(sentences), tuple(shown), _note(results))
+
+
+def _note(results: Results) -> str:
+    """What holds for all tables."""
+    at = results.query.at
+    when = {"last": "after the last epoch", "best": "at each trial's best epoch"}.get(str(at), f"after epoch {at}")
+    text = f"Each row shows its best configuration by mean {results.metric} over the seeds, {when}."
+    if results.confirming is not None:
+        text += (
+            " Where optimizers as a whole are compared it is scored on fresh seeds, which selected nothing; elsewhere "
+            "the same seeds select and score."
+        )
+    else:
+        text += " The same seeds select and score."
+    budgets = results.outline.budgets if results.outline else {}
+    if budgets and len(set(budgets.values())) == 1:
+        text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
+    constant = [f"{name} {results.finals[name].iloc[0]}" for name in stats.AXES if name not in results.varying]
+    constant = [f"dataset {results.finals['dataset'].iloc[0]}", f"{results.finals['epochs'].max()} epochs", *constant]
+    return (
+        f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "
+        "as [low, high]; none for n = 1); diverged: trials whose loss became infinite or NaN, of all trials of the row "
+        "that did not fail. Rank: those that share one cannot be told apart; 2–5 is where the true rank lies, with 95 "
+        "% confidence for all rows together (paired t tests on common seeds, Holm's correction over all pairs of rows "
+        f"that are ranked together). The same for all: {', '.join(constant)}."
+    )

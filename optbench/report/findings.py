@@ -1,0 +1,147 @@
+"""What the numbers say, in sentences: which optimizer to take, how sure that is, and what to mend in the sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from optbench.report.formats import cell
+from optbench.report.results import Results
+from optbench.report.tables import Column, Table
+
+_NAMED = 4  # optimizers that a sentence names at most
+_WORTH_SAYING = 0.05  # a share of the variance below that explains little
+
+
+def sentences(
+    results: Results,
+    optimizers: Table,
+    targets: Table | None,
+    sensitivity: Table | None,
+    shares: Table | None,
+    curse: Table | None,
+) -> list[str]:
+    """The findings of a sweep, the most important first, from the tables of these names."""
+    rows = [{str(name): value for name, value in row.items()} for row in optimizers.data.to_dict("records")]
+    best = next((row for row in rows if row["best"]), None)
+    if best is None:
+        return ["No configuration can be recommended: no trial was trained to its end without diverging."]
+    found = [_recommendation(results, best), *_ties(best, optimizers.data[~optimizers.data["best"]])]
+    if targets is not None:
+        found += _epochs_to(results.metric, targets.data)
+    if sensitivity is not None:
+        found += _edges(sensitivity.data)
+    found += _diverged(optimizers.data)
+    if shares is not None:
+        found += _causes(results.metric, shares.data)
+    found += _selection(results, curse)
+    return found
+
+
+def names(labels: Sequence[str], most: int = _NAMED) -> str:
+    """Labels as a sentence lists them: "a, b and 3 others"."""
+    if len(labels) > most:
+        return f"{', '.join(labels[: most - 1])} and {len(labels) - most + 1} others"
+    return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))
+
+
+def _words(metric: str) -> str:
+    """A score in words: "test accuracy"."""
+    return metric.replace("val_", "validation_").replace("_", " ")
+
+
+def _recommendation(results: Results, best: Mapping[str, Any]) -> str:
+    choices = ["lr", *(name for name in results.choices if name != "lr")]
+    how = results.in_words(best["configuration_id"], choices)
+    kind = "loss" if results.score.endswith("loss") else "percent"
+    score = cell(Column(results.score, "", kind), best) + (" %" if kind == "percent" else "")
+    fresh = " fresh" if results.confirming is not None else ""
+    seeds = f"{best['n']}{fresh} seed{'s' * (best['n'] != 1)}"
+    return f"Take {best['optimizer']} with {how}: {score} {_words(results.score)} over {seeds}."
+
+
+def _ties(best: Mapping[str, Any], others: pd.DataFrame) -> Iterator[str]:
+    if best["n"] == 1:
+        yield "With one seed nothing says how sure that is: 'seeds: 5' gives intervals and ranks."
+        return
+    compared = others[others["p"].notna()]
+    tied = compared[compared["rank"] == 1]
+    worse = compared[compared["rank"] > 1]
+    if compared.empty:
+        return
+    if tied.empty:
+        whom = "every other optimizer" if len(worse) > 1 else worse["optimizer"].iloc[0]
+        yield f"It is better than {whom}, and that is no chance."
+        return
+    everything = "No other optimizer" if worse.empty and len(tied) > 1 else None
+    who = names(tied["optimizer"].tolist())
+    yield f"{everything} can be told apart from it." if everything else f"{who} cannot be told apart from it."
+    needed = tied[tied["seeds_needed"].map(math.isfinite)].sort_values("seeds_needed", kind="stable").head(1)
+    for row in needed.to_dict("records"):
+        yield f"About {row['seeds_needed']:,.0f} seeds would tell {row['optimizer']} from it."
+    if len(worse):
+        yield f"{names(worse['optimizer'].tolist())} {'is' if len(worse) == 1 else 'are'} worse, and that is no chance."
+
+
+def _epochs_to(metric: str, targets: pd.DataFrame) -> Iterator[str]:
+    target = targets["target"].iloc[0]
+    order = targets.sort_values("epochs_to", kind="stable")
+    reached = order[order["epochs_to"].map(math.isfinite)]
+    missed = order[~order["epochs_to"].map(math.isfinite)]["optimizer"].tolist()
+    if reached.empty or len(order) < 2:
+        return
+    shown = f"{100 * target:.2f} %" if metric.endswith("accuracy") else f"{target:g}"
+    least = float(reached["epochs_to"].iloc[0])
+    first = reached[reached["epochs_to"] == least]["optimizer"].tolist()
+    later = [
+        f"{row['optimizer']} {row['epochs_to'] - least:g} more"
+        for row in reached[reached["epochs_to"] > least].to_dict("records")
+    ]
+    if len(later) > _NAMED:
+        later = [f"{len(later)} others more"]
+    need = f"need{'s' * (len(first) == 1)} {least:g} epoch{'s' * (least != 1)}"
+    parts = [f"To {shown} {_words(metric)}, {names(first)} {need}", *([names(later)] if later else [])]
+    if missed:
+        parts.append(f"{names(missed)} mostly do{'es' * (len(missed) == 1)} not get there")
+    yield "; ".join(parts) + "."
+
+
+def _edges(sensitivity: pd.DataFrame) -> Iterator[str]:
+    for edge, where, mend in (("high", "highest", "upward"), ("low", "lowest", "downward")):
+        at = sensitivity[sensitivity["edge"] == edge]["optimizer"].tolist()
+        if at:
+            whose = f"{at[0]}'s best lr" if len(at) == 1 else f"The best lr of {names(at)}"
+            yield f"{whose} is the {where} that was tried: extend {'its' if len(at) == 1 else 'their'} range {mend}."
+
+
+def _diverged(optimizers: pd.DataFrame) -> Iterator[str]:
+    lost = optimizers[optimizers["diverged"] > 0].sort_values("diverged", ascending=False, kind="stable")
+    if len(lost):
+        shown = [f"{row.optimizer} {row.diverged} of {row.trials}" for row in lost.itertuples()]
+        yield f"Trials that diverged: {names(shown)}."
+
+
+def _causes(metric: str, shares: pd.DataFrame) -> Iterator[str]:
+    large = shares[(shares["share"] >= _WORTH_SAYING) & shares["kind"].isin(["main", "pair"])]
+    large = large.sort_values("share", ascending=False, kind="stable").head(3)
+    if len(large):
+        shown = zip(large["factor"], large["share"], strict=True)
+        parts = [f"{name} explains {100 * share:.0f} %" for name, share in shown]
+        yield f"Of the variance of {_words(metric)}, {names(parts)}."
+
+
+def _selection(results: Results, curse: Table | None) -> Iterator[str]:
+    if curse is not None and len(curse.data) and results.metric.endswith("accuracy"):
+        gap = 100 * float(curse.data["gap"].mean())
+        yield (
+            f"On fresh seeds the selected configurations' {_words(results.metric)} is {abs(gap):.2f} points "
+            f"{'lower' if gap >= 0 else 'higher'} on average than on those that selected them."
+        )
+    if results.confirming is None and results.choices:
+        yield (
+            "Selection and score share their seeds, which flatters what won: 'confirm: {seeds: 10}' scores it on fresh "
+            "ones."
+        )

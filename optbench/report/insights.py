@@ -1,0 +1,195 @@
+"""The tables that explain: learning rates, time to a target, workloads, what the scores depend on, what was luck."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from optbench import stats
+from optbench.report import formats
+from optbench.report.findings import names
+from optbench.report.rankings import METRICS
+from optbench.report.results import Results
+from optbench.report.tables import Column, Table
+
+_MAX_CURVES = 10  # more columns than that, nobody compares
+_WORKLOAD = ("model", "activation", "loss", "batch_size")  # axes that make another task of it
+_BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def sensitivity(results: Results) -> Table | None:
+    """How much depends on the learning rate, and whether its range was wide enough."""
+    if "lr" not in results.hyperparameters:
+        return None
+    data = stats.lr_sensitivity(results.tuning, ["optimizer"], results.metric)
+    data["range"] = [f"{row.lowest_lr:g} – {row.highest_lr:g}" for row in data.itertuples()]
+    advice = {"low": "lowest tried: extend downward", "high": "highest tried: extend upward", "": ""}
+    data["advice"] = data["edge"].map(advice)
+    columns: tuple[Column, ...] = (
+        Column("optimizer", "optimizer"),
+        Column("best_lr", "best lr", "number"),
+        Column("range", "tried"),
+        Column("lrs", "values", "count"),
+        Column("decades_1", "decades within 1 %", "decades"),
+        Column("decades_5", "decades within 5 %", "decades"),
+        Column("advice", "best lr is the", "prose"),
+    )
+    if not data["edge"].any():
+        columns = columns[:-1]
+    caption = (
+        f"Decades: width (log10) of the range of lr around the best in which {results.metric} stays within 1 % or 5 % "
+        "of it, each lr with its best configuration, straight lines between them; ≥: the range tried ends there."
+    )
+    return Table("Learning-rate sensitivity", caption, columns, data)
+
+
+def divergence(results: Results) -> Table | None:
+    """The learning rates at which trials diverged."""
+    data = stats.divergence(results.tuning, ["optimizer", "lr"])
+    data = data[data["diverged"] > 0].reset_index(drop=True)
+    if data.empty:
+        return None
+    data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
+    data = data.rename(columns={"low": "probability_low", "high": "probability_high"})
+    columns = (
+        Column("optimizer", "optimizer"),
+        Column("lr", "lr"),
+        Column("diverged_of", "diverged", "count"),
+        Column("probability", "probability %", "percent"),
+    )
+    caption = "Learning rates at which a trial diverged; at all others none did. 95 % interval of a proportion."
+    return Table("Divergence", caption, columns, data, keys=2)
+
+
+def targets(results: Results, selected: pd.DataFrame) -> Table | None:
+    """How long each optimizer's best configuration takes to a validation score."""
+    target, references = stats.target(results.tuning, results.metric)
+    if results.query.target is not None:
+        target = results.query.target
+    ids = [i for i in selected["configuration_id"] if i]
+    if math.isnan(target) or not ids or (len(ids) == 1 and results.query.target is None):
+        return None
+    times = stats.time_to_target(results.scored_rows, results.metric, target, ids)
+    data = stats.summarise_targets(times, ["optimizer"])
+    alone = stats.time_to_target(results.timed, results.metric, target, ids).dropna(subset="seconds_to")
+    data["seconds_to"] = data["optimizer"].map(alone.groupby("optimizer")["seconds_to"].median())
+    data = data.sort_values(["epochs_to", "steps_to"], kind="stable", ignore_index=True)
+    data["reached_of"] = [f"{k}/{n}" for k, n in zip(data["reached"], data["n"], strict=True)]
+    columns = [
+        Column("optimizer", "optimizer"),
+        Column("reached_of", "reached", "count"),
+        Column("epochs_to", "epochs", "times"),
+        Column("steps_to", "steps", "times"),
+    ]
+    if results.query.seconds or data["seconds_to"].notna().any():
+        columns.append(Column("seconds_to", "seconds", "times"))
+    shown = f"{100 * target:.2f} %" if results.metric.endswith("accuracy") else f"{target:g}"
+    rule = "as asked for" if results.query.target is not None else f"the median of the best of {', '.join(references)}"
+    caption = (
+        f"Target: {results.metric} {shown}, {rule}. Median over the seeds; a trial that never reached it counts as "
+        "infinitely long."
+    )
+    return Table("Time to target", caption, tuple(columns), data.assign(target=target))
+
+
+def workloads(results: Results) -> Table | None:
+    """Optimizers across several workloads: how often each is nearly the fastest, and its mean rank."""
+    axes = [name for name in _WORKLOAD if name in results.varying]
+    if not axes or "optimizer" not in results.varying:
+        return None
+    scores, times = {}, {}
+    for key, finals in results.tuning.groupby(axes, sort=False):
+        data = stats.compare(finals, ["optimizer"], results.metric, None, results.score).set_index("optimizer")
+        scores[key] = data[results.score] * stats.sign(results.score)
+        target = stats.target(finals, results.metric)[0] if results.query.target is None else results.query.target
+        soon = stats.time_to_target(results.rows, results.metric, target, data["configuration_id"])
+        times[key] = stats.summarise_targets(soon, ["optimizer"]).set_index("optimizer")["epochs_to"]
+    fast, ranks = stats.profile_score(pd.DataFrame(times).T), stats.friedman(pd.DataFrame(scores).T)
+    data = pd.DataFrame({"mean_rank": ranks.mean_ranks, "profile": fast}).rename_axis("optimizer").reset_index()
+    columns = (
+        Column("optimizer", "optimizer"),
+        Column("mean_rank", "mean rank", "seconds"),
+        Column("profile", "performance profile", "seconds"),
+    )
+    caption = (
+        f"{len(scores)} workloads: each combination of {names(axes)}. Mean rank: by {results.score}, 1 is the best. "
+        "Performance profile: mean height of the curve of workloads solved within 1 to 4 times the least number of "
+        "epochs to the workload's target: 1 for who is fastest everywhere, 0 for who is never near."
+    )
+    if not math.isnan(ranks.p):
+        shown = formats.cell(Column("p", "", "p"), {"p": ranks.p})
+        caption += (
+            f" Friedman's test that all are alike: p {shown if shown.startswith('<') else '= ' + shown}. Mean ranks "
+            f"that differ by less than {ranks.critical_difference:.2f} are a tie (Nemenyi)."
+        )
+    return Table("Across workloads", caption, columns, data.sort_values("mean_rank", kind="stable", ignore_index=True))
+
+
+def importance(results: Results) -> Table | None:
+    """Which axes the scores depend on."""
+    factors = [*results.varying, *(["lr"] if "lr" in results.hyperparameters else [])]
+    data = stats.importance(results.tuning, factors, results.metric) if factors else pd.DataFrame()
+    if data.empty or data["share"].isna().all():
+        return None
+    columns = (Column("factor", "source"), Column("share", "share of variance %", "percent"))
+    caption = (
+        f"Variance of {results.metric} among all finished trials of the tuning seeds. A pair: what both explain "
+        "together beyond each alone. seed: between trials that differ in nothing else. rest: more than two together."
+    )
+    return Table("What the scores depend on", caption, columns, data)
+
+
+def selection(results: Results) -> Table | None:
+    """How much better the selected configurations looked to the seeds that selected them."""
+    if results.confirming is None:
+        return None
+    data = stats.winners_curse(results.tuning, results.confirming, results.metric)
+    kind, change = ("loss", "change") if results.metric.endswith("loss") else ("percent", "points")
+    columns = (
+        Column("optimizer", "optimizer"),
+        Column("tuning", f"{METRICS[results.metric].heading}, tuning seeds", kind),
+        Column("confirm", "fresh seeds", kind),
+        Column("gap", "too good by", change),
+    )
+    caption = "The winner's curse: to the seeds that selected it, a configuration looks better than it is."
+    return Table("Selection and confirmation", caption, columns, data)
+
+
+def tuning(results: Results) -> Table | None:
+    """What a smaller tuning budget would have found."""
+    curves = stats.tuning_curves(results.tuning, ["optimizer"], results.metric, results.score)
+    budgets = [n for n in _BUDGETS if n <= curves["n"].max()]
+    if len(budgets) < 2:
+        return None
+    wide = curves[curves["n"].isin(budgets)].set_index(["optimizer", "n"])[["expected", "low", "high"]].unstack()
+    data = pd.DataFrame({"optimizer": list(curves["optimizer"].unique())})
+    for n in budgets:
+        for name, suffix in (("expected", ""), ("low", "_p10"), ("high", "_p90")):
+            data[f"{n}{suffix}"] = data["optimizer"].map(wide[name, n])
+    kind = "loss" if results.score.endswith("loss") else "percent"
+    columns = (Column("optimizer", "optimizer"), *(Column(str(n), str(n), kind) for n in budgets))
+    caption = (
+        f"Expected {results.score} of the configuration selected among n tried, n at the head of the column, over all "
+        "choices of n among those that were tried."
+    )
+    return Table("Tuning budget", caption, columns, data)
+
+
+def epochs(results: Results, best: pd.DataFrame) -> Table:
+    """Accuracy by epoch of each optimizer's best configuration: a row per epoch, a column for each of the best ones."""
+    total, best = len(best), best.head(_MAX_CURVES)
+    curves = stats.by_epoch(results.scored_rows, best["configuration_id"].tolist())
+    data = pd.DataFrame({"epoch": sorted(curves["epoch"].unique())})
+    columns = [Column("epoch", "epoch", "count")]
+    for optimizer in best["optimizer"]:
+        curve = curves[curves["optimizer"] == optimizer].set_index("epoch")
+        if curve.empty:  # every seed diverged
+            continue
+        for split in ("train_accuracy", "val_accuracy"):
+            data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
+        columns.append(Column(optimizer, optimizer, "pair"))
+    caption = "Training / validation accuracy in %, mean over the seeds; epoch 0 is before training."
+    if total > len(best):
+        caption += f" The {len(best)} best of {total} optimizers."
+    return Table("Training and validation accuracy", caption, tuple(columns), data)

@@ -1,0 +1,73 @@
+"""What a report is asked for: which trials, which score, at which epoch, grouped by what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from optbench import stats
+from optbench.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Query:
+    """The options of `optbench report`.
+
+    by: columns whose combinations become the rows of one table; none: a table for each axis that varies.
+    metric: the score that rows are ranked by. Configurations are selected by the sweep's own metric.
+    at: "last", "best" (each trial's epoch of best selection metric) or an epoch.
+    where: a condition on a trial's columns in Python's syntax, such as `batch_size == 64`.
+    target: the value of the selection metric to be reached; None: the rule of `stats.target`.
+    seconds: whether tables show seconds.
+    """
+
+    by: tuple[str, ...] = ()
+    metric: str = "test_accuracy"
+    at: str | int = "last"
+    where: str = ""
+    target: float | None = None
+    seconds: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metric not in stats.METRICS:
+            raise UserError(f"--metric {self.metric}: {did_you_mean(self.metric, stats.METRICS)}")
+
+
+def parse_at(text: str) -> str | int:
+    """`last`, `best` or `epoch=K`. Raises `UserError` for anything else."""
+    if text in ("last", "best"):
+        return text
+    name, _, number = text.partition("=")
+    if name.strip() == "epoch" and number.strip().isdigit():
+        return int(number)
+    raise UserError(f"--at {text}: valid: last, best, epoch=K")
+
+
+def parse_target(text: str) -> float:
+    """`98.5%`, or a plain number: an accuracy is a share. Raises `UserError` for anything else."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number) / 100 if percent else float(number)
+    except ValueError:
+        raise UserError(f"--target {text}: must be a number, such as 0.985 or 98.5%") from None
+    if not math.isfinite(value):
+        raise UserError(f"--target {text}: must be a finite number")
+    return value
+
+
+def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The trials that meet the condition. Raises `UserError` for one that is none, or that no trial meets."""
+    plain = {str(name): str(name).removeprefix(stats.HYPERPARAMETER) for name in finals}
+    frame = finals.rename(columns={name: short for name, short in plain.items() if short not in finals})
+    try:
+        found = frame.eval(where, engine="python")
+    except Exception as error:  # whatever Python has against the user's own expression
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"--where {where!r}: {reason}; columns: {', '.join(sorted(map(str, frame)))}") from None
+    if not (isinstance(found, pd.Series) and found.dtype == bool):
+        raise UserError(f"--where {where!r}: is no condition; write for example 'batch_size == 64'")
+    if not found.any():
+        raise UserError(f"--where {where!r}: no trial is like this")
+    return finals[found]

@@ -1,0 +1,180 @@
+"""The tables that rank: who is best, how sure that is, and the same for each axis of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from optbench import stats
+from optbench.report.results import Results
+from optbench.report.tables import Column, Table
+
+_AXES = {
+    "optimizer": ("Optimizers", "optimizer"),
+    "model": ("Model accuracy comparison", "model"),
+    "activation": ("Activation functions", "activation"),
+    "loss": ("Loss functions", "loss"),
+    "precision": ("Precision", "precision"),
+    "schedule": ("Learning-rate schedules", "schedule"),
+    "batch_size": ("Batch sizes and training time", "batch size"),
+    "dropout": ("Dropout rates", "dropout"),
+    "lr": ("Learning rates", "lr"),
+}
+METRICS = {
+    "train_accuracy": Column("train_accuracy", "train accuracy %", "percent"),
+    "val_accuracy": Column("val_accuracy", "validation accuracy %", "percent"),
+    "test_accuracy": Column("test_accuracy", "test accuracy %", "percent"),
+    "train_loss": Column("train_loss", "train loss", "loss"),
+    "val_loss": Column("val_loss", "validation loss", "loss"),
+    "test_loss": Column("test_loss", "test loss", "loss"),
+}
+_GAP = Column("gap", "train − validation", "points")
+_SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
+_RANK = Column("rank", "rank", "rank")
+
+
+def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
+    """The score that ranks, and other columns beside it."""
+    own = METRICS[results.score]
+    return (own, *(column for column in others if column != own))
+
+
+def optimizers(results: Results) -> Table:
+    """The optimizers, each with its selected configuration, from the best to the worst."""
+    table = axis(results, ["optimizer"], results.confirming)
+    budgets = results.outline.budgets if results.outline else _configurations(results)
+    data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
+    data["curve"] = _curves(results, data)
+    table = replace(table, data=data)
+    if results.outline:
+        table = _with_all(table, results.outline.optimizers)
+    columns = list(table.columns)
+    at = columns.index(Column("n", "n", "count")) + 1
+    columns.insert(at, Column("budget", "budget", "count"))
+    if data["curve"].map(len).max() > 1:
+        columns.insert(at, Column("curve", "by epoch", "curve"))
+    table = replace(table, columns=tuple(columns))
+    if results.confirming is not None:
+        missing = table.data[(table.data["n"] == 0) & (table.data["configuration"] != "")]["optimizer"]
+        if len(missing):
+            table = replace(table, caption=f"Not confirmed yet: {', '.join(missing)}.")
+    return table
+
+
+def _configurations(results: Results) -> dict[str, int]:
+    counts = results.tuning.groupby("optimizer")["configuration_id"].nunique()
+    return {str(label): int(n) for label, n in counts.items()}
+
+
+def _curves(results: Results, data: pd.DataFrame) -> list[tuple[float, ...]]:
+    """For each row its validation accuracy by epoch as heights from 0 to 1, on one logarithmic scale of the error.
+
+    From the first epoch on: before training all are alike, and so far below that the rest would look alike, too.
+    """
+    curves = stats.by_epoch(results.scored_rows, data["configuration_id"].tolist())
+    curves = curves[curves["epoch"] > 0]
+    errors = (1 - curves["val_accuracy"]).clip(lower=1e-4).map(math.log10)
+    low, high = errors.min(), errors.max()
+    heights = (high - errors) / (high - low) if high > low else errors * 0
+    by_optimizer = {key: tuple(part.tolist()) for key, part in heights.groupby(curves["optimizer"], sort=False)}
+    return [by_optimizer.get(label, ()) for label in data["optimizer"]]
+
+
+def _with_all(table: Table, optimizers: Iterable[str]) -> Table:
+    """The table with a row for those optimizers, too, none of whose trials could be trained or has been yet."""
+    lost = [label for label in optimizers if label not in set(table.data["optimizer"])]
+    if not lost:
+        return table
+    none = {"n": 0, "trials": 0, "diverged": 0, "diverged_of": "0/0", "budget": 0, "best": False, "curve": ()}
+    empty = pd.DataFrame([{"optimizer": label, "configuration_id": "", "configuration": "", **none} for label in lost])
+    return replace(table, data=pd.concat([table.data, empty], ignore_index=True))
+
+
+def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
+    """How each optimizer differs from the best one, seed by seed."""
+    best = optimizers[optimizers["best"]]
+    data = optimizers[~optimizers["best"] & optimizers["p"].notna()]
+    if data.empty:
+        return None
+    kind = "change" if results.score.endswith("loss") else "points"
+    columns = (
+        Column("optimizer", "optimizer"),
+        Column("difference", f"{METRICS[results.score].heading}, difference", kind),
+        Column("p", "p (Holm)", "p"),
+        Column("seeds_needed", "seeds needed", "seeds"),
+        Column("n", "n", "count"),
+    )
+    caption = (
+        "Mean of the differences seed by seed, with its own 95 % interval. p: paired t test, corrected for all "
+        f"{_pairs(len(data) + 1)} pairs of rows. Seeds needed: with so many the difference, were it as large and as "
+        "variable as here, would be told from 0 in four of five repetitions."
+    )
+    keep = [column.name for column in columns] + ["difference_low", "difference_high"]
+    return Table(f"Differences to {best['optimizer'].iloc[0]}", caption, columns, data[keep].reset_index(drop=True))
+
+
+def _pairs(groups: int) -> str:
+    return f"{groups * (groups - 1) // 2:,}"
+
+
+def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> Table:
+    """A table with a row for each combination of the columns `by`: the best configuration of all else."""
+    by, finals = list(by), results.tuning
+    axis = by[-1]
+    for name in by:
+        if name not in (*stats.AXES, "lr"):  # a hyperparameter that some optimizers do not have
+            finals = finals[finals[name].notna()]
+    if axis not in stats.AXES and by == ["optimizer", axis]:
+        values = finals.groupby("optimizer")[axis].nunique()
+        finals = finals[finals["optimizer"].isin(values[values > 1].index)]
+    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed)
+    if axis != "optimizer":
+        data = _in_order(data, by)
+    choices = [name for name in results.choices if name not in by]
+    data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
+    data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
+    plain = {name: name.removeprefix(stats.HYPERPARAMETER) for name in by}
+    data = data.rename(columns={name: short for name, short in plain.items() if short not in data})
+    by = [short if short in data else name for name, short in plain.items()]
+    axis = by[-1]
+    title, heading = _AXES.get(axis, (f"Hyperparameter {plain.get(axis, axis)}", plain.get(axis, axis)))
+    if len(by) > 2 or (len(by) == 2 and by[0] != "optimizer"):
+        title = " × ".join(_AXES.get(name, ("", name))[1] for name in by)
+    others: tuple[Column, ...] = (METRICS["val_accuracy"],)
+    if axis == "dropout":
+        others = (METRICS["train_accuracy"], METRICS["val_accuracy"], _GAP)
+    if axis == "batch_size" or results.query.seconds:
+        others = (*others, _SECONDS)
+    columns = [Column(name, _AXES.get(name, ("", name))[1]) for name in by[:-1]] + [Column(axis, heading)]
+    if len(data) > 1:
+        columns.append(_RANK)
+    columns += [*_scores(results, *others), Column("n", "n", "count"), Column("diverged_of", "diverged", "count")]
+    if choices:
+        columns.append(Column("configuration", "best configuration", "prose"))
+    caption = ""
+    if _SECONDS in columns:
+        caption = "Seconds are measured on trials that ran alone on the machine"
+        if not data["seconds_per_epoch"].notna().any():
+            caption += ", and here none did: 'optbench run SWEEP --timing' measures them"
+        caption += "."
+    return Table(title, caption, tuple(columns), data, keys=len(by))
+
+
+def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Groups in the order of their best row, values within a group in ascending order."""
+    ranks = {name: {value: i for i, value in enumerate(data[name].unique())} for name in by[:-1]}
+
+    def key(column: pd.Series) -> pd.Series:
+        if column.name in ranks:
+            return column.map(ranks[column.name])
+        if column.name == "dropout":
+            return pd.to_numeric(column, errors="coerce")
+        if column.dtype == object:  # words beside numbers: optimizers from elsewhere share names, not meanings
+            ordered = sorted(column.unique(), key=lambda value: (isinstance(value, str), value))
+            return column.map({value: i for i, value in enumerate(ordered)})
+        return column
+
+    return data.sort_values(list(by), key=key, kind="stable", ignore_index=True)

@@ -1,0 +1,180 @@
+"""What a report is made from: the rows of a sweep, prepared once for all tables, plots and sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from optbench import stats
+from optbench.errors import UserError, did_you_mean
+from optbench.report.query import Query, matching
+from optbench.store import COLUMNS, Outline, Store
+
+# What tables, plots and sentences are made from.
+_COLUMNS = [
+    name
+    for name, _, _ in COLUMNS
+    if name not in ("sweep", "scheduled_lr", "stack", "convolution", "error", "optbench_version", "torch_version")
+]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's results as a query wants them.
+
+    rows: one row per trial and epoch.   finals: one row per trial that needs no more training, `dropout` as text.
+    tuning, confirming: the finals of both phases; the latter None where the sweep has no fresh seeds yet.
+    timed: the rows, by epoch, of the trials that ran alone on their machine.
+    metric: what selects, the sweep's own.   score: what ranks, the query's.
+    varying: the compared axes with more than one value.   hyperparameters: those that vary within an optimizer.
+    searched: hyperparameters whose values were drawn; each draw is a value of its own.
+    """
+
+    name: str
+    summary: str
+    query: Query
+    outline: Outline | None
+    rows: pd.DataFrame
+    finals: pd.DataFrame
+    tuning: pd.DataFrame
+    confirming: pd.DataFrame | None
+    timed: pd.DataFrame
+    metric: str
+    varying: tuple[str, ...]
+    hyperparameters: tuple[str, ...]
+    searched: frozenset[str]
+
+    @property
+    def score(self) -> str:
+        """What rows are ranked by."""
+        return self.query.metric
+
+    @property
+    def scored_rows(self) -> pd.DataFrame:
+        """The rows of the phase that scores the optimizers."""
+        return self.rows[self.rows["phase"] == ("tune" if self.confirming is None else "confirm")]
+
+    @property
+    def drawn_schedules(self) -> bool:
+        """Whether parameters of schedules were drawn, so that each draw would be a schedule of its own."""
+        return "drawn_schedule" in self.finals
+
+    @property
+    def choices(self) -> list[str]:
+        """The columns that tell the configurations of an optimizer apart."""
+        fixed = {"optimizer", "schedule"} if self.drawn_schedules else {"optimizer"}
+        axes = [name for name in self.varying if name not in fixed]
+        return [*axes, *self.hyperparameters, *(["drawn_schedule"] if self.drawn_schedules else [])]
+
+    def column(self, name: str) -> str:
+        """The column that a user means by an axis or a hyperparameter. Raises `UserError` for neither."""
+        plain = {column.removeprefix(stats.HYPERPARAMETER): column for column in self.hyperparameters}
+        known = plain | {axis: axis for axis in (*stats.AXES, "lr")}
+        if name not in known:
+            raise UserError(f"--by {name}: {did_you_mean(name, known)}")
+        return known[name]
+
+    @cached_property
+    def _configurations(self) -> dict[str, dict[str, Any]]:
+        """A trial's columns for each configuration id."""
+        rows = self.finals.drop_duplicates("configuration_id").to_dict("records")
+        return {row["configuration_id"]: {str(name): value for name, value in row.items()} for row in rows}
+
+    def in_words(self, configuration_id: str, choices: Sequence[str]) -> str:
+        """What a configuration chose, "schedule=cosine, lr=0.1"; nothing for the empty id."""
+        row = self._configurations.get(configuration_id, {})
+        shown = {name: row[name] for name in choices if name in row and not _is_missing(row[name])}
+        plain = {name.removeprefix("drawn_").removeprefix(stats.HYPERPARAMETER): value for name, value in shown.items()}
+        return ", ".join(f"{name}={_number(value)}" for name, value in plain.items())
+
+    @property
+    def listed(self) -> list[str]:
+        """The hyperparameters whose values were listed and not drawn, so that a table can have a row for each."""
+        return [name for name in self.hyperparameters if name.removeprefix(stats.HYPERPARAMETER) not in self.searched]
+
+
+def load(store: Store, query: Query) -> Results:
+    """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
+    outline = store.outline()
+    rows = store.rows(_COLUMNS, [*outline.trial_ids, *outline.confirm_ids] if outline else None)
+    metric = outline.metric if outline else "val_accuracy"
+    summary = count(rows, outline, under_way(store))
+    finals = stats.final(rows)
+    if finals["status"].isin(["stopped"]).all():
+        raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
+    if query.target is not None and query.target > 1 and metric.endswith("accuracy"):
+        share = f"{query.target:g}% or {query.target / 100:g}"
+        raise UserError(f"--target {query.target:g}: {metric} is a share; write {share}")
+    finals, hyperparameters = stats.with_hyperparameters(finals)
+    if query.at != "last":
+        finals = stats.at_epoch(finals, rows, query.at, metric)
+        _check_epoch(query.at, finals)
+    if query.where:
+        before = len(finals)
+        finals = matching(finals, query.where)
+        rows = rows[rows["trial_id"].isin(finals["trial_id"])]
+        summary += f"; {len(finals)} of {before} where {query.where}"
+        hyperparameters = [h for h in hyperparameters if (finals.groupby("optimizer")[h].nunique() > 1).any()]
+    finals = stats.with_dropout_labels(finals).astype({"dropout": object})
+    searched = frozenset(outline.searched if outline else ())
+    if "schedule" in searched:
+        names = finals["schedule"].str.partition("(")[0]
+        drawn = names.isin(outline.searched_schedules if outline else ())
+        finals = finals.assign(drawn_schedule=finals["schedule"], schedule=finals["schedule"].where(~drawn, names))
+    tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
+    return Results(
+        name=outline.name if outline else store.folder.name,
+        summary=summary,
+        query=query,
+        outline=outline,
+        rows=rows,
+        finals=finals,
+        tuning=tuning,
+        confirming=confirming if len(confirming) else None,
+        timed=store.timed(_COLUMNS),
+        metric=metric,
+        varying=tuple(stats.varying(tuning, stats.AXES)),
+        hyperparameters=tuple(hyperparameters),
+        searched=searched,
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:
+    most = int(finals["epochs"].max())
+    if isinstance(at, int) and at > most:
+        raise UserError(f"--at epoch={at}: the trials have {most} epochs")
+
+
+def under_way(store: Store) -> str:
+    """What to call trials that are neither finished nor failed: a run trains them, or none does any more."""
+    return "running" if store.is_locked() else "interrupted"
+
+
+def count(rows: pd.DataFrame, outline: Outline | None, under_way: str) -> str:
+    """How many trials there are in which state, in words."""
+    states = stats.states(rows)["status"].value_counts().to_dict()
+    total = sum(outline.optimizers.values()) if outline else sum(states.values())
+    states["missing"] = total - sum(states.values())
+    words = {
+        "finished": "finished",
+        "diverged": "diverged",
+        "stopped": "stopped early",
+        "failed": "failed",
+        "running": under_way,
+        "missing": "missing",
+    }
+    shown = [f"{states[state]} {word}" for state, word in words.items() if states.get(state)]
+    return f"{total} trial{'s' * (total != 1)}: {', '.join(shown) or 'none'}"

@@ -1,0 +1,126 @@
+"""Which choices matter: how much of the variance of a score each factor and each pair of them explains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+_MAX_LEVELS = 8  # numbers with more values than that are binned
+
+
+def importance(finals: pd.DataFrame, factors: Sequence[str], metric: str) -> pd.DataFrame:
+    """Shares of the variance of `metric` among the finished trials: columns factor, share and kind.
+
+    kind "main": a factor that varies, by what its main effect adds to those of others, averaged over all orders in
+    which they may be added (Lindeman, Merenda and Gold 1980): where not every combination was tried, factors explain
+    some of the variance in common, and that is shared among them. "pair": two of them, by what the means of their cells
+    explain beyond all main effects; where pairs explain the same, they are reduced in proportion to what is there. In a
+    balanced design all this is the classical analysis of variance (Fisher 1925), whose use for hyperparameters is that
+    of Hutter, Hoos and Leyton-Brown (2014). "seed": between the seeds of a configuration; NaN where none has two, since
+    the noise then stands in the rest. "rest": what is left, interactions of three and more and what was binned
+    together. The shares are never negative and add up to 1. They are of the sample: a factor or a pair with many levels
+    takes up some noise.
+
+    Numbers with more than 8 different values are binned, lr to half decades, others into eight groups of about the same
+    size. A missing value is a level of its own. The largest share comes first, rest and seed last. All shares are NaN
+    where the metric does not vary.
+    """
+    finished = finals[finals["status"] == "finished"]
+    codes = {name: _levels(finished[name]) for name in factors}
+    codes = {name: levels for name, levels in codes.items() if levels.size and levels.max() > 0}
+    scores = finished[metric].to_numpy(dtype=float)
+    scores = scores - scores.mean() if len(scores) else scores
+    total = float(scores @ scores)
+
+    # All factors are the same in all seeds of a configuration: only its mean and its number of seeds count.
+    first, of = _cells(pd.factorize(finished["configuration_id"])[0], *codes.values())
+    weights, sums = np.bincount(of).astype(float), np.bincount(of, scores)
+    noise = float(((scores - (sums / weights)[of]) ** 2).sum())
+    mains = {name: levels[first] for name, levels in codes.items()}
+
+    explained = {
+        frozenset(names): _explained([mains[name] for name in names], weights, sums)
+        for n in range(len(mains) + 1)
+        for names in combinations(mains, n)
+    }
+    together = explained[frozenset(mains)]
+    squares = {(name, "main"): _averaged(name, explained) for name in mains}
+    beyond = {}
+    for a, b in combinations(mains, 2):
+        others = [levels for other, levels in mains.items() if other not in (a, b)]
+        terms = [_cells(mains[a], mains[b])[1], *others]
+        beyond[f"{a} × {b}", "pair"] = max(0.0, _explained(terms, weights, sums) - together)
+    left = max(0.0, total - noise - together)
+    reduced = min(1.0, left / sum(beyond.values())) if any(beyond.values()) else 1.0
+    squares |= {key: square * reduced for key, square in beyond.items()}
+    found = [(name, max(0.0, square), kind) for (name, kind), square in squares.items()]
+    found.sort(key=lambda row: -row[1])
+    rest = max(0.0, total - noise - sum(square for _, square, _ in found))
+    if (weights <= 1).all():
+        noise = math.nan
+    rows = [*found, ("rest", rest, "rest"), ("seed", noise, "seed")]
+    # Scores that are all the same leave nothing but the rounding of their mean.
+    is_constant = not finished[metric].nunique() > 1
+    return pd.DataFrame(
+        [(name, math.nan if is_constant else square / total, kind) for name, square, kind in rows],
+        columns=["factor", "share", "kind"],
+    )
+
+
+def _averaged(name: str, explained: dict[frozenset[str], float]) -> float:
+    """What a factor adds to the explained squares of others, averaged over all orders in which they may be added."""
+    without = [names for names in explained if name not in names]
+    m = max(map(len, explained))
+    orders = {n: math.factorial(n) * math.factorial(m - n - 1) / math.factorial(m) for n in range(m)}
+    return math.fsum(orders[len(names)] * (explained[names | {name}] - explained[names]) for names in without)
+
+
+def _levels(values: pd.Series) -> np.ndarray:
+    """The level of each value, as whole numbers from 0."""
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > _MAX_LEVELS:
+        if values.name == "lr":
+            values = (2 * np.log10(values.where(values > 0))).round()  # lr = 0 has a level of its own
+        else:
+            values = pd.qcut(values, _MAX_LEVELS, labels=False, duplicates="drop")
+    return pd.factorize(values, use_na_sentinel=False)[0]
+
+
+def _cells(*codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The combinations of levels that there are: where each stands first, and which one each entry is, from 0."""
+    of, first = codes[0], codes[0]
+    for levels in codes:
+        _, first, of = np.unique(of * (levels.max(initial=0) + 1) + levels, return_index=True, return_inverse=True)
+    return first, of
+
+
+def _explained(terms: list[np.ndarray], weights: np.ndarray, sums: np.ndarray) -> float:
+    """The sum of squares that these terms explain together, each given by the level of every configuration.
+
+    `weights` are the numbers of trials of the configurations, `sums` the sums of their centred scores. The term with
+    most levels is taken out of the others by subtracting its means (Frisch and Waugh 1933), so that a small system is
+    left to solve.
+    """
+    if not terms:
+        return 0.0
+    of, *others = sorted(terms, key=lambda levels: -levels.max())
+    total, count = np.bincount(of, sums), np.bincount(of, weights)
+    explained = float((total**2 / count).sum())
+    if not others:
+        return explained
+    tables = np.vstack([_table(levels, of, weights) for levels in others])
+    products = np.block([[_table(a, b, weights) for b in others] for a in others])
+    right = np.concatenate([np.bincount(levels, sums) for levels in others]) - tables @ (total / count)
+    values, vectors = np.linalg.eigh(products - (tables / count) @ tables.T)
+    # What the others share with that term, or with one another, has the eigenvalue 0, but for rounding.
+    kept = values > 1e-10 * products.max()
+    return explained + float(((vectors.T @ right)[kept] ** 2 / values[kept]).sum())
+
+
+def _table(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """How many trials have each combination of two levels."""
+    height, width = int(rows.max()) + 1, int(columns.max()) + 1
+    return np.bincount(rows * width + columns, weights, height * width).reshape(height, width)

@@ -1,0 +1,115 @@
+"""The sentences above the tables say what the numbers say, and nothing else."""
+
+import re
+
+import pytest
+
+from optbench.report import build
+from optbench.report.findings import names
+from tests.test_report import fill
+
+SWEEP = """
+dataset: digits
+name: findings
+epochs: 4
+seeds: 5
+optimizers:
+  sgd: {lr: [0.01, 0.1, 1.0]}
+  adam: {lr: [0.001, 0.01]}
+  lion: {lr: 0.001}
+"""
+NOISE = (0.3, -0.4, 0.1, 0.2, -0.2)  # sums to 0
+
+
+def findings(tmp_path, value, text=SWEEP, **kwargs):
+    return " ".join(build.build(fill(tmp_path, text, value, **kwargs)).findings)
+
+
+def steady(scores, noise=0.001):
+    """Each optimizer's score at its best lr, a little different with each seed and optimizer, worse at others."""
+
+    def value(trial, epoch):
+        away = trial.hyperparameters.lr != {"sgd": 0.1, "adam": 0.01, "lion": 0.001}[trial.optimizer]
+        shift = NOISE[(trial.seed + 2 * len(trial.optimizer)) % 5] * noise
+        return (scores[trial.optimizer] - 0.05 * away + shift) * min(1, (epoch + 1) / 3)
+
+    return value
+
+
+def test_a_clear_winner_is_named_with_its_learning_rate_and_its_interval(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
+    # NOISE has s = 0.2915, so the half width is 2.7764 · 0.2915 · 0.001 / √5.
+    assert text.startswith(
+        "Take sgd with lr=0.1: 90.00 ± 0.04 % test accuracy over 5 seeds. "
+        "It is better than every other optimizer, and that is no chance."
+    )
+
+
+def test_what_cannot_be_told_apart_is_called_so_and_what_would_help_is_said(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8998, "lion": 0.7}))
+    assert "adam cannot be told apart from it." in text
+    assert re.search(r"About \d+ seeds would tell adam from it\.", text)
+    assert "lion is worse, and that is no chance." in text
+
+
+def test_equal_optimizers_are_all_tied(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.9, "lion": 0.9}, noise=0.0))
+    assert "No other optimizer can be told apart from it." in text
+    assert "seeds would tell" not in text
+
+
+def test_one_seed_says_nothing_about_certainty(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), SWEEP.replace("seeds: 5", "seeds: 1"))
+    assert "over 1 seed. With one seed nothing says how sure that is" in text
+    assert "chance" not in text and "told apart" not in text
+
+
+def test_nothing_is_recommended_when_all_diverged(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), status=lambda trial: "diverged")
+    assert text == "No configuration can be recommended: no trial was trained to its end without diverging."
+
+
+def test_a_best_learning_rate_at_the_edge_asks_for_a_wider_range(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
+    assert "adam's best lr is the highest that was tried: extend its range upward." in text
+    assert "sgd's best lr" not in text and "lion's best lr" not in text  # in the middle; only one tried
+
+
+def test_diverged_trials_are_counted(tmp_path):
+    lost = lambda trial: "diverged" if trial.hyperparameters.lr == 1.0 else "finished"  # noqa: E731
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), status=lost)
+    assert "Trials that diverged: sgd 5 of 15." in text
+    assert "diverged" not in findings(tmp_path / "none", steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
+
+
+def test_epochs_to_the_target_are_compared(tmp_path):
+    """The target is the median of the best of sgd and adam, 0.85: sgd gets there with its third epoch, adam never."""
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.86}))
+    assert "To 85.00 % validation accuracy, sgd and lion need 2 epochs; adam mostly does not get there." in text
+
+
+def test_the_score_asked_for_is_the_score_that_is_told(tmp_path):
+    from optbench.report.query import Query
+
+    store = fill(tmp_path, SWEEP, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
+    first = build.build(store, Query(metric="val_loss")).findings[0]
+    assert first == "Take sgd with lr=0.1: 0.1000 ± 0.0004 validation loss over 5 seeds."
+
+
+def test_selection_on_the_scoring_seeds_is_admitted(tmp_path):
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
+    assert text.endswith("'confirm: {seeds: 10}' scores it on fresh ones.")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("a", "a"),
+        ("ab", "a and b"),
+        ("abc", "a, b and c"),
+        ("abcd", "a, b, c and d"),
+        ("abcdef", "a, b, c and 3 others"),
+    ],
+)
+def test_names_are_listed_as_a_sentence_does(labels, words):
+    assert names(list(labels)) == words
