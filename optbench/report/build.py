@@ -51,9 +51,7 @@ def report(results: Results) -> Report:
 
 def _note(results: Results) -> str:
     """What holds for all tables."""
-    at = results.query.at
-    when = {"last": "after the last epoch", "best": "at each trial's best epoch"}.get(str(at), f"after epoch {at}")
-    text = f"Each row shows its best configuration by mean {results.metric} over the seeds, {when}."
+    text = f"Each row shows its best configuration by mean {results.metric} over the seeds, {results.query.when}."
     if results.confirming is not None:
         text += (
             " Where optimizers as a whole are compared it is scored on fresh seeds, which selected nothing; elsewhere "

@@ -30,6 +30,12 @@ class Query:
     target: float | None = None
     seconds: bool = False
 
+    @property
+    def when(self) -> str:
+        """The epoch of the scores, in words."""
+        known = {"last": "after the last epoch", "best": "at each trial's best epoch"}
+        return known.get(str(self.at), f"after epoch {self.at}")
+
     def __post_init__(self) -> None:
         if self.metric not in stats.METRICS:
             raise UserError(f"--metric {self.metric}: {did_you_mean(self.metric, stats.METRICS)}")

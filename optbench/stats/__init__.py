@@ -27,7 +27,7 @@ from optbench.stats.finals import (
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
 from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
-from optbench.stats.selection import at_epoch, by_epoch, compare, select, sign
+from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select, sign
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
@@ -57,6 +57,7 @@ __all__ = [
     "performance_profile",
     "profile_score",
     "rank",
+    "ranked",
     "resolution",
     "seeds_needed",
     "select",

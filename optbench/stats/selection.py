@@ -42,25 +42,30 @@ def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: st
     return result.reset_index()[finals.columns]
 
 
-def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
-    """The best configuration of each group: the highest mean `metric` over its seeds (the lowest for a loss).
+def ranked(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+    """The configurations of all groups, the best first: `by`, `configuration_id`, and what puts it there.
 
-    Configurations that always diverged come last; before them those with fewer seeds than others, so that in half a
-    sweep no lucky seed wins against a mean of many; then those with a diverged seed. Stopped ones lost already. Returns
-    configuration ids indexed by group.
+    In the order of the highest mean `metric` over a configuration's seeds (the lowest for a loss). Configurations that
+    always diverged come last; before them those with fewer seeds than others, so that in half a sweep no lucky seed
+    wins against a mean of many; then those with a diverged seed. Stopped ones lost already and are not here.
     """
     trained = finals[finals["status"] != "stopped"]
     scores = trained.assign(score=sign(metric) * trained[metric], lost=trained["status"] == "diverged")
-    table = scores.groupby([*by, "configuration_id"], sort=False).agg(
+    table = scores.groupby([*by, "configuration_id"], sort=False, observed=True).agg(
         score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
     )
     table["hopeless"] = table["lost"] == 1
-    ranked = table.reset_index().sort_values(
+    return table.reset_index().sort_values(
         ["hopeless", "seeds", "lost", "score", "configuration_id"],
         ascending=[True, False, True, False, True],
         na_position="last",
+        ignore_index=True,
     )
-    return ranked.groupby(list(by), sort=False)["configuration_id"].first()
+
+
+def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
+    """The best configuration of each group, the first one that is `ranked`: ids indexed by group."""
+    return ranked(finals, by, metric).groupby(list(by), sort=False, observed=True)["configuration_id"].first()
 
 
 def compare(

@@ -1,0 +1,609 @@
+// The page's plots, filters and tables. Every number was computed by optbench: a filter only decides which show.
+// `data.points` are configurations, best first: of those that pass the filters, the first one is the best.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const { axes, points, fresh, curves, plots, styles } = data;
+  const $ = (selector, from = document) => from.querySelector(selector);
+  const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+  const isNumber = (value) => value !== null && Number.isFinite(value);
+  const isLoss = data.score.endsWith("loss");
+  const form = $("#filters");
+
+  // ---------------------------------------------------------------- state, which the address holds
+
+  /** by: the axis of the lines; top: how many are drawn; of: the line that heat maps show; chosen: codes per axis. */
+  const defaults = () => ({
+    by: data.by, top: data.top, train: false, bands: true, full: false, of: null,
+    chosen: axes.map((axis) => new Set(axis.values.keys())),
+  });
+  let state = defaults();
+  const isFull = (a) => state.chosen[a].size === axes[a].values.length;
+
+  function toHash() {
+    const entries = [];
+    axes.forEach(({ name, values }, a) => {
+      if (isFull(a)) return;
+      const kept = [...state.chosen[a]], left = [...values.keys()].filter((v) => !state.chosen[a].has(v));
+      if (!kept.length) entries.push([name, ""]);
+      else if (left.length < kept.length) entries.push(...left.map((v) => [`not-${name}`, values[v]]));
+      else entries.push(...kept.map((v) => [name, values[v]]));
+    });
+    if (state.by !== data.by) entries.push(["lines", axes[state.by].name]);
+    if (state.top !== data.top) entries.push(["top", state.top]);
+    if (state.train) entries.push(["train", 1]);
+    if (!state.bands) entries.push(["bands", 0]);
+    if (state.full) entries.push(["full", 1]);
+    if (state.of !== null) entries.push(["of", axes[state.by].values[state.of]]);
+    return new URLSearchParams(entries).toString();
+  }
+
+  function fromHash(hash) {
+    const asked = new URLSearchParams(hash), next = defaults();
+    axes.forEach(({ name, values }, a) => {
+      const codes = (key) => asked.getAll(key).map((text) => values.indexOf(text)).filter((v) => v >= 0);
+      if (asked.has(name)) next.chosen[a] = new Set(codes(name));
+      for (const v of codes(`not-${name}`)) next.chosen[a].delete(v);
+    });
+    const by = axes.findIndex((axis) => axis.name === asked.get("lines"));
+    if (by >= 0) next.by = by;
+    if (Number(asked.get("top")) > 0) next.top = Number(asked.get("top"));
+    next.train = asked.has("train");
+    next.bands = asked.get("bands") !== "0";
+    next.full = asked.has("full");
+    const of = axes[next.by].values.indexOf(asked.get("of"));
+    if (of >= 0) next.of = of;
+    return next;
+  }
+
+  // ---------------------------------------------------------------- which numbers show
+
+  /** The first of these points for each key: the best one. */
+  function firsts(some, key) {
+    const found = new Map();
+    for (const i of some) if (!found.has(key(i))) found.set(key(i), i);
+    return found;
+  }
+
+  /** Trials and diverged trials of these points for each key. */
+  function sums(some, key) {
+    const found = new Map();
+    for (const i of some) {
+      const sum = found.get(key(i)) ?? { trials: 0, diverged: 0 };
+      sum.trials += points.trials[i];
+      sum.diverged += points.diverged[i];
+      found.set(key(i), sum);
+    }
+    return found;
+  }
+
+  /** What the filters leave: the points that pass, and the lines, best first, of which the first ones are drawn. */
+  function look() {
+    const passing = [...points.n.keys()].filter((i) => axes.every((_, a) => state.chosen[a].has(points.axes[a][i])));
+    const isFresh = state.by === 0 && fresh.n.length > 0 && axes.every((_, a) => a === 0 || isFull(a));
+    const scores = new Map();
+    const best = firsts(passing, (i) => points.axes[state.by][i]);
+    for (const [v, i] of best) scores.set(v, isFresh ? null : points.score[i]);
+    if (isFresh) fresh.optimizer.forEach((v, i) => state.chosen[0].has(v) && scores.set(v, fresh.score[i]));
+    const cost = (v) => (isNumber(scores.get(v)) ? (isLoss ? 1 : -1) * scores.get(v) : Infinity);
+    const all = [...scores.keys()].sort((v, w) => (cost(v) === cost(w) ? v - w : cost(v) - cost(w)));
+    return { passing, isFresh, all, lines: all.slice(0, state.top) };
+  }
+
+  const describe = (source, i) =>
+    [source.lr[i] === null ? "" : `lr=${source.lr[i]}`, source.configuration[i]].filter(Boolean).join(", ");
+
+  /** The learning curve of each line's best configuration. */
+  function learning({ passing, isFresh, lines }) {
+    const best = firsts(passing, (i) => points.axes[state.by][i]), source = isFresh ? fresh : points;
+    const series = [], without = [];
+    for (const v of lines) {
+      const i = isFresh ? fresh.optimizer.indexOf(v) : best.get(v), curve = curves[source.curve[i] ?? -1];
+      if (!curve) {
+        without.push(v);
+        continue;
+      }
+      for (const split of state.train ? ["val", "train"] : ["val"])
+        series.push({
+          v, x: curve.epoch, n: curve.n, isDashed: split === "train", about: curve.epoch.map(() => describe(source, i)),
+          y: curve[split], low: curve[`${split}_low`], high: curve[`${split}_high`],
+        });
+    }
+    return {
+      series, by: state.by, without, why: isFresh ? "not confirmed, or diverged" : "diverged, or not carried along",
+      where: isFresh ? "on fresh seeds" : fresh.n.length ? "on the seeds that selected them" : "",
+    };
+  }
+
+  /** For each line the best configuration's score `name` at each x; lines are not of the axis that is `taken` by x. */
+  function over(name, x, taken) {
+    return ({ passing, lines }) => {
+      const by = state.by === taken ? 0 : state.by;
+      const others = () => [...new Set(passing.map((i) => points.axes[0][i]))].sort((v, w) => v - w);
+      const some = passing.filter((i) => x[i] !== null), key = (i) => `${points.axes[by][i]} ${x[i]}`;
+      const best = [...firsts(some, key).values()], counts = sums(some, key);
+      const series = (by === state.by ? lines : others().slice(0, state.top)).map((v) => {
+        const mine = best.filter((i) => points.axes[by][i] === v).sort((i, j) => x[i] - x[j]);
+        const pick = (column) => mine.map((i) => column[i]);
+        return {
+          v, x: pick(x), y: pick(points[name]), low: pick(points[`${name}_low`]), high: pick(points[`${name}_high`]),
+          n: pick(points.n), about: mine.map((i) => describe(points, i)), counts: mine.map((i) => counts.get(key(i))),
+        };
+      });
+      return { series: series.filter((one) => one.x.length), by };
+    };
+  }
+
+  /** The best configuration of each cell, of all that pass or of one line. */
+  function grid(yName, xName) {
+    const place = (name) => axes.findIndex((axis) => axis.name === name);
+    const codes = (name) => (name === "rate" ? points.rate : points.axes[place(name)]);
+    const values = (name) => (name === "rate" ? data.rates : axes[place(name)].values);
+    return ({ passing }) => {
+      const xs = codes(xName), ys = codes(yName), lines = points.axes[state.by];
+      const some = passing.filter((i) => xs[i] !== null && (state.of === null || lines[i] === state.of));
+      const key = (i) => `${xs[i]} ${ys[i]}`, counts = sums(some, key);
+      const cells = [...firsts(some, key).values()].map((i) => ({
+        x: xs[i], y: ys[i], v: lines[i], n: points.n[i], about: describe(points, i), counts: counts.get(key(i)),
+        score: points.score[i], low: points.score_low[i], high: points.score_high[i],
+      }));
+      return { cells, xs: values(xName), ys: values(yName), by: state.by };
+    };
+  }
+
+  /** A plot of the whole sweep: only the filter of the optimizers decides what shows. */
+  const whole = (plot) => () => ({
+    series: plot.series.filter((one) => state.chosen[0].has(one.v)).slice(0, state.top),
+    by: 0,
+    where: "of the whole sweep, whatever the other filters say",
+  });
+
+  const dropout = axes.findIndex((axis) => axis.name === "dropout");
+  const builders = {
+    curves: learning,
+    lr: over("score", points.lr),
+    gap: over("gap", points.axes[dropout], dropout),
+    batch_size_rate: grid("batch_size", "rate"),
+    batch_size_dropout: grid("batch_size", "dropout"),
+  };
+
+  // ---------------------------------------------------------------- numbers and labels as text
+
+  // Plotly reads some HTML, and TeX between dollars.
+  const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", $: "&#36;" };
+  const escape = (text) => String(text).replace(/[&<>$]/g, (character) => entities[character]);
+  const shorten = (text, most = 22) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  const plural = (heading) => heading + (heading.endsWith("s") ? "es" : "s");
+  const longest = (texts) => Math.max(...texts.map((text) => shorten(text).length));
+
+  function shown(plot, value) {
+    if (!isNumber(value)) return "–";
+    const scaled = value * styles.scales[plot.unit];
+    if (plot.unit === "number") return String(Number(scaled.toPrecision(4)));
+    return (plot.unit === "points" && scaled >= 0 ? "+" : "") + scaled.toFixed(2);
+  }
+
+  function interval(plot, y, low, high) {
+    if (!isNumber(low) || !isNumber(high)) return shown(plot, y);
+    const isEven = Math.abs(high - y - (y - low)) <= 1e-3 * (high - low);
+    if (isEven) return `${shown(plot, y)} ± ${shown(plot, (high - low) / 2).replace("+", "")}`;
+    return `${shown(plot, y)} (${shown(plot, low)} – ${shown(plot, high)})`;
+  }
+
+  const lost = ({ trials, diverged }) => (diverged ? `${diverged} of ${trials} trials diverged` : "");
+
+  /** What is said of a point: its line in bold, then a line of text each. */
+  const told = (label, ...texts) => [`<b>${escape(label)}</b>`, ...texts.filter(Boolean).map(escape)].join("<br>");
+
+  const pointed = (plot, by, one, i) =>
+    told(
+      axes[by].values[one.v] + (one.isDashed ? " (training)" : ""),
+      `${plot.x} ${plot.places?.[one.x[i]] ?? one.x[i]}: ${interval(plot, one.y[i], one.low[i], one.high[i])}`,
+      one.n && `n = ${one.n[i]}`,
+      one.about?.[i],
+      one.counts && lost(one.counts[i]),
+    );
+
+  // ---------------------------------------------------------------- how plots look
+
+  let isPrinting = false;
+  function isDark() {
+    if (isPrinting || matchMedia("print").matches) return false;
+    const asked = document.documentElement.dataset.theme;
+    return asked ? asked === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+
+  const isTouched = matchMedia("(pointer: coarse)").matches;
+  const colour = (v) => styles.colours[isDark() ? "dark" : "light"][v % styles.colours.light.length];
+  const symbol = (v) => styles.symbols[v % styles.symbols.length];
+  const dash = (v) => ["solid", "dashdot", "longdash", "dot"][Math.floor(v / 40) % 4];
+  const faint = (hex, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))},${alpha})`;
+
+  /** `plots.view`: from the best value four times as far as to the median; intervals widen it by half at most. */
+  function viewed(values, ends, isLess) {
+    const turn = isLess ? -1 : 1, found = values.filter(isNumber).map((v) => turn * v).sort((a, b) => a - b);
+    if (!found.length) return [0, 1];
+    const best = found.at(-1), middle = (found[(found.length - 1) >> 1] + found[found.length >> 1]) / 2;
+    const low = Math.max(found[0], best - 4 * (best - middle), isLess ? -Infinity : 0.9 * best);
+    const span = Math.max(best - low, 1e-3 * Math.abs(best), 1e-9);
+    const reach = ends.filter(isNumber).map((v) => turn * v);
+    const end = Math.max(best, ...reach.filter((v) => v <= best + span / 2)) + span / 20;
+    const top = isLess ? end : Math.min(end, Math.max(1, best) + span / 20);
+    const bottom = Math.min(low, ...reach.filter((v) => v >= low - span / 2)) - span / 20;
+    return isLess ? [-top, -bottom] : [bottom, top];
+  }
+
+  function layout(plot, { x, y, margin }) {
+    const [ink, rule, paper] = isDark() ? ["#c9d1d9", "#2e363f", "#14171c"] : ["#3d4650", "#e3e7eb", "#ffffff"];
+    const axis = { gridcolor: rule, linecolor: rule, zeroline: false };
+    const unit = { percent: " %", points: ", points", number: "" }[plot.unit], clear = "rgba(0,0,0,0)";
+    return {
+      font: { family: "system-ui, sans-serif", size: 12, color: ink },
+      paper_bgcolor: clear, plot_bgcolor: clear, modebar: { bgcolor: clear, color: ink, activecolor: ink },
+      // Margins are set, for plotly's own search for them may not come to an end.
+      margin: { l: 58, r: 14, t: 10, b: 46, autoexpand: false, ...margin },
+      showlegend: false, hovermode: "closest", dragmode: isTouched ? false : "zoom",
+      hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12 }, align: "left" },
+      ...(isPrinting ? { width: 330, height: 250 } : { autosize: true }),
+      xaxis: { ...axis, title: { standoff: 8, text: escape(plot.x) }, ...x },
+      yaxis: { ...axis, title: { standoff: 8, text: escape(plot.y && plot.y + unit) }, ...y },
+    };
+  }
+
+  const config = {
+    responsive: true, displaylogo: false, displayModeBar: isTouched ? false : "hover",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg" },
+  };
+
+  /** Ticks for values that have places instead of sizes. */
+  const ticks = (texts) => ({ tickvals: [...texts.keys()], ticktext: texts.map((text) => escape(shorten(text))) });
+
+  /** Ticks of a logarithmic axis: its values where they are few, else the decades. */
+  function logarithmic(values, isPower) {
+    if (values.length > 5) return { type: "log", dtick: 1, exponentformat: isPower ? "power" : "none" };
+    const text = (value) => (value < 1e-3 ? value.toExponential() : String(value));
+    return { type: "log", tickvals: values, ticktext: values.map(text) };
+  }
+
+  // ---------------------------------------------------------------- lines, dots and heat maps
+
+  function band(one, scale, fill) {
+    const sure = [...one.x.keys()].filter((i) => isNumber(one.low[i]) && isNumber(one.high[i]));
+    const back = [...sure].reverse();
+    return {
+      x: [...sure, ...back].map((i) => one.x[i]),
+      y: [...sure.map((i) => scale * one.high[i]), ...back.map((i) => scale * one.low[i])],
+      fill: "toself", fillcolor: fill, line: { width: 0 }, mode: "lines", hoverinfo: "skip",
+      meta: { role: "band", v: one.v },
+    };
+  }
+
+  function line(plot, by, one, scale) {
+    return {
+      x: one.x, y: one.y.map((y) => (isNumber(y) ? scale * y : null)),
+      line: {
+        color: colour(one.v), width: one.isDashed ? 1.2 : 2, dash: one.isDashed ? "dash" : dash(one.v),
+        shape: plot.isStepped ? "hv" : "linear",
+      },
+      mode: one.isDashed ? "lines" : "lines+markers",
+      marker: { symbol: symbol(one.v), size: 7, maxdisplayed: one.x.length > 24 ? 12 : 0 },
+      hoverinfo: "text", text: one.x.map((_, i) => pointed(plot, by, one, i)),
+      meta: { role: one.isDashed ? "train" : "line", v: one.v },
+    };
+  }
+
+  /** Crosses where trials diverged, at the floor where all did. */
+  function crosses(plot, by, one, scale, floor) {
+    const at = [...one.x.keys()].filter((i) => one.counts[i].diverged);
+    return {
+      x: at.map((i) => one.x[i]), y: at.map((i) => scale * (isNumber(one.y[i]) ? Math.max(one.y[i], floor) : floor)),
+      mode: "markers", cliponaxis: false,
+      marker: { symbol: "x-thin", size: 11, line: { width: 2, color: colour(one.v) } },
+      hoverinfo: "text", text: at.map((i) => pointed(plot, by, one, i)), meta: { role: "diverged", v: one.v },
+    };
+  }
+
+  function drawLines(plot, canvas, { series, by }) {
+    const scale = styles.scales[plot.unit], solid = series.filter((one) => !one.isDashed);
+    const heights = solid.flatMap((one) => one.y).filter(isNumber);
+    const ends = solid.flatMap((one) => [...one.low, ...one.high]);
+    const [low, high] = plot.isViewed ? viewed(heights, ends, plot.isLoss) : [];
+    const isCut = plot.isViewed && !state.full, floor = isCut ? low : heights.length ? Math.min(...heights) : 0;
+    const alpha = solid.length <= 3 ? 0.18 : solid.length <= 6 ? 0.11 : 0.07;
+    const hasBands = state.bands && !plot.isStepped && (!plot.banded || solid.length <= plot.banded);
+    const traces = [
+      ...(hasBands ? solid.map((one) => band(one, scale, faint(colour(one.v), alpha))) : []),
+      ...series.map((one) => line(plot, by, one, scale)),
+      ...(plot.name === "lr" ? solid.map((one) => crosses(plot, by, one, scale, floor)) : []),
+    ];
+    const values = [...new Set(solid.flatMap((one) => one.x))];
+    const x = plot.places ? ticks(plot.places) : plot.isLog ? logarithmic(values, plot.name === "lr") : {};
+    const y = isCut ? { range: [scale * low, scale * high] } : { autorange: true };
+    Plotly.react(canvas, traces, layout(plot, { x, y }), config);
+    const hidden = isCut ? heights.filter((value) => value < low || value > high).length : 0;
+    const lie = hidden > 1 ? "points lie" : "point lies";
+    return hidden ? `${hidden} ${lie} outside what is shown: see “Whole range”.` : "";
+  }
+
+  function drawDots(plot, canvas, { series }) {
+    const names = series.map((one) => axes[0].values[one.v]);
+    const never = 1.15 * Math.max(1, ...series.flatMap((one) => [one.x[0], one.high[0]]).filter(isNumber));
+    const at = (value) => (isNumber(value) ? value : never);
+    const traces = series.flatMap(({ v, x, low, high, about }, i) => [
+      {
+        x: [at(low[0]), at(high[0])], y: [i, i], mode: "lines", line: { color: colour(v), width: 2 },
+        hoverinfo: "skip", meta: { role: "band", v },
+      },
+      {
+        x: [at(x[0])], y: [i], mode: "markers", hoverinfo: "text", text: [told(names[i], about[0])],
+        marker: { symbol: symbol(v) + (isNumber(x[0]) ? "" : "-open"), size: 10, color: colour(v) },
+        meta: { role: "line", v },
+      },
+    ]);
+    const y = { range: [series.length - 0.4, -0.6], ...ticks(names) }, margin = { l: 20 + 6.6 * longest(names) };
+    Plotly.react(canvas, traces, layout(plot, { x: { rangemode: "tozero" }, y, margin }), config);
+    return series.some(({ high }) => !isNumber(high[0])) ? "At the right edge: not reached." : "";
+  }
+
+  function drawGrid(plot, canvas, { cells, xs, ys, by }) {
+    const scale = styles.scales[plot.unit], blank = (value) => ys.map(() => xs.map(() => value));
+    const z = blank(null), text = blank(""), about = blank("");
+    const digits = (value) => (plot.unit === "percent" ? value.toFixed(1) : value.toPrecision(3));
+    for (const { x, y, v, n, score, low, high, about: chosen, counts } of cells) {
+      if (isNumber(score)) [z[y][x], text[y][x]] = [scale * score, digits(scale * score)];
+      about[y][x] = told(
+        axes[by].values[v], `${plot.y} ${ys[y]}, ${plot.x} ${xs[x]}`,
+        `${data.words}: ${interval(plot, score, low, high)}, n = ${n}`, chosen, lost(counts),
+      );
+    }
+    const [low, high] = viewed(cells.map((cell) => cell.score), [], plot.isLoss);
+    const gone = cells.filter((cell) => !isNumber(cell.score));
+    const traces = [
+      {
+        type: "heatmap", z, text, texttemplate: "%{text}", hoverinfo: "text", hovertext: about, hoverongaps: false,
+        xgap: 2, ygap: 2, colorscale: styles.scale, reversescale: plot.isLoss, zmin: scale * low, zmax: scale * high,
+        colorbar: { thickness: 10, outlinewidth: 0, len: 0.9, tickfont: { size: 11 } }, meta: { role: "grid" },
+      },
+      {
+        x: gone.map((cell) => cell.x), y: gone.map((cell) => cell.y), mode: "text", text: gone.map(() => "div."),
+        hoverinfo: "text", hovertext: gone.map((cell) => about[cell.y][cell.x]), meta: { role: "diverged" },
+      },
+    ];
+    const axis = (texts) => ({ ...ticks(texts), showgrid: false, range: [-0.5, texts.length - 0.5] });
+    const isTight = xs.length * (longest(xs) + 1) > 44;
+    const margin = { l: 38 + 6.6 * longest(ys), r: 60, b: isTight ? 46 + 5 * longest(xs) : 46 };
+    const x = { ...axis(xs), tickangle: isTight ? -45 : 0 };
+    Plotly.react(canvas, traces, layout({ ...plot, unit: "number" }, { x, y: axis(ys), margin }), config);
+    return "";
+  }
+
+  // ---------------------------------------------------------------- the legend of a plot, a list of words
+
+  const shapes = {
+    circle: "M12 8a4 4 0 1 0-8 0a4 4 0 1 0 8 0Z",
+    square: "M4.5 4.5h7v7h-7Z",
+    diamond: "M8 3l5 5l-5 5l-5-5Z",
+    "triangle-up": "M8 3.5l4.5 8h-9Z",
+    "triangle-down": "M8 12.5l4.5-8h-9Z",
+    cross: "M6.5 3h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5Z",
+    x: "M5 3l3 3l3-3l2 2l-3 3l3 3l-2 2l-3-3l-3 3l-2-2l3-3l-3-3Z",
+    pentagon: "M8 3l5 3.8l-1.9 5.7h-6.2l-1.9-5.7Z",
+    star: "M8 2.5l1.4 3.9h4l-3.2 2.5l1.2 4l-3.4-2.4l-3.4 2.4l1.2-4l-3.2-2.5h4Z",
+    hexagon: "M3.5 5.4l4.5-2.6l4.5 2.6v5.2l-4.5 2.6l-4.5-2.6Z",
+  };
+
+  function drawn(name, attributes, ...children) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [attribute, value] of Object.entries(attributes)) element.setAttribute(attribute, value);
+    element.append(...children);
+    return element;
+  }
+
+  function key(v, by) {
+    const item = document.createElement("li"), label = document.createElement("span"), stroke = colour(v);
+    const stripe = drawn("path", { d: "M-5 8h26", fill: "none", stroke, "stroke-width": 2 });
+    const marker = drawn("path", { d: shapes[symbol(v)], fill: stroke });
+    label.textContent = label.title = axes[by].values[v];
+    const place = { width: 26, height: 16, viewBox: "-5 0 26 16", "aria-hidden": true };
+    item.append(drawn("svg", place, stripe, marker), label);
+    return item;
+  }
+
+  // ---------------------------------------------------------------- from state to page
+
+  /** Which lines, on which seeds, how many: what a caption cannot know. */
+  function explain(view, result, plot) {
+    if (plot.kind === "grid")
+      return state.of === null ? "The best of all that pass the filters." : `Only ${axes[state.by].values[state.of]}.`;
+    const { heading, values } = axes[result.by], count = new Set(result.series.map((one) => one.v)).size;
+    const all = plot.series ? plot.series.filter((one) => state.chosen[0].has(one.v)).length : view.all.length;
+    const few = `${count} ${count === 1 ? heading : plural(heading)}`;
+    const parts = [all > count ? `The ${count} best of ${all} ${plural(heading)}` : few];
+    if (result.where) parts.push(result.where);
+    const n = plot.series ? [] : result.series.flatMap((one) => one.n).filter(Boolean);
+    if (n.length) parts.push(`n = ${[...new Set([Math.min(...n), Math.max(...n)])].join("–")}`);
+    const without = (result.without ?? []).map((v) => values[v]);
+    const named = without.slice(0, 5).join(", ") + (without.length > 5 ? ` and ${without.length - 5} others` : "");
+    return `${parts.join(", ")}.` + (without.length ? ` No curve (${result.why}): ${named}.` : "");
+  }
+
+  function drawAll() {
+    const view = look();
+    for (const plot of plots) {
+      const figure = document.getElementById(`plot-${plot.name}`), canvas = $(".canvas", figure);
+      const result = (plot.series ? whole(plot) : builders[plot.name])(view);
+      const isEmpty = !(result.series ?? result.cells).length;
+      $(".empty", figure).hidden = !isEmpty;
+      canvas.hidden = isEmpty;
+      const lines = plot.kind === "lines" ? [...new Set(result.series.map((one) => one.v))] : [];
+      $(".keys", figure).replaceChildren(...lines.map((v) => key(v, result.by)));
+      const draw = { lines: drawLines, dots: drawDots, grid: drawGrid }[plot.kind];
+      const said = isEmpty ? [] : [draw(plot, canvas, result), explain(view, result, plot)].reverse();
+      $(".shown", figure).textContent = said.filter(Boolean).join(" ");
+    }
+    return view;
+  }
+
+  function filterTables() {
+    for (const row of $$("tr[data-keys]")) {
+      const codes = row.dataset.keys.split(",");
+      row.hidden = codes.some((code, a) => code !== "" && !state.chosen[a].has(Number(code)));
+    }
+    for (const table of $$(".table")) {
+      const count = $$("tbody tr", table).filter((row) => row.hidden).length, note = $(".filtered", table);
+      note.hidden = !count;
+      note.textContent =
+        `${count} row${count > 1 ? "s" : ""} hidden by the filters. ` +
+        "Ranks, differences and marks stay those of the whole sweep.";
+    }
+  }
+
+  /** The form as the state has it. */
+  function fillForm(view) {
+    const { by, top, of } = form.elements, { heading, values } = axes[state.by];
+    axes.forEach((_, a) => {
+      for (const box of $$(`input[name="axis-${a}"]`, form)) box.checked = state.chosen[a].has(Number(box.value));
+    });
+    for (const name of ["train", "bands", "full"]) if (form.elements[name]) form.elements[name].checked = state[name];
+    if (by) by.value = String(state.by);
+    if (top) {
+      const known = [...top.options].map((option) => Number(option.value));
+      if (!known.includes(state.top)) top.add(new Option(`${state.top} best`, String(state.top)));
+      top.value = String(state.top);
+    }
+    if (of) {
+      const found = [...new Set([...view.all, ...(state.of === null ? [] : [state.of])])].sort((v, w) => v - w);
+      const options = found.map((v) => new Option(shorten(values[v], 40), String(v)));
+      of.replaceChildren(new Option("best of all shown", ""), ...options);
+      of.value = state.of === null ? "" : String(state.of);
+    }
+    $("#status").textContent = view.passing.length
+      ? `${view.all.length} of ${values.length} ${plural(heading)} pass the filters.`
+      : "Nothing passes the filters.";
+  }
+
+  function update({ keepsAddress = false } = {}) {
+    const view = drawAll();
+    filterTables();
+    if (form) fillForm(view);
+    if (keepsAddress) return;
+    const hash = toHash();
+    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+  }
+
+  // ---------------------------------------------------------------- the form
+
+  /** Only the checkboxes of a filter whose label has this text. */
+  function find(field) {
+    const text = field.value.trim().toLowerCase();
+    for (const label of $$(".options label", field.closest("fieldset")))
+      label.hidden = !label.textContent.toLowerCase().includes(text);
+  }
+
+  function onChange({ target }) {
+    if (target.name.startsWith("axis-")) {
+      const chosen = state.chosen[Number(target.name.slice(5))];
+      chosen[target.checked ? "add" : "delete"](Number(target.value));
+    } else if (target.name === "by") [state.by, state.of] = [Number(target.value), null];
+    else if (target.name === "top") state.top = Number(target.value);
+    else if (target.name === "of") state.of = target.value === "" ? null : Number(target.value);
+    else if (target.type === "checkbox") state[target.name] = target.checked;
+    else return;
+    update();
+  }
+
+  function onClick({ target }) {
+    if (target.dataset.reset !== undefined) {
+      state = defaults();
+      for (const field of $$("input[type=search]", form)) find(Object.assign(field, { value: "" }));
+    } else if (target.dataset.all !== undefined) {
+      const chosen = state.chosen[Number(target.value)];
+      for (const label of $$(".options label", target.closest("fieldset")))
+        if (!label.hidden) chosen[target.dataset.all ? "add" : "delete"](Number($("input", label).value));
+    } else return;
+    update();
+  }
+
+  if (form) {
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("change", onChange);
+    form.addEventListener("click", onClick);
+    form.addEventListener("input", ({ target }) => target.type === "search" && find(target));
+    if (matchMedia("(max-width: 60rem)").matches) form.closest("details").open = false;
+  }
+
+  // ---------------------------------------------------------------- tables sort by what stands in data-value
+
+  function sort(header) {
+    const body = $("tbody", header.closest("table")), column = [...header.parentNode.children].indexOf(header);
+    const isNumeric = header.dataset.numeric !== undefined, before = header.getAttribute("aria-sort");
+    const isDown = before ? before === "ascending" : isNumeric;  // of numbers the largest first
+    const value = (row) => row.children[column].dataset.value;
+    const numbers = (a, b) => (Number(a) === Number(b) ? 0 : Number(a) - Number(b));  // ∞ − ∞ is no number
+    const compare = isNumeric ? numbers : (a, b) => a.localeCompare(b, "en", { numeric: true });
+    const rows = [...body.children].sort((one, other) => {
+      const a = value(one), b = value(other);
+      if (a === "" || b === "") return (a === "") - (b === "");  // what is missing comes last, either way
+      return isDown ? compare(b, a) : compare(a, b);
+    });
+    body.append(...rows);
+    for (const other of header.parentNode.children) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", isDown ? "descending" : "ascending");
+  }
+
+  for (const button of $$("thead button")) button.addEventListener("click", () => sort(button.closest("th")));
+
+  // ---------------------------------------------------------------- links, theme, printing
+
+  // A link inside the page must not take the address's place, which holds the filters.
+  for (const link of $$('a[href^="#"]'))
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const goal = document.getElementById(link.hash.slice(1));
+      goal.scrollIntoView();
+      goal.focus({ preventScroll: true });
+    });
+
+  // A page in a file may have no storage.
+  const tried = (action) => {
+    try { return action(); } catch { return null; }
+  };
+
+  const button = $("#theme");
+  function nameButton() {
+    const other = isDark() ? "Light" : "Dark";
+    button.textContent = other;
+    button.setAttribute("aria-label", `Switch to ${other.toLowerCase()} colours`);
+  }
+
+  function repaint() {
+    nameButton();
+    drawAll();
+  }
+
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    tried(() => localStorage.setItem("optbench", theme));
+    repaint();
+  });
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", repaint);
+  for (const name of ["beforeprint", "afterprint"])
+    addEventListener(name, () => {
+      isPrinting = name === "beforeprint";
+      drawAll();
+    });
+  addEventListener("hashchange", () => {
+    if (location.hash && !location.hash.includes("=")) return;
+    state = fromHash(location.hash.slice(1));
+    update({ keepsAddress: true });
+  });
+
+  const theme = tried(() => localStorage.getItem("optbench"));
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  if (location.hash.includes("=")) state = fromHash(location.hash.slice(1));
+  nameButton();
+  update({ keepsAddress: true });
+  document.documentElement.dataset.ready = "";
+})();

@@ -1,0 +1,601 @@
+"""Numbers → what is plotted. `explore` computes whatever filters may ask for, `plots` says what is drawn without any.
+
+The page filters in the browser, where nothing is computed: under a filter, a line shows the best of the configurations
+that pass it, which is the first one, for they are in order. Figures draw `plots` as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from optbench import stats
+from optbench.report.results import Results
+
+# Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
+COLOURS = {
+    "light": ("#0072b2", "#d55e00", "#00805e", "#b3479a", "#8a6d00", "#1f9ed1", "#3d4650", "#7b4fc9"),
+    "dark": ("#4da3e0", "#f08a3c", "#2fc79b", "#e08bc4", "#e0c341", "#7fd0f5", "#c9d1d9", "#b39bf0"),
+}
+SYMBOLS = (
+    "circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon",
+)  # fmt: skip
+SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is multiplied by before it is shown
+MAX_LINES = 10  # drawn unless somebody asks for more
+MAX_CURVES = 400  # that a page carries
+_INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
+_WORKLOADS = ("model", "activation", "loss", "batch_size")
+_MAX_RATES = 12  # columns of a heat map; more learning rates than that share columns
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A compared axis and its values as text: optimizers by their scores, best first, others in natural order."""
+
+    name: str
+    heading: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line. `points` has columns x, y, low and high (an interval; NaN where there is none), and what is known of n,
+    the seeds, `trials` and how many of them `diverged`, or `about`, which says the point in words.
+
+    `style` numbers colour and marker: the place of the label in its axis. Dashed lines are of training.
+    """
+
+    label: str
+    style: int
+    points: pd.DataFrame
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot as it is without filters.
+
+    kind: "lines"; "dots", each series being a single one, from low to high in x, below each other; or a `grid` of cells
+    with the columns x and y as text, label, score and those of `Series`.
+    unit: "percent" (shares, shown × 100), "points" (differences of shares, likewise) or "number".
+    by: the axis that tells its lines apart.   over: the axis along x, where x is one.
+    view: the range of y, or of the cells, that is shown first; None shows everything.
+    is_log: of x.   is_stepped: values hold until the next x.   is_loss: less is better.
+    is_whole: it shows the whole sweep, whatever the filters say about other axes than the optimizer.
+    banded: intervals are drawn of so many lines at most, those of more would hide each other; 0: always.
+    """
+
+    name: str
+    title: str
+    caption: str
+    x: str
+    y: str
+    by: str
+    unit: str = "percent"
+    kind: str = "lines"
+    over: str = ""
+    series: tuple[Series, ...] = ()
+    grid: pd.DataFrame | None = None
+    view: tuple[float, float] | None = None
+    is_log: bool = False
+    is_stepped: bool = False
+    is_loss: bool = False
+    is_whole: bool = False
+    banded: int = 0
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What the plots of a sweep are made from.
+
+    points: the best configuration of each combination of the axes and lr, in the order in which `stats.select` prefers
+        them: the axes as text, `lr`, `rate` (lr as text, or the range that it is in), `configuration_id`,
+        `configuration` (its other hyperparameters), the score and the gap between train and validation, each with
+        `…_low` and `…_high`, `n`, and `trials` and `diverged` of all configurations of the combination.
+    fresh: the same of the confirmed configuration of each optimizer, on its fresh seeds; empty where there is none.
+    curves: `configuration_id`, `phase`, `epoch`, `n`, and `val` and `train` with their intervals, of the best of each
+        combination of the axes.
+    when: in words, at which epoch the scores were taken.
+    whole: plots that no filter but that of the optimizers changes, with the lines of all optimizers.
+    """
+
+    metric: str
+    score: str
+    axes: tuple[Axis, ...]
+    points: pd.DataFrame
+    fresh: pd.DataFrame
+    curves: pd.DataFrame
+    when: str
+    whole: tuple[Plot, ...] = field(default=())
+
+    @property
+    def by(self) -> str:
+        """The axis that tells the lines apart."""
+        return next((axis.name for axis in self.axes if len(axis.values) > 1), "optimizer")
+
+    def axis(self, name: str) -> Axis:
+        """The axis of this name."""
+        return next(axis for axis in self.axes if axis.name == name)
+
+    def varies(self, name: str) -> bool:
+        """Whether the sweep compares several values of this axis."""
+        return any(axis.name == name and len(axis.values) > 1 for axis in self.axes)
+
+    @property
+    def curve_metric(self) -> str:
+        """What the learning curves show, without its split: that of the metric that selects."""
+        return self.metric.partition("_")[2]
+
+
+def words(name: str) -> str:
+    """A column's name as a reader would say it."""
+    parts = {"val": "validation", "lr": "learning rate"}
+    return " ".join(parts.get(part, part) for part in name.split("_"))
+
+
+def unit(name: str) -> str:
+    """How values of a score are shown."""
+    return "percent" if name.endswith("accuracy") else "number"
+
+
+# ---------------------------------------------------------------- rows → Explorer
+
+
+def explore(results: Results) -> Explorer:
+    """What the plots of these results need."""
+    metric, score = results.metric, results.score
+    tuning, confirming = results.tuning, results.finals[results.finals["phase"] == "confirm"]
+    names = ["optimizer", *(name for name in results.varying if name != "optimizer")]
+    tuning, confirming = (_as_text(frame, names) for frame in (tuning, confirming))
+    ordered = stats.ranked(tuning, names, metric)
+    configurations = tuning.drop_duplicates("configuration_id").set_index("configuration_id")
+    ordered["lr"] = ordered["configuration_id"].map(configurations["lr"])
+    best = ordered.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id"]]
+    columns = list(dict.fromkeys([score, "gap"]))
+    points = _scored(best, tuning, columns)
+    counts = tuning.assign(diverged=tuning["status"] == "diverged").groupby([*names, "lr"], dropna=False, sort=False)
+    points = points.merge(
+        counts.agg(trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index(), "left", on=[*names, "lr"]
+    )
+    points["rate"] = _rates(points["lr"])
+    fresh = _fresh(confirming, columns)
+    choices = [name for name in results.choices if name not in (*names, "lr")]
+    for frame in (points, fresh):
+        frame["configuration"] = [results.in_words(i, choices) for i in frame["configuration_id"]]
+    first = fresh if len(fresh) else points.drop_duplicates("optimizer")
+    axes = [Axis("optimizer", "optimizer", _by_score(points, first, score))]
+    axes += [Axis(name, name.replace("_", " "), _natural(tuning[name].unique())) for name in names[1:]]
+    kept = _with_curves(points, names)
+    of = results.rows[results.rows["status"].eq("finished")]
+    of = of[of["configuration_id"].isin({*kept, *fresh["configuration_id"]})]
+    kind = metric.partition("_")[2]
+    explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
+    whole = (_tuning(explorer, tuning), _targets(explorer, results), _profile(explorer, results))
+    return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
+
+
+def _as_text(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return frame.assign(**{name: frame[name].astype(object).map(str) for name in names})
+
+
+def _scored(frame: pd.DataFrame, finals: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The frame's configurations with `stats.estimate` of each column over their finished trials, and n."""
+    finished = finals[finals["status"] == "finished"]
+    places = finished.groupby("configuration_id", sort=False, observed=True).indices
+    mine = [places.get(configuration, np.empty(0, dtype=int)) for configuration in frame["configuration_id"]]
+    frame = frame.assign(n=[len(seeds) for seeds in mine])
+    for name in columns:
+        values = finished[name].to_numpy(dtype=float)
+        found = [stats.estimate(values[seeds].tolist()) for seeds in mine]
+        frame[name] = [one.mean for one in found]
+        frame[f"{name}_low"], frame[f"{name}_high"] = [one.low for one in found], [one.high for one in found]
+    return frame
+
+
+def _curves_of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Mean, 95 % interval (Student's t, also of many seeds) and n of each configuration after each epoch."""
+    groups = rows.groupby(["configuration_id", "phase", "epoch"], sort=False, observed=True)
+    n = groups.size()
+    found = pd.DataFrame({"n": n})
+    for split in ("val", "train"):
+        mean, deviation = groups[f"{split}_{kind}"].mean(), groups[f"{split}_{kind}"].std()
+        found[split] = mean
+        found[f"{split}_low"], found[f"{split}_high"] = stats.t_interval(mean, deviation, n)
+    return found.reset_index()
+
+
+def _fresh(confirming: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A row for each confirmed configuration."""
+    each = confirming.assign(diverged=confirming["status"] == "diverged").groupby(
+        ["optimizer", "configuration_id"], sort=False
+    )
+    counts = each.agg(lr=("lr", "first"), trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index()
+    return _scored(counts, confirming, columns)
+
+
+def _rates(lr: pd.Series) -> pd.Series:
+    """lr as text; where there are too many, the half of a decade that it is in."""
+    if lr.nunique() <= _MAX_RATES or not (lr.dropna() > 0).all():
+        return lr.map(lambda value: f"{value:g}", na_action="ignore").fillna("none")
+    halves = np.floor(2 * np.log10(lr) + 1e-9)
+    ends = {k: f"{10 ** (k / 2):.1g}–{10 ** ((k + 1) / 2):.1g}".replace("e-0", "e-") for k in halves.dropna().unique()}
+    text: pd.Series = halves.map(ends).fillna("none")
+    return text
+
+
+def _by_score(points: pd.DataFrame, first: pd.DataFrame, score: str) -> tuple[str, ...]:
+    """All optimizers, best first; `first` has the score of each that has one."""
+    ordered = first.sort_values(score, ascending=score.endswith("loss"), kind="stable", na_position="last")
+    return tuple(dict.fromkeys([*ordered["optimizer"], *points["optimizer"]]))
+
+
+def _natural(values: Iterable[str]) -> tuple[str, ...]:
+    """Numbers by their size and before words, which keep their order."""
+
+    def size(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            return math.inf
+
+    return tuple(sorted(values, key=size))
+
+
+def _with_curves(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The configurations whose curves are worth carrying: the best of each value of each axis, then other bests."""
+    cells = points.drop_duplicates(list(names))
+    first = [cells.drop_duplicates(name) for name in names]
+    pairs = [cells.drop_duplicates([names[0], name]) for name in names[1:]]
+    return list(dict.fromkeys(pd.concat([*first, *pairs, cells])["configuration_id"]))[:MAX_CURVES]
+
+
+# ---------------------------------------------------------------- Explorer → plots
+
+
+def plots(explorer: Explorer) -> tuple[Plot, ...]:
+    """What is drawn without filters; plots over an axis that does not vary are left out."""
+    made = [_curves(explorer), _rate(explorer)]
+    made += [
+        _grid(explorer, "batch_size", "rate", "Batch size and learning rate"),
+        _grid(explorer, "batch_size", "dropout", "Dropout and batch size"),
+        _gap(explorer),
+    ]
+    drawn = set(explorer.axes[0].values[:MAX_LINES])
+    for plot in explorer.whole:
+        series = tuple(one for one in plot.series if one.label in drawn)
+        made.append(replace(plot, series=series, view=_viewed(series, plot.is_loss) if plot.view else None))
+    return tuple(plot for plot in made if plot is not None)
+
+
+def view(values: Iterable[float], lows: Iterable[float], highs: Iterable[float], is_loss: bool) -> tuple[float, float]:
+    """The range of y that shows what is worth comparing: from the best value four times as far as to the median.
+
+    So one that diverged or has not learned yet does not squash the others. Of an accuracy no more than the upper tenth
+    is shown, and nothing beyond 1. Intervals widen the range by half at most.
+    """
+    sign = -1.0 if is_loss else 1.0
+    found = sorted(sign * value for value in values if not math.isnan(value))
+    if not found:
+        return 0.0, 1.0
+    best, middle = found[-1], (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
+    low = max(found[0], best - 4 * (best - middle), -math.inf if is_loss else 0.9 * best)
+    span = max(best - low, 1e-3 * abs(best), 1e-9)
+    ends = [sign * end for end in (*lows, *highs) if not math.isnan(end)]
+    top = max([best, *(end for end in ends if end <= best + span / 2)]) + span / 20
+    bottom = min([low, *(end for end in ends if end >= low - span / 2)]) - span / 20
+    if not is_loss:
+        top = min(top, max(1.0, best) + span / 20)
+    return (bottom, top) if sign > 0 else (-top, -bottom)
+
+
+def _viewed(series: Sequence[Series], is_loss: bool) -> tuple[float, float]:
+    if not series:
+        return 0.0, 1.0
+    points = pd.concat([one.points for one in series if not one.dashed])
+    return view(points["y"], points["low"], points["high"], is_loss)
+
+
+def _lines(explorer: Explorer, by: str) -> list[str]:
+    """The values of an axis that are drawn: the best ones, best first."""
+    axis, score = explorer.axis(by), explorer.score
+    if by == "optimizer":  # already in this order
+        return list(axis.values[:MAX_LINES])
+    frame = explorer.points.drop_duplicates(by).sort_values(by, key=lambda column: column.map(axis.values.index))
+    frame = frame.sort_values(score, ascending=score.endswith("loss"), kind="stable", na_position="last")
+    return list(frame[by].head(MAX_LINES))
+
+
+def _series(explorer: Explorer, by: str, x: str, name: str) -> list[Series]:
+    """A line for each drawn value of the axis `by`: the best configuration's score `name` at each value of x."""
+    points, styles = explorer.points, {value: i for i, value in enumerate(explorer.axis(by).values)}
+    sums = points.groupby([by, x], sort=False)[["trials", "diverged"]].sum()
+    found = []
+    for label in _lines(explorer, by):
+        line = points[(points[by] == label) & points[x].notna()].drop_duplicates(x)
+        columns = {"x": x, "y": name, "low": f"{name}_low", "high": f"{name}_high", "n": "n"}
+        data = pd.DataFrame({new: line[old].to_numpy() for new, old in columns.items()})
+        mine = sums.reindex(pd.MultiIndex.from_arrays([[label] * len(line), line[x]]))
+        data["trials"], data["diverged"] = mine["trials"].to_numpy(), mine["diverged"].to_numpy()
+        found.append(Series(label, styles[label], data))
+    return found
+
+
+def _curves(explorer: Explorer) -> Plot | None:
+    by = explorer.by
+    is_fresh = by == "optimizer" and len(explorer.fresh) > 0
+    chosen = (explorer.fresh if is_fresh else explorer.points).drop_duplicates(by).set_index(by)["configuration_id"]
+    curves = explorer.curves[explorer.curves["phase"] == ("confirm" if is_fresh else "tune")]
+    styles = {value: i for i, value in enumerate(explorer.axis(by).values)}
+    series = []
+    for label in _lines(explorer, by):
+        curve = curves[curves["configuration_id"] == chosen.get(label)].sort_values("epoch")
+        if curve.empty:
+            continue
+        for split in ("val", "train"):
+            data = curve[["epoch", split, f"{split}_low", f"{split}_high", "n"]].set_axis(
+                ["x", "y", "low", "high", "n"], axis=1
+            )
+            series.append(Series(label, styles[label], data.reset_index(drop=True), split == "train"))
+    if not series or max(len(one.points) for one in series) < 2:
+        return None
+    kind = explorer.curve_metric
+    seeds = (
+        "Seen as a whole, optimizers are shown on fresh seeds, which selected nothing; lines of another axis, or under "
+        "a filter of one, on the seeds that selected them, which makes winners look a little too good."
+        if len(explorer.fresh)
+        else "The seeds that selected a configuration are those shown, so that winners look a little too good."
+    )
+    caption = (
+        f"Validation {kind} after each epoch, and with dashes, if asked for, training {kind}, both with dropout off: "
+        f"of each line the best configuration by {words(explorer.metric)}, the mean over its n seeds, those that "
+        "trained to the end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
+        f"training. {seeds}"
+    )
+    return Plot(
+        "curves",
+        "Learning curves",
+        caption,
+        "epoch",
+        f"validation {kind}",
+        by,
+        unit(kind),
+        series=tuple(series),
+        view=_viewed(series, kind == "loss"),
+        is_loss=kind == "loss",
+    )
+
+
+def _rate(explorer: Explorer) -> Plot | None:
+    by, points, is_loss = explorer.by, explorer.points, explorer.score.endswith("loss")
+    if points.groupby("optimizer")["lr"].nunique().max() < 2:
+        return None
+    series = [
+        Series(one.label, one.style, one.points.sort_values("x", ignore_index=True))
+        for one in _series(explorer, by, "lr", explorer.score)
+    ]
+    caption = (
+        f"{words(explorer.score).capitalize()} {explorer.when} over the learning rate: at each, the best "
+        f"configuration that has it, by {words(explorer.metric)}; mean over its n seeds, on which it was also "
+        f"selected, and as a band the {_INTERVAL}. A wide plateau forgives a learning "
+        "rate that is not quite right. × marks where trials diverged, at the bottom where all did; pointing at it "
+        "tells how many."
+    )
+    return Plot(
+        "lr",
+        "Learning-rate sensitivity",
+        caption,
+        "learning rate",
+        words(explorer.score),
+        by,
+        unit(explorer.score),
+        series=tuple(series),
+        is_log=bool((points["lr"].dropna() > 0).all()),
+        view=_viewed(series, is_loss),
+        is_loss=is_loss,
+    )
+
+
+def rates(explorer: Explorer) -> tuple[str, ...]:
+    """The columns of a heat map over the learning rate, in ascending order."""
+    ordered = explorer.points.dropna(subset="lr").sort_values("lr")
+    return tuple(ordered["rate"].unique())
+
+
+def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
+    values = rates(explorer) if x == "rate" else explorer.axis(x).values if explorer.varies(x) else ()
+    if len(values) < 2 or not explorer.varies(y):
+        return None
+    points = explorer.points[explorer.points[x].isin(values)]
+    best = points.drop_duplicates([x, y])
+    sums = (
+        points.groupby([x, y], sort=False)[["trials", "diverged"]].sum().loc[list(zip(best[x], best[y], strict=True))]
+    )
+    score = explorer.score
+    columns = {"x": x, "y": y, "label": explorer.by, "score": score, "low": f"{score}_low", "high": f"{score}_high"}
+    grid = pd.DataFrame({new: best[old].to_numpy() for new, old in (columns | {"n": "n"}).items()})
+    grid["trials"], grid["diverged"] = sums["trials"].to_numpy(), sums["diverged"].to_numpy()
+    order = {value: i for i, value in enumerate((*values, *explorer.axis(y).values))}
+    grid = grid.sort_values(["y", "x"], key=lambda column: column.map(order), ignore_index=True)
+    heading = "learning rate" if x == "rate" else x
+    caption = (
+        f"{words(score).capitalize()} {explorer.when}, of the best configuration, by {words(explorer.metric)}, of "
+        f"each {heading} and {words(y)}: the mean over n seeds, on which it was also selected. Pointing at a cell "
+        f"shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; ‘div.’: "
+        "every trial diverged."
+    )
+    return Plot(
+        f"{y}_{x}",
+        title,
+        caption,
+        heading,
+        words(y),
+        explorer.by,
+        unit(score),
+        kind="grid",
+        grid=grid,
+        view=view(grid["score"], [], [], score.endswith("loss")),
+        is_loss=score.endswith("loss"),
+    )
+
+
+def _gap(explorer: Explorer) -> Plot | None:
+    if not explorer.varies("dropout"):
+        return None
+    by = explorer.by if explorer.by != "dropout" else "optimizer"
+    values = explorer.axis("dropout").values
+    series = []
+    for one in _series(explorer, by, "dropout", "gap"):
+        ordered = one.points.sort_values("x", key=lambda column: column.map(values.index), ignore_index=True)
+        series.append(Series(one.label, one.style, ordered))
+    caption = (
+        f"Training minus validation accuracy {explorer.when}, both measured with dropout off: what is above 0 was "
+        f"learned by heart. At each dropout rate, the best configuration by {words(explorer.metric)}: mean over its n "
+        f"seeds, and as a band the {_INTERVAL}."
+    )
+    return Plot(
+        "gap",
+        "Overfitting by dropout",
+        caption,
+        "dropout",
+        "train − validation",
+        by,
+        "points",
+        over="dropout",
+        series=tuple(series),
+    )
+
+
+# ---------------------------------------------------------------- plots of the whole sweep
+
+
+def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
+    """What a tuning budget buys."""
+    score = explorer.score
+    found = stats.tuning_curves(tuning, ["optimizer"], explorer.metric, score)
+    found = found.rename(columns={"n": "x", "expected": "y"})[["optimizer", "x", "y", "low", "high"]]
+    found = found.dropna(subset="y")
+    if found.empty or found["x"].max() < 2:
+        return None
+    series = _of_optimizers(explorer, found)
+    caption = (
+        f"Expected {words(score)} of the best of n configurations, by {words(explorer.metric)}, had only n of those "
+        "tried been drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
+        "what 10 % and 90 % of the draws reach; it is no interval for other seeds, for each configuration counts with "
+        "its mean over its seeds. A line that starts high needs little tuning; it starts where no draw has diverged "
+        "ones only."
+    )
+    return Plot(
+        "tuning",
+        "What tuning buys",
+        caption,
+        "configurations tried",
+        words(score),
+        "optimizer",
+        unit(score),
+        series=series,
+        view=_viewed(series, score.endswith("loss")),
+        is_log=True,
+        is_loss=score.endswith("loss"),
+        is_whole=True,
+        banded=3,
+    )
+
+
+def _of_optimizers(explorer: Explorer, found: pd.DataFrame) -> tuple[Series, ...]:
+    """A line for each optimizer, in the order of their axis."""
+    parts = {str(key): part for key, part in found.groupby("optimizer", sort=False, observed=True)}
+    return tuple(
+        Series(label, style, parts[label].drop(columns="optimizer").reset_index(drop=True))
+        for style, label in enumerate(explorer.axes[0].values)
+        if label in parts
+    )
+
+
+def _targets(explorer: Explorer, results: Results) -> Plot | None:
+    """How soon each optimizer's best configuration is good enough."""
+    target, rule = results.query.target, "as asked for"
+    if target is None:
+        if not explorer.varies("optimizer"):  # which would set its own target
+            return None
+        target, references = stats.target(results.tuning, explorer.metric)
+        shown = references if len(references) <= 3 else [*references[:2], f"{len(references) - 2} others"]
+        rule = f"the median of what the best of {', '.join(shown)} end with"
+    if math.isnan(target):
+        return None
+    is_fresh = len(explorer.fresh) > 0
+    chosen = explorer.fresh if is_fresh else explorer.points.drop_duplicates("optimizer")
+    times = stats.time_to_target(results.scored_rows, explorer.metric, target, chosen["configuration_id"].tolist())
+    if not np.isfinite(times["epochs_to"]).any():
+        return None
+    found = stats.summarise_targets(times, ["optimizer"])
+    found = found.rename(columns={"epochs_to": "x", "epochs_to_min": "low", "epochs_to_max": "high"})
+    columns = (found[name] for name in ("reached", "n", "x", "steps_to"))
+    found["about"] = [
+        f"{reached} of {n} seeds reach it" + (f"; median: {x:g} epochs, {steps:g} steps" if math.isfinite(x) else "")
+        for reached, n, x, steps in zip(*columns, strict=True)
+    ]
+    percent = explorer.metric.endswith("accuracy")
+    shown_target = f"{100 * target:.2f} %" if percent else f"{target:.4g}"
+    caption = (
+        f"Epochs until {words(explorer.metric)} first reaches {shown_target}, {rule}. Dots: median over the n seeds of "
+        f"the best configuration{' (fresh seeds)' if is_fresh else ''}; bars: from the soonest to the latest seed, "
+        "which is no interval of confidence. A seed that misses the target, or diverges, counts as infinitely late, "
+        "and stands at the right edge."
+    )
+    return Plot(
+        "targets",
+        "Time to target",
+        caption,
+        "epochs",
+        "",
+        "optimizer",
+        "number",
+        kind="dots",
+        series=_of_optimizers(explorer, found[["optimizer", "x", "low", "high", "about"]]),
+        is_whole=True,
+    )
+
+
+def _profile(explorer: Explorer, results: Results) -> Plot | None:
+    """How often each optimizer is among the fastest, over the sweep's workloads."""
+    names = [name for name in _WORKLOADS if explorer.varies(name)]
+    if not names or not explorer.varies("optimizer"):
+        return None
+    times = {}
+    of = results.rows[results.rows["phase"] == "tune"]
+    for workload, group in results.tuning.groupby(names, sort=False, observed=True):
+        target = stats.target(group, explorer.metric)[0] if results.query.target is None else results.query.target
+        if math.isnan(target):
+            continue
+        chosen = stats.select(group, ["optimizer"], explorer.metric)
+        reached = stats.time_to_target(of, explorer.metric, target, chosen.tolist())
+        times[workload] = reached.groupby("optimizer", observed=True)["epochs_to"].median()
+    if len(times) < 2:
+        return None
+    table = pd.DataFrame(times).T.reindex(columns=list(explorer.axes[0].values))
+    found = stats.performance_profile(table).rename(columns={"tau": "x", "share": "y"})
+    scores = stats.profile_score(table)
+    found["low"] = found["high"] = math.nan
+    found["about"] = [f"mean height {scores[label]:.2f}" for label in found["optimizer"]]
+    caption = (
+        f"Share of the {len(times)} workloads ({', '.join(map(words, names))}) in which an optimizer needs at most τ "
+        "times the epochs of the fastest one to the target, which is that asked for, or for each workload the median "
+        "of what the best of its references end with. Each optimizer with its best configuration there, median over "
+        "the n seeds, misses being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There "
+        "is no interval: these are counts."
+    )
+    return Plot(
+        "profile",
+        "Performance profile",
+        caption,
+        "τ: times as long as the fastest",
+        "workloads",
+        "optimizer",
+        series=_of_optimizers(explorer, found),
+        is_stepped=True,
+        is_whole=True,
+    )

@@ -1,0 +1,141 @@
+"""Figures for papers: one PDF and one SVG for each plot, column-wide, the same every time, with labels as they are."""
+
+import re
+import subprocess
+import sys
+import zlib
+
+import pytest
+
+from optbench.errors import UserError
+from optbench.report import figures, plots
+from tests.test_plots import LRS, explored, made_up, some_diverged
+
+pytest.importorskip("matplotlib")
+GRID = {"schedule": ["constant", "cosine"], "batch_size": [32, 128], "dropout": [(0.0, 0.0), (0.5, 0.5)]}
+HOSTILE = ["$x_1$ & {50%}", "_hidden", "a <b> 'label' that is much longer than its place", "日本 \U0001f600"]
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    labels = ["adam", "sgd", *HOSTILE]
+    return explored(made_up(dict.fromkeys(labels, LRS), seeds=2, epochs=3, status=some_diverged, **GRID))
+
+
+@pytest.fixture(scope="module")
+def written(explorer, tmp_path_factory):
+    return figures.write(explorer, tmp_path_factory.mktemp("figures") / "new" / "folder")
+
+
+def svg(written, name):
+    return next(path for path in written if path.name == f"{name}.svg").read_text(encoding="utf-8")
+
+
+def texts(content):
+    """The texts of an SVG, which matplotlib writes as comments before their shapes."""
+    return re.findall(r"<!-- (.*?) -->", content)
+
+
+def test_every_plot_is_a_pdf_and_an_svg(explorer, written):
+    names = [plot.name for plot in plots.plots(explorer)]
+    assert len(names) == 8
+    assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
+    for path in written:
+        assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")
+
+
+def test_a_figure_is_as_wide_as_a_column_and_its_text_is_readable(written):
+    for path in written:
+        if path.suffix == ".svg":
+            content = path.read_text(encoding="utf-8")
+            assert f'width="{72 * figures.WIDTH:g}pt"' in content
+            scales = [float(scale) for scale in re.findall(r"scale\((0\.\d+) -", content)]
+            assert scales and min(scales) >= 0.07  # of 100 points; exponents of ten are smaller by 0.7
+
+
+def test_fonts_are_embedded_as_truetype(written):
+    for path in written:
+        if path.suffix == ".pdf":
+            content = path.read_bytes()
+            streams = [part.split(b"endstream")[0].strip(b"\r\n") for part in re.split(rb"stream\r?\n", content)[1:]]
+            everything = content + b"".join(filter(None, map(inflated, streams)))
+            assert b"/FontFile2" in everything
+            assert b"/Subtype /Type3" not in everything
+
+
+def inflated(stream):
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return b""
+
+
+def test_the_same_results_give_the_same_bytes_whatever_the_users_own_settings(explorer, written, tmp_path):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        again = figures.write(explorer, tmp_path)
+        assert mpl.rcParams["font.size"] == 30
+    for one, other in zip(written, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_labels_are_text_and_no_formulas(written):
+    shown = texts(svg(written, "curves"))
+    assert "$x_1$ &amp; {50%}" in shown or "$x_1$ & {50%}" in shown
+    assert "_hidden" in shown
+    assert any(text.startswith("a ") and text.endswith("…") for text in shown)
+    assert "adam" in texts(svg(written, "targets"))
+
+
+def test_axes_are_named_with_their_units(written):
+    assert {"epoch", "validation accuracy (%)"} <= set(texts(svg(written, "curves")))
+    assert {"learning rate", "test accuracy (%)"} <= set(texts(svg(written, "lr")))
+    assert {"dropout", "train − validation (points)"} <= set(texts(svg(written, "gap")))
+    assert {"batch size", "test accuracy (%)", "32", "128"} <= set(texts(svg(written, "batch_size_rate")))
+
+
+def test_a_heat_map_shows_its_numbers_and_what_diverged(explorer, written):
+    (plot,) = (plot for plot in plots.plots(explorer) if plot.name == "batch_size_dropout")
+    shown = texts(svg(written, "batch_size_dropout"))
+    for score in plot.grid["score"]:
+        assert f"{100 * score:.1f}" in shown
+    lost = explored(made_up({"sgd": LRS}, status=some_diverged, batch_size=[32, 64]))
+    assert plots.plots(lost)[2].grid["score"].isna().any()
+
+
+def test_lines_are_drawn_where_the_numbers_are(explorer):
+    from matplotlib.figure import Figure
+
+    for plot in plots.plots(explorer):
+        if plot.kind == "lines" and not plot.over:
+            axes = Figure().subplots()
+            figures._lines(plot, axes, [])
+            drawn = [[*line.get_ydata()] for line in axes.get_lines() if line.get_marker() not in ("None", "x")]
+            solid = [one for one in plot.series if not one.dashed]
+            assert len(drawn) == len(solid)
+            for values, one in zip(drawn, solid, strict=True):
+                assert values == pytest.approx((plots.SCALES[plot.unit] * one.points["y"]).tolist(), nan_ok=True)
+
+
+def test_a_sweep_with_nothing_to_draw_says_so(tmp_path):
+    lost = explored(made_up({"adam": [0.01]}, status=lambda *_: "diverged"))
+    with pytest.raises(UserError, match="nothing to draw"):
+        figures.write(lost, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(explorer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be written"):
+        figures.write(explorer, tmp_path / "file")
+
+
+def test_without_matplotlib_the_extra_is_named(explorer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match=r"pip install 'optbench\[figures\]'"):
+        figures.write(explorer, tmp_path)
+
+
+def test_nothing_of_matplotlib_is_imported_before_it_is_needed():
+    script = "import sys, optbench.report.figures; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
