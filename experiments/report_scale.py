@@ -5,7 +5,8 @@
 
 Results are made up (tests/generate.py) and left as a run leaves them, in a few large parts, or with --unmerged in one
 part per stack. Each report is a process of its own, from its start to its end: importing, reading, computing, writing
-JSON. Peak memory is what the system counted for that process. Let nothing else run meanwhile.
+JSON. Peak memory is what the system counted for that process; since it counts what a process has from its parent, too,
+this one stays small and leaves the making up to another. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -20,20 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-import numpy  # noqa: E402
-import pandas  # noqa: E402
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
-
-from optbench import __version__  # noqa: E402
-from tests.generate import write  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "optbench", "report", "--format", "json"]
 _TRIALS_PER_PART = 400  # before they are merged; quicker to write than a part for each stack
@@ -52,21 +48,30 @@ def run(folder: Path) -> tuple[float, float]:
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def measure(folder: Path, trials: int, epochs: int, repeats: int, unmerged: bool) -> dict[str, Any]:
-    """Make a sweep up and report on it several times."""
+def make_up(folder: Path, trials: int, epochs: int, unmerged: bool) -> dict[str, int]:
+    """Make a sweep up; returns how large it is."""
+    import pyarrow.parquet as pq
+
+    from tests.generate import write
+
     store = write(folder, trials, epochs, confirm=10, trials_per_part=None if unmerged else _TRIALS_PER_PART)
     if not unmerged:
         store.compact()
-    runs = [run(folder) for _ in range(repeats)]
-    rows = sum(pyarrow.parquet.read_metadata(path).num_rows for path in store.parts())
+    paths = store.parts()
     return {
         "trials": len(store.statuses()),
-        "rows": rows,
-        "parts": len(store.parts()),
-        "bytes": sum(path.stat().st_size for path in store.parts()),
-        "seconds": [seconds for seconds, _ in runs],
-        "peak_mb": [peak for _, peak in runs],
+        "rows": sum(pq.read_metadata(path).num_rows for path in paths),
+        "parts": len(paths),
+        "bytes": sum(path.stat().st_size for path in paths),
     }
+
+
+def measure(folder: Path, trials: int, epochs: int, repeats: int, unmerged: bool) -> dict[str, Any]:
+    """Make a sweep up and report on it several times."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        size = pool.submit(make_up, folder, trials, epochs, unmerged).result()
+    runs = [run(folder) for _ in range(repeats)]
+    return {**size, "seconds": [seconds for seconds, _ in runs], "peak_mb": [peak for _, peak in runs]}
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
@@ -108,12 +113,9 @@ def main() -> None:
     if arguments.output:
         environment = {
             "date": datetime.date.today().isoformat(),
-            "optbench": __version__,
             "python": platform.python_version(),
-            "pandas": pandas.__version__,
-            "pyarrow": pyarrow.__version__,
-            "numpy": numpy.__version__,
             "cores": os.cpu_count(),
+            **{name: version(name) for name in ("pandas", "pyarrow", "numpy")},
         }
         content = {"environment": environment, "epochs": arguments.epochs, "results": results}
         arguments.output.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8")

@@ -160,7 +160,8 @@ def run(
             console.print(display.summary(), soft_wrap=True, markup=False)
         failed, ran = failed + display.failed, ran or bool(phase.stacks)
         timed = f", {len(phase.trials)} of them timed" if phase.phase == "timing" else ""
-        phase = _next(phase, timing)
+        with _waiting(console, "planning …"):
+            phase = _next(phase, timing)
     if not ran:
         console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}{timed}", soft_wrap=True)
     try:

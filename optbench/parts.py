@@ -82,29 +82,37 @@ def read(
     """
     names = list(schema.names if columns is None else columns)
     wanted = None if trial_ids is None else frozenset(trial_ids)
-    needed = [*(["trial_id"] if last or wanted is not None else []), *(["epoch"] if last else [])]
-
-    def of(path: Path) -> pa.Table:
-        table = read_one(path, schema, list(dict.fromkeys([*names, *needed])))
-        if wanted is not None:
-            table = _of_trials(table, wanted)
-        return (_last(table) if last else table).select(names)
-
     with _pool() as pool:
-        tables = list(pool.map(of, paths))
-    empty = pa.schema([_as_dictionary(schema.field(name)) for name in names]).empty_table()
-    return pa.concat_tables([empty, *tables]).unify_dictionaries()
+        tables = list(pool.map(lambda path: _of_part(path, schema, names, wanted, last), paths))
+    return pa.concat_tables([_empty(schema, names), *tables]).unify_dictionaries()
 
 
-def read_one(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one part, texts as dictionaries; see `read`."""
+def trials(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """For each of these parts its trials: their ids, and columns that are the same in all rows of a trial."""
+    names = ["trial_id", *columns]
+    with _pool() as pool:
+        for table in pool.map(lambda path: _of_part(path, schema, names, None, False), paths):
+            yield table.unify_dictionaries().group_by(names).aggregate([])
+
+
+def _pool() -> ThreadPoolExecutor:
+    """A thread for each core that this process may use: more of them wait for one another."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(cores)
+
+
+def _of_part(path: Path, schema: pa.Schema, names: list[str], wanted: frozenset[str] | None, last: bool) -> pa.Table:
+    """What `read` wants of one part."""
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     try:
         try:
             with pq.ParquetFile(path, read_dictionary=texts) as file:
                 _check_version(path, file.schema_arrow, schema)
-                names = list(schema.names if columns is None else columns)
-                return file.read(columns=names, use_threads=False).replace_schema_metadata(None)
+                if wanted is None and not last:
+                    table = file.read(columns=names, use_threads=False)
+                else:
+                    table = _some(file, names, wanted, last)
+                return table.select(names).replace_schema_metadata(None)
         except KeyError as missing:
             _check_version(path, pq.read_schema(path), schema)
             raise pa.ArrowInvalid(f"no column {missing}") from None
@@ -121,41 +129,39 @@ def _check_version(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
         raise UserError(f"{path}: has schema version {versions[0]}; this optbench reads version {versions[1]}")
 
 
-def trials(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """For each of these parts its trials: their ids, and columns that are the same in all rows of a trial."""
-    names = ["trial_id", *columns]
-
-    def of(path: Path) -> pa.Table:
-        return read_one(path, schema, names).unify_dictionaries().group_by(names).aggregate([])
-
-    with _pool() as pool:
-        yield from pool.map(of, paths)
-
-
-def _pool() -> ThreadPoolExecutor:
-    """A thread for each core that this process may use: more of them wait for one another."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(cores)
-
-
-def _of_trials(table: pa.Table, trial_ids: frozenset[str]) -> pa.Table:
-    masks = []
-    for chunk in table.column("trial_id").chunks:
-        known = pa.array([value in trial_ids for value in chunk.dictionary.to_pylist()], pa.bool_())
-        masks.append(known.take(chunk.indices))
-    mask = pa.chunked_array(masks, pa.bool_())
-    return table if pc.all(mask, min_count=0).as_py() else table.filter(mask)
+def _some(file: pq.ParquetFile, names: list[str], wanted: frozenset[str] | None, last: bool) -> pa.Table:
+    """The rows of wanted trials, or the last one of each trial. What has none of them is not read."""
+    keys, groups = ["trial_id", "epoch"], range(file.num_row_groups)
+    if len(groups) == 1:
+        table = file.read(columns=list(dict.fromkeys([*names, *keys])), use_threads=False)
+        return table.filter(pa.array(_are_wanted(table, wanted, last)))
+    mask = _are_wanted(file.read(columns=keys, use_threads=False), wanted, last)
+    tables, end = [_empty(file.schema_arrow, names)], 0
+    for group in groups:
+        first, end = end, end + file.metadata.row_group(group).num_rows
+        if mask[first:end].any():
+            table = file.read_row_group(group, columns=names, use_threads=False)
+            tables.append(table.filter(pa.array(mask[first:end])))
+    return pa.concat_tables(tables)
 
 
-def _last(table: pa.Table) -> pa.Table:
-    """The last row of each trial of a part, which holds whole trials."""
+def _are_wanted(keys: pa.Table, wanted: frozenset[str] | None, last: bool) -> np.ndarray:
+    """For each row of a part, which holds whole trials, whether it is of a wanted one, and if so wished its last."""
     import numpy as np
 
-    ids = table.column("trial_id").unify_dictionaries().combine_chunks()
-    codes, epochs = ids.indices.to_numpy(), table.column("epoch").to_numpy()
-    last = np.full(len(ids.dictionary), -1)
-    np.maximum.at(last, codes, epochs)
-    return table.filter(pa.array(epochs == last[codes]))
+    ids = keys.column("trial_id").unify_dictionaries().combine_chunks()
+    known = [wanted is None or value in wanted for value in ids.dictionary.to_pylist()]
+    codes, epochs = ids.indices.to_numpy(), keys.column("epoch").to_numpy()
+    mask: np.ndarray = np.array(known, bool)[codes]
+    if last:
+        ends = np.full(len(known), -1)
+        np.maximum.at(ends, codes, epochs)
+        mask &= epochs == ends[codes]
+    return mask
+
+
+def _empty(schema: pa.Schema, names: list[str]) -> pa.Table:
+    return pa.schema([_as_dictionary(schema.field(name)) for name in names]).empty_table()
 
 
 def _as_dictionary(field: pa.Field) -> pa.Field:

@@ -271,11 +271,11 @@ class Store:
     def _alone(self) -> set[str]:
         """Ids of the trials that trained to their end, diverged or not, and alone on the machine."""
         table = self._read(["trial_id", "status", "stack_size", "workers"], last=True)
-        return {
-            trial["trial_id"]
-            for trial in (table.to_pylist() if table else [])
-            if trial["status"] in ("finished", "diverged") and trial["stack_size"] == trial["workers"] == 1
-        }
+        if table is None:
+            return set()
+        trials = table.to_pandas()
+        ended = trials["status"].isin(["finished", "diverged"])
+        return set(trials["trial_id"][ended & (trials["stack_size"] == 1) & (trials["workers"] == 1)])
 
     def _read(
         self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False

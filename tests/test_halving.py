@@ -160,17 +160,17 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_halved_sweep_is_confirmed_on_fresh_seeds(undisturbed):
-    last = undisturbed.sort_values("epoch").groupby("trial_id").last()
+    last = undisturbed.sort_values("epoch").groupby("trial_id", observed=True).last()
     tuned, confirmed = last[last["phase"] == "tune"], last[last["phase"] == "confirm"]
     assert len(tuned) == 2 * 4 * 2
-    for _, group in tuned.groupby("optimizer"):
-        epochs = group.groupby("configuration_id")["epoch"].first()
+    for _, group in tuned.groupby("optimizer", observed=True):
+        epochs = group.groupby("configuration_id", observed=True)["epoch"].first()
         assert sorted(epochs) == [1, 1, 2, 4]  # four at rung 1, two at rung 2, one to the end
         assert set(group[group["epoch"] < 4]["status"]) == {"stopped"}
     assert confirmed["status"].tolist() == ["finished"] * 4
     assert not set(confirmed["seed"]) & set(tuned["seed"])
-    best = tuned[tuned["status"] == "finished"].groupby("optimizer")["configuration_id"].first()
-    assert confirmed.groupby("optimizer")["configuration_id"].first().to_dict() == best.to_dict()
+    best = tuned[tuned["status"] == "finished"].groupby("optimizer", observed=True)["configuration_id"].first()
+    assert confirmed.groupby("optimizer", observed=True)["configuration_id"].first().to_dict() == best.to_dict()
 
 
 def test_a_stopped_trial_is_as_good_as_one_that_was_not(undisturbed, tmp_path):
@@ -195,7 +195,7 @@ def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(events, undisturbe
 def test_interrupted_among_trials_that_diverged_it_goes_on_to_the_same_rows(tmp_path):
     exploding = SWEEP.partition("  noisy")[0].replace("sgd: {lr: {min: 1e-4", "sgd: {weight_decay: 300, lr: {min: 0.05")
     whole = run(tmp_path / "whole", exploding)
-    last = whole[whole["phase"] == "tune"].groupby("trial_id")[["epoch", "status"]].last()
+    last = whole[whole["phase"] == "tune"].groupby("trial_id", observed=True)[["epoch", "status"]].last()
     assert (last[last["epoch"] > 1]["status"] == "diverged").any()  # behind the first rung
     for events in (14, 22):
         folder = tmp_path / str(events)
@@ -270,7 +270,7 @@ def test_a_stack_that_kills_its_workers_is_given_up_alone(undisturbed, tmp_path,
     monkeypatch.setattr(execution, "run", disturbed)
     rows = run(tmp_path, SWEEP.replace("confirm: {seeds: 2}", ""), workers=1)
     lost = {trial.trial_id for trial in victim[0].trials}
-    last = rows.sort_values("epoch").groupby("trial_id").last()
+    last = rows.sort_values("epoch").groupby("trial_id", observed=True).last()
     assert set(last[last["status"] == "failed"].index) == lost
     assert last.loc[list(lost), "error"].str.contains("died 3 times").all()
     assert set(last[~last.index.isin(lost)]["status"]) == {"stopped", "finished"}

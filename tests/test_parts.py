@@ -59,8 +59,9 @@ def in_order(frame):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Parts of ten rows at most, so that a few trials make several."""
+    """Parts of ten rows at most, so that a few trials make several, which are read four rows at a time."""
     monkeypatch.setattr(parts, "ROWS_PER_PART", 10)
+    monkeypatch.setattr(parts, "_ROWS_PER_GROUP", 4)
 
 
 def cut(order, cuts):
@@ -86,7 +87,7 @@ def test_merged_parts_have_the_same_rows_in_an_order_of_their_own(stacks, epochs
         assert store.statuses() == statuses
         if new == old:
             return  # there was nothing to gain
-        found = [parts.read_one(path, SCHEMA).to_pandas() for path in store.parts()]
+        found = [parts.read([path], SCHEMA).to_pandas() for path in store.parts()]
         for frame in found:
             keys = frame[["optimizer", "configuration_id", "seed", "epoch"]].astype(object)
             assert list(keys.itertuples(index=False)) == sorted(keys.itertuples(index=False))
@@ -279,8 +280,11 @@ def test_an_empty_folder_and_a_part_without_rows_are_left_alone(tmp_path):
     assert len(store.rows()) == 0
 
 
-def test_parts_are_read_by_column_by_trial_and_by_their_last_rows(tmp_path):
+@pytest.mark.parametrize("merged", [False, True])
+def test_parts_are_read_by_column_by_trial_and_by_their_last_rows(tmp_path, small, merged):
     store = fill(tmp_path / "s", STACKS)
+    if merged:
+        store.compact()
     everything = store.rows()
     assert list(everything.columns) == SCHEMA.names
     some = store.rows(["epoch", "error", "trial_id"])
@@ -291,6 +295,8 @@ def test_parts_are_read_by_column_by_trial_and_by_their_last_rows(tmp_path):
         in_order(store.rows(trial_ids=wanted)), in_order(everything[everything["trial_id"].isin(wanted)])
     )
     assert len(store.rows(["seed"], trial_ids=[])) == 0
+    assert store.rows(["seed"], trial_ids=["unknown"]).columns.tolist() == ["seed"]
+    assert store.statuses() == dict(zip(everything["trial_id"], everything["status"], strict=True))
     assert store.rows(["epoch"], wanted, last=True)["epoch"].tolist() == [2, 2, 2]
     pd.testing.assert_frame_equal(in_order(store.rows(last=True)), in_order(everything[everything["epoch"] == 2]))
 

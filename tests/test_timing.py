@@ -181,7 +181,7 @@ def test_timed_rows_come_from_both_places_each_trial_once(tmp_path, monkeypatch)
     assert list(plan.store.timed(["seed", "epoch"]).columns) == ["seed", "epoch"]
     timing = plan.timing({trial.configuration_id for trial in plan.trials})
     for _ in execute(timing, None):
-        pass
+        assert plan.store.is_locked()  # a run of the same sweep would take time from the one that is measured
     rows = plan.store.timed()
     assert sorted(rows["trial_id"].unique()) == sorted(trial.trial_id for trial in timing.trials)
     assert len(rows) == 2 * 3
