@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from optbench.run import Plan
 
-OK, TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class _Commands(TyperGroup):
@@ -205,6 +205,46 @@ def _write(path: Path, text: str, format: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     print(f"wrote {path} ({format})", file=sys.stderr)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of results: what was.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of results: what is now.", show_default=False)],
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="A row for each value of these, with commas.")
+    ] = "optimizer",
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION", help="Exit with 3 where it holds, e.g. 'test_accuracy < -0.5' (points). Repeatable."
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """What changed between two results of the same trials, by how much, and how sure that is."""
+    from optbench.report import comparison, formats
+    from optbench.store import Store
+
+    conditions = [comparison.condition(text) for text in fail_if or []]
+    built = comparison.build(Store(a), Store(b), [name.strip() for name in by.split(",")])
+    name = format.value if format else formats.by_ending(output)
+    if output is not None:
+        _write(output, formats.FORMATS[name](built), name)
+    elif name == "table":
+        formats.terminal(built, _console())
+    else:
+        sys.stdout.write(formats.FORMATS[name](built))
+    broken, unknown = comparison.check(built, conditions)
+    sys.stdout.flush()
+    for line in [*broken, *unknown]:
+        print(f"optbench: {line}", file=sys.stderr)
+    if broken or unknown:
+        raise typer.Exit(BROKEN if broken else USAGE)
 
 
 @app.command()

@@ -51,6 +51,9 @@ def _cells(table: Table) -> list[list[str]]:
 def terminal(report: Report, console: Console) -> None:
     """Print to a console; a table wider than it is printed in parts that repeat the first column."""
     console.print(Text(f"{report.sweep}: {report.summary}", style="bold"))
+    if report.findings:
+        console.print()
+        console.print(Text(" ".join(report.findings)))
     for table in report.tables:
         console.print()
         print_table(table, console)
@@ -134,6 +137,8 @@ def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int
 
 def markdown(report: Report) -> str:
     lines = [f"# {_markdown(report.sweep)}", "", report.summary + "."]
+    if report.findings:
+        lines += ["", _markdown(" ".join(report.findings))]
     for table in report.tables:
         lines += ["", f"## {table.title}", ""]
         lines.append("| " + " | ".join(_markdown(column.heading) for column in table.columns) + " |")
@@ -173,6 +178,7 @@ def to_json(report: Report) -> str:
         "version": JSON_VERSION,
         "sweep": report.sweep,
         "summary": report.summary,
+        "findings": list(report.findings),
         "note": report.note,
         "tables": tables,
     }

@@ -5,6 +5,7 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 finals      what does a trial end with?
 intervals   how sure is a mean?
 selection   which configuration of each optimizer is best, and how good is it?
+pairing     what changed between two results of the same trials?
 """
 
 from optbench.stats.finals import (
@@ -19,22 +20,28 @@ from optbench.stats.finals import (
     with_hyperparameters,
 )
 from optbench.stats.intervals import Estimate, estimate
+from optbench.stats.pairing import COMPARED, Matched, changes, match, welch
 from optbench.stats.selection import by_epoch, compare, select, sign
 
 __all__ = [
     "AXES",
+    "COMPARED",
     "HYPERPARAMETER",
     "SCORES",
     "Estimate",
+    "Matched",
     "budgets_in_words",
     "by_epoch",
+    "changes",
     "compare",
     "estimate",
     "final",
+    "match",
     "select",
     "sign",
     "states",
     "varying",
+    "welch",
     "with_dropout_labels",
     "with_hyperparameters",
 ]
