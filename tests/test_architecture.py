@@ -59,6 +59,7 @@ LINE = [
     "report.comparison",
     "report.curves",
     "report.listings",
+    "export",
     "cli",
     "__main__",
 ]
