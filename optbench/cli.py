@@ -239,7 +239,8 @@ def compare(
     from optbench.store import Store
 
     conditions = [comparison.condition(text) for text in fail_if or []]
-    built = comparison.build(Store(a), Store(b), [name.strip() for name in by.split(",")])
+    columns = list(dict.fromkeys(name.strip() for name in by.split(",")))
+    built = comparison.build(Store(a), Store(b), columns)
     name = format.value if format else formats.by_ending(output)
     if output is not None:
         _write(output, formats.FORMATS[name](built), name)

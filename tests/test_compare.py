@@ -381,11 +381,31 @@ def test_half_a_sweep_is_compared_as_far_as_it_is(before, tmp_path):
     assert "Only in A: 6 trials of 6 configurations." in report.tables[0].caption
 
 
-def test_an_optimizer_that_one_side_has_not_reached_keeps_its_row(before, tmp_path):
+def test_an_optimizer_that_one_side_has_not_reached_keeps_its_row_and_passes_no_condition(before, tmp_path):
     after = written(tmp_path, status=lambda trial: "finished" if trial.optimizer == "sgd" else None)
-    data = comparison.build(before, after).tables[0].data.set_index("optimizer")
+    report = comparison.build(before, after)
+    data = report.tables[0].data.set_index("optimizer")
     assert data.index.tolist() == ["sgd", "adam", "all"]
     assert data.loc["adam", "trials"] == 0 and math.isnan(data.loc["adam", "test_accuracy"])
+    for text in ("test_accuracy < -1", "changed > 0", "diverged > 0", "test_loss_high > 1"):
+        broken, unknown = judged(report, text)
+        assert broken == [] and [line.partition(":")[0] for line in unknown] == ["adam"]
+
+
+def test_an_optimizer_with_other_configurations_keeps_its_row_and_passes_no_condition(before, tmp_path):
+    after = written(tmp_path, text=SWEEP.replace("[0.01, 0.1]", "[0.02, 0.2]"))
+    report = comparison.build(before, after)
+    assert report.tables[0].data["trials"].tolist() == [0, 6, 6]
+    broken, unknown = judged(report, "diverged > 0", "changed > 0", "val_accuracy < -1")
+    assert broken == [] and [line.partition(":")[0] for line in unknown] == ["sgd"] * 3
+
+
+def test_other_seeds_that_all_diverged_are_counted(before, tmp_path):
+    after = written(tmp_path, text=SWEEP.replace("seeds: 3", "seeds: [7, 8, 9]"), status=lambda trial: "diverged")
+    report = comparison.build(before, after)
+    row = report.tables[0].data.iloc[0]
+    assert (row["seeds"], row["diverged_of"], row["diverged"]) == ("0", "0 → 12 of 12", 12)
+    assert "seeds of A and B differ" not in report.note
 
 
 def test_models_that_one_side_lacks_are_named_and_left_out(tmp_path):

@@ -124,8 +124,8 @@ _PHASES = {"tune": ("What changed from A to B", ""), "confirm": ("What changed o
 _NOTE = (
     "Differences are B − A of the scores after the last epoch, of trials that finished on both sides; trials of one "
     "seed are averaged first. n: seeds; ±: 95 % interval over them (Student's t; none for n = 1). identical: trials "
-    "with every score of every epoch bit-identical, of those paired. diverged: trials whose loss became infinite or "
-    "NaN, of those paired."
+    "with every score of every epoch bit-identical, of those paired. diverged: in A → in B, trials whose loss became "
+    "infinite or NaN, of those paired."
 )
 _WELCH = (
     " Where n names two numbers the seeds of A and B differ: each side is averaged by itself, over the configurations "
@@ -163,7 +163,7 @@ def build(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
     one_sided = _one_sided(matched.pairs)
     findings += _divergence(matched.pairs)
     note = _NOTE
-    if not all(table.data["paired"].all() for table in tables):
+    if any(_is_unpaired(row) for table in tables for row in table.data.itertuples()):
         note += _WELCH
     if any(column.name == "seconds" for table in tables for column in table.columns):
         note += _SECONDS
@@ -177,7 +177,7 @@ def build(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
 def _table(title: str, matched: stats.Matched, data: pd.DataFrame, total: pd.DataFrame, by: Sequence[str]) -> Table:
     if len(data) > 1:
         data = pd.concat([data, total.assign(**{by[0]: "all"} | dict.fromkeys(by[1:], ""))], ignore_index=True)
-    data["seeds"] = [str(r.n_a) if r.paired else f"{r.n_a} and {r.n_b}" for r in data.itertuples()]
+    data["seeds"] = [f"{r.n_a} and {r.n_b}" if _is_unpaired(r) else str(r.n_a) for r in data.itertuples()]
     data["identical_of"] = [f"{r.identical}/{r.trials}" if r.paired else None for r in data.itertuples()]
     data["diverged_of"] = [_diverged(row) for row in data.to_dict("records")]
     columns = [*(Column(name, name.replace("_", " ")) for name in by)]
@@ -189,8 +189,13 @@ def _table(title: str, matched: stats.Matched, data: pd.DataFrame, total: pd.Dat
     ]
     if data["seconds"].notna().any():
         columns.append(Column("seconds", "seconds B / A", "seconds"))
-    columns.append(Column("diverged_of", "diverged A → B", "count"))
+    columns.append(Column("diverged_of", "diverged", "count"))
     return Table(title, "", tuple(columns), data, keys=len(by))
+
+
+def _is_unpaired(row: Any) -> bool:
+    """Whether a difference is that of two samples of seeds."""
+    return not row.paired and row.n_a > 0
 
 
 def _diverged(row: Any) -> str:
@@ -203,7 +208,7 @@ def _lost(data: pd.DataFrame, sides: Sequence[_Side]) -> pd.DataFrame:
     """Rows for the optimizers that belong to both sweeps but have no trial yet on one side."""
     labels = [list(side.outline.optimizers) if side.outline else [] for side in sides]
     lost = [label for label in labels[0] if label in labels[1] and label not in set(data["optimizer"])]
-    counts = ("n_a", "n_b", "trials", "identical", "changed", "trials_a", "diverged_a", "trials_b", "diverged_b")
+    counts = ("n_a", "n_b", "trials", "identical", "trials_a", "diverged_a", "trials_b", "diverged_b")
     return pd.DataFrame([{"optimizer": label, "paired": True} | dict.fromkeys(counts, 0) for label in lost])
 
 
@@ -272,7 +277,7 @@ def _differences(data: pd.DataFrame, total: pd.DataFrame, by: Sequence[str], whe
     if known.empty and data["test_accuracy"].isna().all():
         return f"{where}no trial finished on both sides." if where else "No trial finished on both sides."
     if known.empty:
-        return f"{where or 'W'}{'w' * bool(where)}ith one seed nothing says how sure a difference is."
+        return f"{where}{'with' if where else 'With'} one seed nothing says how sure a difference is."
     sure = known[(known["test_accuracy_low"] > 0) | (known["test_accuracy_high"] < 0)]
     sure = sure.sort_values("test_accuracy", key=abs, ascending=False, kind="stable")
     if sure.empty:
