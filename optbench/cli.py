@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from optbench.run import Plan
 
-OK, TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
+_MANY_RUNS = 100
 
 
 class _Commands(TyperGroup):
@@ -67,6 +68,13 @@ class Precision(StrEnum):
     fp32 = "fp32"
     tf32 = "tf32"
     bf16 = "bf16"
+
+
+class Tool(StrEnum):
+    csv = "csv"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
 
 
 class BenchFormat(StrEnum):
@@ -277,6 +285,89 @@ def _write(path: Path, text: str, format: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     print(f"wrote {path} ({format})", file=sys.stderr)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of results: what was.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of results: what is now.", show_default=False)],
+    by: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="A row for each value of these, with commas.")
+    ] = "optimizer",
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION", help="Exit with 3 where it holds, e.g. 'test_accuracy < -0.5' (points). Repeatable."
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """What changed between two results of the same trials, by how much, and how sure that is."""
+    from optbench.report import comparison, formats
+    from optbench.store import Store
+
+    conditions = [comparison.condition(text) for text in fail_if or []]
+    columns = list(dict.fromkeys(name.strip() for name in by.split(",")))
+    built = comparison.build(Store(a), Store(b), columns)
+    name = format.value if format else formats.by_ending(output)
+    if output is not None:
+        _write(output, formats.FORMATS[name](built), name)
+    elif name == "table":
+        formats.terminal(built, _console())
+    else:
+        sys.stdout.write(formats.FORMATS[name](built))
+    broken, unknown = comparison.check(built, conditions)
+    sys.stdout.flush()
+    for line in [*broken, *unknown]:
+        print(f"optbench: {line}", file=sys.stderr)
+    if broken or unknown:
+        raise typer.Exit(BROKEN if broken else USAGE)
+
+
+@app.command()
+def export(
+    to: Annotated[Tool, typer.Option(help="One file of all rows, or a run for each trial.", show_default=False)],
+    results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File ('-': stdout) or folder. [default: NAME.csv; runs/NAME; else the current folder]",
+        ),
+    ] = None,
+) -> None:
+    """Write a sweep's rows for other tools. Once more writes the same anew: nothing doubles."""
+    from optbench import export
+    from optbench.store import Store, newest
+
+    exported = export.load(Store(results or newest(Path("results"))))
+    if to is Tool.csv:
+        path = output or Path(f"{exported.name}.csv")
+        export.csv(exported, None if path == Path("-") else path)
+        if path != Path("-"):
+            print(f"wrote {path} (csv)", file=sys.stderr)
+        return
+    target = export.TOOLS[to.value](exported, output)
+    console, total, done = _console(stderr=True), len(exported), 0
+    try:
+        with _one_line(console) as say:
+            for done, _ in enumerate(target.runs, 1):
+                # In a terminal one line; elsewhere ten lines, or none where there are few runs.
+                if console.is_terminal or (total >= _MANY_RUNS and done % (total // 10) == 0):
+                    say(f"{done}/{total} runs")
+    except KeyboardInterrupt:
+        print(f"interrupted: {done}/{total} runs are in {target.where}; run again for all", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        raise UserError(f"{target.where}: cannot be written: {error.strerror or error}") from None
+    print(f"wrote {total} run{'s' * (total != 1)} to {target.where} ({to.value})", file=sys.stderr)
+    if target.hint:
+        print(f"next: {target.hint}", file=sys.stderr)
 
 
 @app.command()

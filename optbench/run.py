@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from optbench import __version__, execution, fit, model, stacks, stats
+from optbench.datasets import DATASETS
 from optbench.errors import UserError
 from optbench.execution import Event, Failure, Split, Stopped
 from optbench.halving import Judge
@@ -125,6 +126,8 @@ class Plan:
             searched_schedules=self.sweep.searched_schedules,
             halving=halving.model_dump() if halving else None,
             races=tuple(sorted(set(_races(self.tuning).values()))) if halving else (),
+            splits={split: getattr(DATASETS[self.sweep.dataset], split) for split in ("train", "val", "test")},
+            networks={trial.model: model.MODELS[trial.model].parameters for trial in self.tuning},
         )
 
     def confirmation(self) -> Plan | None:

@@ -96,7 +96,9 @@ class Outline:
 
     Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
     each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
-    schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race.
+    schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race;
+    the sizes of the dataset's splits, and how many parameters each network has (both empty where an earlier version
+    wrote the folder).
     """
 
     name: str
@@ -109,6 +111,8 @@ class Outline:
     searched_schedules: tuple[str, ...] = ()
     halving: dict[str, int] | None = None
     races: tuple[str, ...] = ()
+    splits: dict[str, int] = field(default_factory=dict)
+    networks: dict[str, int] = field(default_factory=dict)
 
 
 class Store:

@@ -53,6 +53,7 @@ LINE = [
     "stats.importance",
     "stats.targets",
     "stats.workloads",
+    "stats.pairing",
     "stats",
     "halving",
     "run",
@@ -72,7 +73,9 @@ LINE = [
     "report.html",
     "report.figures",
     "report.status",
+    "report.comparison",
     "report.listings",
+    "export",
     "cli",
     "__main__",
 ]

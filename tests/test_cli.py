@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -513,3 +517,65 @@ def test_the_readme_lists_the_columns():
 def test_ci_calls_the_same_script():
     workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     assert any(step.get("run") == "bash .ci/run" for job in workflow["jobs"].values() for step in job["steps"])
+
+
+def results_of(folder, target, **columns):
+    """A copy of results in which columns have other values, computed from the rows."""
+    shutil.copytree(folder, target)
+    for path in target.glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table.to_pandas().assign(**columns)
+        pq.write_table(pa.Table.from_pandas(rows, table.schema, preserve_index=False), path)
+    return target
+
+
+def test_compare_tells_a_refactoring_from_a_change(finished, tmp_path):
+    folder = finished[0] / "results" / "small"
+    same = results_of(folder, tmp_path / "same", workers=2)
+    out, err = optbench_("compare", folder, same, "--fail-if", "changed > 0", cwd=tmp_path)
+    assert "No trial differs: 16 of 16 are bit-identical." in out and err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    worse = lambda rows: rows["test_accuracy"] - 0.01 * (rows["optimizer"] == "adam")  # noqa: E731
+    worse = results_of(folder, tmp_path / "worse", test_accuracy=worse)
+    conditions = ("--fail-if", "test_accuracy<-0.9", "--fail-if", "test_accuracy_high < 0", "--fail-if", "diverged > 0")
+    out, err = optbench_("compare", folder, worse, *conditions, cwd=tmp_path, code=3)
+    assert "adam: -1.00 ± 0.00 points of test accuracy over 2 seeds" in " ".join(out.split())
+    assert err.splitlines()[:2] == [
+        "optbench: adam: test_accuracy is -1, and fails if test_accuracy<-0.9",
+        "optbench: adam: test_accuracy_high is -1, and fails if test_accuracy_high < 0",
+    ]
+    _, err = optbench_("compare", folder, same, "--fail-if", "seconds > 2", cwd=tmp_path, code=2)
+    assert "sgd, adam, all: cannot tell if seconds > 2: no trial ran alone on both sides" in err
+    _, err = optbench_("compare", folder, folder, cwd=tmp_path, code=2)
+    assert "are the same folder" in err
+
+
+def test_an_export_says_where_it_is_and_what_shows_it(finished, tmp_path):
+    folder = finished[0] / "results" / "small"
+    out, err = optbench_("export", folder, "--to", "csv", cwd=tmp_path)
+    assert (out, err) == ("", "wrote small.csv (csv)\n")
+    assert len(pd.read_csv(tmp_path / "small.csv")) == len(pd.read_parquet(folder))
+    out, _ = optbench_("export", folder, "--to", "csv", "-o", "-", cwd=tmp_path)
+    assert out == (tmp_path / "small.csv").read_text()
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    _, err = optbench_("export", folder, "--to", "tensorboard", cwd=tmp_path)
+    assert err == "wrote 16 runs to runs/small (tensorboard)\nnext: tensorboard --logdir runs/small\n"
+    assert len(list((tmp_path / "runs" / "small").iterdir())) == 16
+
+
+def test_the_commands_of_the_page_on_comparing_work(finished, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from optbench import cli, export
+
+    for tool in export.TOOLS:  # what they write is for tests/test_export.py
+        monkeypatch.setitem(export.TOOLS, tool, lambda exported, output: export.Target(iter(exported), "there"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished[0] / "results" / "small", tmp_path / "results" / "main")
+    shutil.copytree(finished[0] / "results" / "small", tmp_path / "results" / "pr")
+    text = (REPOSITORY / "docs" / "comparing.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    optbench (.*)$", text, re.MULTILINE)
+    assert len(commands) == 8
+    for command in commands:
+        result = CliRunner().invoke(cli.app, shlex.split(command))
+        assert result.exit_code == 0, f"{command}: {result.output}"

@@ -10,6 +10,7 @@ tuning      what does a tuning budget buy, how much does lr matter, what diverge
 importance  which choices matter?
 targets     how soon is a trial good enough?
 workloads   which optimizer is best over several workloads?
+pairing     what changed between two results of the same trials?
 """
 
 from optbench.stats.finals import (
@@ -26,6 +27,7 @@ from optbench.stats.finals import (
 )
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.pairing import COMPARED, Matched, changes, match, welch
 from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
 from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select, sign
 from optbench.stats.targets import summarise_targets, target, time_to_target
@@ -34,14 +36,17 @@ from optbench.stats.workloads import Friedman, friedman, performance_profile, pr
 
 __all__ = [
     "AXES",
+    "COMPARED",
     "HYPERPARAMETER",
     "METRICS",
     "SCORES",
     "Estimate",
     "Friedman",
+    "Matched",
     "at_epoch",
     "budgets_in_words",
     "by_epoch",
+    "changes",
     "compare",
     "differences",
     "divergence",
@@ -53,6 +58,7 @@ __all__ = [
     "importance",
     "iqm",
     "lr_sensitivity",
+    "match",
     "median",
     "performance_profile",
     "profile_score",
@@ -69,6 +75,7 @@ __all__ = [
     "time_to_target",
     "tuning_curves",
     "varying",
+    "welch",
     "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",
