@@ -328,7 +328,7 @@ def _data(explorer: Explorer, drawn: Sequence[Plot]) -> str:
     """What page.js works on, as JSON that may stand in a script element."""
     score, columns = explorer.score, ("lr", "n", "trials", "diverged", "configuration")
     codes = {axis.name: {value: i for i, value in enumerate(axis.values)} for axis in explorer.axes}
-    places = {key: i for i, key in enumerate(explorer.curves.groupby(_CURVE, sort=False).groups)}
+    places = {key: i for i, key in enumerate(dict(list(explorer.curves.groupby(_CURVE, sort=False, observed=True))))}
     shown = {f"{name}{end}": f"{column}{end}" for name, column in (("score", score), ("gap", "gap")) for end in _ENDS}
     columns_of_rates = {rate: i for i, rate in enumerate(rates(explorer))}
     sources = {}
@@ -354,7 +354,7 @@ def _data(explorer: Explorer, drawn: Sequence[Plot]) -> str:
         "curves": [
             {"epoch": curve["epoch"].tolist(), "n": curve["n"].tolist()}
             | {name: _numbers(curve[name]) for name in names}
-            for _, curve in explorer.curves.groupby(_CURVE, sort=False)
+            for _, curve in explorer.curves.groupby(_CURVE, sort=False, observed=True)
         ],
         "rates": rates(explorer),
         "plots": [_definition(plot, explorer, codes["optimizer"]) for plot in drawn],

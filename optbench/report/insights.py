@@ -73,7 +73,7 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     times = stats.time_to_target(results.scored_rows, results.metric, target, ids)
     data = stats.summarise_targets(times, ["optimizer"])
     alone = stats.time_to_target(results.timed, results.metric, target, ids).dropna(subset="seconds_to")
-    data["seconds_to"] = data["optimizer"].map(alone.groupby("optimizer")["seconds_to"].median())
+    data["seconds_to"] = data["optimizer"].map(alone.groupby("optimizer", observed=True)["seconds_to"].median())
     data = data.sort_values(["epochs_to", "steps_to"], kind="stable", ignore_index=True)
     data["reached_of"] = [f"{k}/{n}" for k, n in zip(data["reached"], data["n"], strict=True)]
     columns = [

@@ -157,7 +157,9 @@ def explore(results: Results) -> Explorer:
     best = ordered.drop_duplicates([*names, "lr"])[[*names, "lr", "configuration_id"]]
     columns = list(dict.fromkeys([score, "gap"]))
     points = _scored(best, tuning, columns)
-    counts = tuning.assign(diverged=tuning["status"] == "diverged").groupby([*names, "lr"], dropna=False, sort=False)
+    counts = tuning.assign(diverged=tuning["status"] == "diverged").groupby(
+        [*names, "lr"], dropna=False, sort=False, observed=True
+    )
     points = points.merge(
         counts.agg(trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index(), "left", on=[*names, "lr"]
     )
@@ -211,7 +213,7 @@ def _curves_of(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
 def _fresh(confirming: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """A row for each confirmed configuration."""
     each = confirming.assign(diverged=confirming["status"] == "diverged").groupby(
-        ["optimizer", "configuration_id"], sort=False
+        ["optimizer", "configuration_id"], sort=False, observed=True
     )
     counts = each.agg(lr=("lr", "first"), trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index()
     return _scored(counts, confirming, columns)

@@ -153,7 +153,7 @@ def _identical(pairs: pd.DataFrame, a_rows: pd.DataFrame, b_rows: pd.DataFrame) 
     for score in COMPARED:
         here, there = both[f"{score}_a"], both[f"{score}_b"]
         same &= (here == there) | (here.isna() & there.isna())
-    return same.groupby(both["pair"]).all().reindex(pairs.index, fill_value=False)
+    return same.groupby(both["pair"], observed=True).all().reindex(pairs.index, fill_value=False)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
@@ -206,7 +206,7 @@ def changes(matched: Matched, by: Sequence[str]) -> pd.DataFrame:
 def _split(frame: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
     if not by:
         return {(): frame}
-    return {tuple(values): group for values, group in frame.groupby(list(by), sort=False)}
+    return {tuple(values): group for values, group in frame.groupby(list(by), sort=False, observed=True)}
 
 
 def _groups(matched: Matched, by: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -94,14 +94,14 @@ def compare(
     everything = finals if confirming is None else pd.concat([finals, confirming])
     scoring = finals if confirming is None else confirming
     usable = scoring[scoring["configuration_id"].isin(chosen) & (scoring["status"] == "finished")]
-    seeds = {_key(key): group for key, group in usable.groupby(by, sort=False)}
+    seeds = {_key(key): group for key, group in usable.groupby(by, sort=False, observed=True)}
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
         ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
         per_epoch = ended["train_seconds"] / ended["epochs"]
         seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
     result = []
-    for key, group in everything.groupby(by, sort=False):
+    for key, group in everything.groupby(by, sort=False, observed=True):
         key = _key(key)
         best = chosen.get(key if len(by) > 1 else key[0], "")
         found = seeds.get(key, usable.iloc[:0])
@@ -134,7 +134,7 @@ def _columns(name: str, values: Sequence[float] | pd.Series) -> dict[str, float]
 def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], score: str) -> pd.DataFrame:
     """The table with the columns of `ranking.rank`, and whether a row is the best of those it is ranked with."""
     *outer, inner = by
-    blocks = usable.groupby(outer, sort=False) if outer else [((), usable)]
+    blocks = usable.groupby(outer, sort=False, observed=True) if outer else [((), usable)]
     ranked: dict[tuple[object, ...], dict[Hashable, Any]] = {}
     for key, block in blocks:
         wide = block.pivot(index="seed", columns=inner, values=score) * sign(score)
