@@ -41,7 +41,7 @@ def timed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("timed")
     (folder / "timed.yaml").write_text(SWEEP)
     results = folder / "results" / "timed"
-    optbench_("run", "timed.yaml", "--stack-size", "4", cwd=folder)
+    optbench_("run", "timed.yaml", "--stack-size", "4", "--workers", "1", cwd=folder)
     before = {path.name: path.read_bytes() for path in results.glob("*.parquet")}
     with start("run", "timed.yaml", "--timing", cwd=folder) as process:
         while not set(Store(results).timing.statuses().values()) & {"finished"}:
