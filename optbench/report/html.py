@@ -31,7 +31,7 @@ _SEARCHED = 12  # so many checkboxes get a field to find one
 
 def page(report: Report, explorer: Explorer) -> str:
     """The report as an HTML page of a few MB, most of which is plotly.js."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    from plotly.offline import get_plotlyjs
 
     drawn = plots(explorer)
     sections = [("answer", "Answer", True), ("plots", "Plots", bool(drawn)), ("tables", "Tables", True)]
