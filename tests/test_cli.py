@@ -218,18 +218,39 @@ def test_the_report_comes_in_every_format(finished, tmp_path):
     assert content["summary"] == "16 trials: 12 finished, 4 diverged"
     frame = pd.read_csv(io.StringIO(optbench_("report", "-f", "csv", cwd=folder)[0]))
     assert set(frame["table"]) == {table["title"] for table in content["tables"]}
-    out, _ = optbench_("report", "-f", "latex", "-o", tmp_path / "tables.tex", cwd=folder)
-    assert out == ""
     for name, kind, words in (
         ("tables.tex", "latex", r"\begin{tabular}"),
         ("tables.md", "markdown", "## Optimizers"),
         ("tables.json", "json", '"title": "Optimizers"'),
         ("tables.csv", "csv", "Optimizers,"),
+        ("page.html", "html", "<!doctype html>"),
         ("tables.txt", "table", "Optimizers\n"),
     ):
         _, err = optbench_("report", "-o", tmp_path / name, cwd=folder)
         assert err == f"wrote {tmp_path / name} ({kind})\n"
         assert words in (tmp_path / name).read_text(encoding="utf-8")
+    _, err = optbench_("report", "-f", "figures", "-o", tmp_path / "figures", cwd=folder)
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"curves.pdf", "curves.svg"} <= drawn
+    assert err == f"wrote {len(drawn)} files to {tmp_path / 'figures'} (figures)\n"
+
+
+def test_a_report_answers_questions(finished):
+    asked = ("--by", "schedule", "--metric", "val_loss", "--at", "epoch=1", "--where", "batch_size == 64", "--seconds")
+    out, _ = optbench_("report", *asked, cwd=finished[0], COLUMNS="200")
+    assert " where batch_size == 64\n" in out
+    assert out.count("diverged  best configuration") == 1
+    assert "validation loss" in out and "seconds per epoch" in out
+    assert "after epoch 1." in out
+    for option, value, words in (
+        ("--metric", "accuracy", "--metric accuracy: did you mean"),
+        ("--at", "end", "--at end: valid: last, best, epoch=K"),
+        ("--by", "batchsize", "--by batchsize: did you mean 'batch_size'?"),
+        ("--where", "batch_size == 65", "--where 'batch_size == 65': no trial is like this"),
+    ):
+        _, err = optbench_("report", option, value, cwd=finished[0], code=2)
+        assert err.startswith(f"optbench: {words}")
+        assert len(err.splitlines()) == 1
 
 
 def test_no_color_is_honoured(finished):

@@ -14,6 +14,7 @@ from rich.console import Console
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS
 from optbench.report import build, formats, listings, status
+from optbench.report.query import Query
 from optbench.run import Plan
 from optbench.spec import parse, to_yaml
 from optbench.store import Part, Store
@@ -146,6 +147,74 @@ def test_accuracy_by_epoch_starts_before_training(report):
     curves = report.tables[-1].data
     assert curves["epoch"].tolist() == [0, 1, 2]
     assert curves["sgd val_accuracy"].tolist() == pytest.approx([0.101, 0.346, 0.591])
+
+
+def test_by_asks_for_one_table_of_these_columns(store):
+    (found,) = build.build(store, Query(by=("schedule", "momentum"))).tables
+    assert found.title == "schedule × momentum"
+    assert found.data[["schedule", "momentum"]].to_numpy().tolist() == [
+        ["constant", 0.0],
+        ["constant", 0.9],
+        ["step(step_size=3, gamma=0.3)", 0.0],
+        ["step(step_size=3, gamma=0.3)", 0.9],
+    ]
+    assert found.data["test_accuracy"].tolist() == pytest.approx([0.501, 0.591, 0.401, 0.491])
+    # Ranked within a schedule: with momentum is better in all seeds by the same.
+    assert found.data["rank"].tolist() == [2, 1, 2, 1]
+    (found,) = build.build(store, Query(by=("optimizer", "optimizer"))).tables
+    assert found.title == "Optimizers"
+    with pytest.raises(UserError, match="--by momentun: did you mean 'momentum'"):
+        build.build(store, Query(by=("momentun",)))
+
+
+@pytest.mark.parametrize(("at", "expected"), [("last", 0.591), (2, 0.591), (1, 0.346), (0, 0.101)])
+def test_scores_are_those_of_the_epoch_asked_for(store, at, expected):
+    report = build.build(store, Query(at=at))
+    assert report.tables[0].data["test_accuracy"].max() == pytest.approx(expected)
+
+
+def test_the_best_epoch_is_each_trials_own(tmp_path):
+    """Scores rise to the epoch that is the seed's number and fall after it."""
+    text = "name: early\ndataset: digits\nepochs: 3\nseeds: [1, 2, 3]\noptimizers: {sgd: }"
+    store = fill(tmp_path, text, lambda trial, epoch: 0.5 + 0.1 * trial.seed - 0.01 * abs(epoch - trial.seed))
+    (best,) = build.build(store, Query(at="best")).tables[0].data.to_dict("records")
+    assert best["test_accuracy"] == pytest.approx(0.7)
+    (last,) = build.build(store).tables[0].data.to_dict("records")
+    assert last["test_accuracy"] == pytest.approx(0.69)
+
+
+def test_an_epoch_that_no_trial_has_is_refused(store):
+    with pytest.raises(UserError, match="--at epoch=3: the trials have 2 epochs"):
+        build.build(store, Query(at=3))
+
+
+def test_a_condition_leaves_its_trials_in_all_tables(store):
+    report = build.build(store, Query(where="batch_size == 128 and momentum != 0.9"))
+    assert report.summary == "120 trials: 120 finished; 36 of 120 where batch_size == 128 and momentum != 0.9"
+    titles = [table.title for table in report.tables]
+    assert "Batch sizes and training time" not in titles and "Hyperparameter momentum" not in titles
+    data = report.tables[0].data.set_index("optimizer")
+    assert data.loc["sgd", "test_accuracy"] == pytest.approx(0.401)
+    assert data["trials"].to_dict() == {"sgd": 24, "a_b & 50% [red]|x": 12}
+
+
+def test_a_loss_ranks_from_the_lowest(store):
+    data = build.build(store, Query(metric="test_loss")).tables[0].data
+    assert data["test_loss"].tolist() == pytest.approx([0.409, 0.599])
+    assert data["rank"].tolist() == [1, 2]
+    assert data["difference"].tolist() == pytest.approx([0, 0.19])
+
+
+def test_a_target_of_ones_own_is_timed(store):
+    found = table(build.build(store, Query(target=0.3, seconds=True)), "Time to target")
+    rows = found.data.set_index("optimizer")
+    assert rows["epochs_to"].to_dict() == {"sgd": 1, "a_b & 50% [red]|x": 2}
+    assert rows["reached_of"].tolist() == ["3/3", "3/3"]
+    assert [column.name for column in found.columns][-1] == "seconds_to"
+    missed = table(build.build(store, Query(target=0.55)), "Time to target").data.set_index("optimizer")
+    assert missed["epochs_to"].to_dict() == {"sgd": 2, "a_b & 50% [red]|x": math.inf}
+    with pytest.raises(UserError, match=r"val_accuracy is a share; write 98\.5% or 0\.985"):
+        build.build(store, Query(target=98.5))
 
 
 def test_seconds_are_absent_unless_trials_ran_alone(report, tmp_path):

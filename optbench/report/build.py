@@ -23,8 +23,9 @@ def report(results: Results) -> Report:
     sensitivity, shares = insights.sensitivity(results), insights.importance(results)
     targets, curse = insights.targets(results, optimizers.data), insights.selection(results)
     sentences = findings.sentences(results, optimizers, targets, sensitivity, shares, curse)
-    if results.query.by:
-        tables: list[Table | None] = [rankings.axis(results, [results.column(name) for name in results.query.by])]
+    by = list(dict.fromkeys(map(results.column, results.query.by)))
+    if by:
+        tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
     else:
         outer = ["optimizer"] if "optimizer" in results.varying else []
         tables = [

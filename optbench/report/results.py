@@ -123,6 +123,8 @@ def load(store: Store, query: Query) -> Results:
         before = len(finals)
         finals = matching(finals, query.where)
         rows = rows[rows["trial_id"].isin(finals["trial_id"])]
+        if not finals["phase"].eq("tune").any():
+            raise UserError(f"--where {query.where!r}: leaves only trials that confirm, and none that selects")
         summary += f"; {len(finals)} of {before} where {query.where}"
         hyperparameters = [h for h in hyperparameters if (finals.groupby("optimizer")[h].nunique() > 1).any()]
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
