@@ -175,6 +175,7 @@ def run(
     try:
         path = plan.store.write_meta("report.md", formats.markdown(build.build(plan.store)))
         console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
+        console.print(f"page: optbench report {plan.store.folder} -o report.html", soft_wrap=True, markup=False)
         console.print(f"report: {path}", soft_wrap=True, markup=False)
     except UserError as error:
         console.print(f"no report: {error}", soft_wrap=True, markup=False)
