@@ -134,7 +134,7 @@ optimizers:
 """
 
 
-def run(folder, text=SWEEP, events=10**9, workers=2):
+def run(folder, text=SWEEP, events=10**9, workers=1):
     """Run a sweep up to so many events, through both phases; returns the rows that are then on disk."""
     phase = make_plan(parse(text), folder, "cpu", workers, None)
     store = phase.store
@@ -156,7 +156,7 @@ def content(rows):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("undisturbed"))
+    return run(tmp_path_factory.mktemp("undisturbed"), workers=2)
 
 
 def test_a_halved_sweep_is_confirmed_on_fresh_seeds(undisturbed):
@@ -183,7 +183,7 @@ def test_a_stopped_trial_is_as_good_as_one_that_was_not(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("events", [3, 35, 70])
 def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(events, undisturbed, tmp_path):
-    partly = run(tmp_path, events=events)
+    partly = run(tmp_path, events=events, workers=2)
     assert len(partly) < len(undisturbed)
     again = run(tmp_path, workers=1)
     pd.testing.assert_frame_equal(content(again), content(undisturbed))
@@ -243,7 +243,7 @@ def test_a_worker_that_dies_with_stacks_waiting_in_it_costs_nothing_but_time(und
             yield event
 
     monkeypatch.setattr(execution, "run", disturbed)
-    rows = run(tmp_path)
+    rows = run(tmp_path, workers=2)
     assert killed
     pd.testing.assert_frame_equal(content(rows), content(undisturbed))
 
