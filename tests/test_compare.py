@@ -154,7 +154,7 @@ def test_trials_of_one_seed_are_averaged_first():
 def test_the_other_way_round_every_difference_has_the_other_sign():
     a, b = frame(), frame(shifted([0.01, -0.03, 0.02]), stack_size=1, workers=1)
     there, back = changes(a, b), changes(b, a)
-    for column in stats.COMPARED:
+    for column in stats.METRICS:
         assert there[column].tolist() == pytest.approx((-back[column]).tolist())
         assert there[f"{column}_low"].tolist() == pytest.approx((-back[f"{column}_high"]).tolist())
 

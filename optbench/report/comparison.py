@@ -14,6 +14,7 @@ import pandas as pd
 
 from optbench import stats
 from optbench.errors import UserError, did_you_mean
+from optbench.report.formats import written
 from optbench.report.tables import Column, Report, Table
 from optbench.store import Outline, Store
 
@@ -24,7 +25,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_WITH_INTERVAL = (*stats.COMPARED, "seconds")
+_WITH_INTERVAL = (*stats.METRICS, "seconds")
 CONDITIONS = (
     *_WITH_INTERVAL,
     *(f"{c}_{end}" for c in _WITH_INTERVAL for end in ("low", "high")),
@@ -115,7 +116,7 @@ def _refuse(a: _Side, b: _Side) -> tuple[str, ...]:
 def _disjoint(a: _Side, b: _Side, configuration: Iterable[str]) -> str:
     """Why two sides have no configuration in common."""
     for column in configuration:
-        values = [list(dict.fromkeys(map(_shown, side.rows[column].unique()))) for side in (a, b)]
+        values = [list(dict.fromkeys(map(written, side.rows[column].unique()))) for side in (a, b)]
         if not set(values[0]) & set(values[1]):
             sets = (
                 f"{', '.join(v[:_NAMED])}{', …' * (len(v) > _NAMED)} in {n}" for v, n in zip(values, "AB", strict=True)
@@ -229,7 +230,7 @@ def _one_sided(pairs: pd.DataFrame) -> Table | None:
     for name, alone in (("A", lost["a"] & ~lost["b"]), ("B", lost["b"] & ~lost["a"])):
         for trial in pairs[alone].sort_values(["optimizer", "seed"]).to_dict("records"):
             words = [
-                f"{c.removeprefix(stats.HYPERPARAMETER)}={_shown(trial[c])}" for c in choices if trial[c] == trial[c]
+                f"{c.removeprefix(stats.HYPERPARAMETER)}={written(trial[c])}" for c in choices if trial[c] == trial[c]
             ]
             rows.setdefault((trial["optimizer"], ", ".join(words), name), []).append(str(trial["seed"]))
     columns = (
@@ -293,7 +294,7 @@ def _differences(data: pd.DataFrame, total: pd.DataFrame, by: Sequence[str], whe
         return f"{where}{'no' if where else 'No'} single difference of test accuracy can be told from 0{change}."
     named: list[str] = []
     for row in sure.head(_NAMED).to_dict("records"):
-        label = ", ".join(row[c] if c == "optimizer" else f"{c.replace('_', ' ')} {_shown(row[c])}" for c in by)
+        label = ", ".join(row[c] if c == "optimizer" else f"{c.replace('_', ' ')} {written(row[c])}" for c in by)
         seeds = f"{row['n_a']} seeds" if row["paired"] else f"{row['n_a']} and {row['n_b']} seeds"
         named.append(f"{label}: {_points(row)}" + ("" if named else f" points of test accuracy over {seeds}"))
     if len(sure) > _NAMED:
@@ -323,10 +324,6 @@ def _points(row: Any) -> str:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'s' * (n != 1)}"
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------- conditions
@@ -387,7 +384,7 @@ def check(report: Report, conditions: Sequence[Condition]) -> tuple[list[str], l
     for table in tables:
         where = f"{table.title}, " if len(tables) > 1 else ""
         for row in table.data.to_dict("records"):
-            names = [_shown(row[column.name]) for column in table.columns[: table.keys] if row[column.name] != ""]
+            names = [written(row[column.name]) for column in table.columns[: table.keys] if row[column.name] != ""]
             label = where + ", ".join(names)
             for one in conditions:
                 if math.isnan(one.value(row)):

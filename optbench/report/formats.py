@@ -41,7 +41,7 @@ def cell(column: Column, row: Any) -> str:
     if column.kind == "decades":
         return f"≥ {value:.1f}" if row[f"{column.name}_open"] else f"{value:.1f}"
     if column.kind not in _NUMBERS:
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return written(value)
     shown = _NUMBERS[column.kind]
     low, high = row.get(f"{column.name}_low", math.nan), row.get(f"{column.name}_high", math.nan)
     if math.isnan(low) or math.isnan(high):
@@ -62,6 +62,11 @@ _NUMBERS: dict[str, Callable[[float], str]] = {
     "times": lambda value: "never" if math.isinf(value) else f"{value:,.6g}",
     "seeds": lambda value: "very many" if math.isinf(value) else f"{value:,.0f}",
 }
+
+
+def written(value: Any) -> str:
+    """A value that is no measurement, such as a hyperparameter, as text: a number in six digits at most."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_missing(value: Any) -> bool:

@@ -14,7 +14,6 @@ from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 
 _MAX_CURVES = 10  # more columns than that, nobody compares
-_WORKLOAD = ("model", "activation", "loss", "batch_size")  # axes that make another task of it
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -64,9 +63,7 @@ def divergence(results: Results) -> Table | None:
 
 def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     """How long each optimizer's best configuration takes to a validation score."""
-    target, references = stats.target(results.tuning, results.metric)
-    if results.query.target is not None:
-        target = results.query.target
+    target, references = results.target(results.tuning)
     ids = [i for i in selected["configuration_id"] if i]
     if math.isnan(target) or not ids or (len(ids) == 1 and results.query.target is None):
         return None
@@ -95,16 +92,13 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
 
 def workloads(results: Results) -> Table | None:
     """Optimizers across several workloads: how often each is nearly the fastest, and its mean rank."""
-    axes = [name for name in _WORKLOAD if name in results.varying]
-    if not axes or "optimizer" not in results.varying:
+    axes = results.workload_axes
+    if not axes:
         return None
     scores, times = {}, {}
-    for key, finals in results.tuning.groupby(axes, sort=False):
+    for key, finals, _, epochs in results.workloads():
         data = stats.compare(finals, ["optimizer"], results.metric, None, results.score).set_index("optimizer")
-        scores[key] = data[results.score] * stats.sign(results.score)
-        target = stats.target(finals, results.metric)[0] if results.query.target is None else results.query.target
-        soon = stats.time_to_target(results.tuning_rows, results.metric, target, data["configuration_id"])
-        times[key] = stats.summarise_targets(soon, ["optimizer"]).set_index("optimizer")["epochs_to"]
+        scores[key], times[key] = data[results.score] * stats.sign(results.score), epochs
     fast, ranks = stats.profile_score(pd.DataFrame(times).T), stats.friedman(pd.DataFrame(scores).T)
     data = pd.DataFrame({"mean_rank": ranks.mean_ranks, "profile": fast}).rename_axis("optimizer").reset_index()
     columns = (

@@ -28,7 +28,6 @@ SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is m
 MAX_LINES = 10  # drawn unless somebody asks for more
 MAX_CURVES = 400  # that a page carries
 _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
-_WORKLOADS = ("model", "activation", "loss", "batch_size")
 _MAX_RATES = 12  # columns of a heat map; more learning rates than that share columns
 
 
@@ -519,13 +518,11 @@ def _of_optimizers(explorer: Explorer, found: pd.DataFrame) -> tuple[Series, ...
 
 def _targets(explorer: Explorer, results: Results) -> Plot | None:
     """How soon each optimizer's best configuration is good enough."""
-    target, rule = results.query.target, "as asked for"
-    if target is None:
-        if not explorer.varies("optimizer"):  # which would set its own target
-            return None
-        target, references = stats.target(results.tuning, explorer.metric)
-        shown = references if len(references) <= 3 else [*references[:2], f"{len(references) - 2} others"]
-        rule = f"the median of what the best of {', '.join(shown)} end with"
+    if results.query.target is None and not explorer.varies("optimizer"):  # which would set its own target
+        return None
+    target, references = results.target(results.tuning)
+    shown = references if len(references) <= 3 else [*references[:2], f"{len(references) - 2} others"]
+    rule = f"the median of what the best of {', '.join(shown)} end with" if shown else "as asked for"
     if math.isnan(target):
         return None
     is_fresh = len(explorer.fresh) > 0
@@ -564,18 +561,10 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
 
 def _profile(explorer: Explorer, results: Results) -> Plot | None:
     """How often each optimizer is among the fastest, over the sweep's workloads."""
-    names = [name for name in _WORKLOADS if explorer.varies(name)]
-    if not names or not explorer.varies("optimizer"):
+    names = results.workload_axes
+    if not names:
         return None
-    times = {}
-    of = results.rows[results.rows["phase"] == "tune"]
-    for workload, group in results.tuning.groupby(names, sort=False, observed=True):
-        target = stats.target(group, explorer.metric)[0] if results.query.target is None else results.query.target
-        if math.isnan(target):
-            continue
-        chosen = stats.select(group, ["optimizer"], explorer.metric)
-        reached = stats.time_to_target(of, explorer.metric, target, chosen.tolist())
-        times[workload] = reached.groupby("optimizer", observed=True)["epochs_to"].median()
+    times = {key: epochs for key, _, target, epochs in results.workloads() if not math.isnan(target)}
     if len(times) < 2:
         return None
     table = pd.DataFrame(times).T.reindex(columns=list(explorer.axes[0].values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,11 @@ import pandas as pd
 
 from optbench import stats
 from optbench.errors import UserError, did_you_mean
+from optbench.report.formats import written
 from optbench.report.query import Query, matching
 from optbench.store import COLUMNS, Outline, Store
 
+_WORKLOAD = ("model", "activation", "loss", "batch_size")  # axes that make another task of it
 # What tables, plots and sentences are made from.
 _COLUMNS = [
     name
@@ -76,6 +78,26 @@ class Results:
         axes = [name for name in self.varying if name not in fixed]
         return [*axes, *self.hyperparameters, *(["drawn_schedule"] if self.drawn_schedules else [])]
 
+    def target(self, finals: pd.DataFrame) -> tuple[float, list[str]]:
+        """The score of `metric` to be reached, the query's or that of the references among `finals`, and these."""
+        return stats.target(finals, self.metric) if self.query.target is None else (self.query.target, [])
+
+    def workloads(self) -> Iterator[tuple[Any, pd.DataFrame, float, pd.Series]]:
+        """Each combination of the axes that make another task of it: its key, tuning trials, target and epochs to it.
+
+        The epochs are the median over the seeds of each optimizer's best configuration, indexed by optimizer.
+        """
+        for key, finals in self.tuning.groupby(self.workload_axes, sort=False, observed=True):
+            target, _ = self.target(finals)
+            chosen = stats.select(finals, ["optimizer"], self.metric)
+            times = stats.time_to_target(self.tuning_rows, self.metric, target, chosen.tolist())
+            yield key, finals, target, times.groupby("optimizer", observed=True)["epochs_to"].median()
+
+    @property
+    def workload_axes(self) -> list[str]:
+        """The axes that tell the workloads of the sweep apart; none where it has one, or one optimizer."""
+        return [name for name in _WORKLOAD if {name, "optimizer"} <= set(self.varying)]
+
     def column(self, name: str) -> str:
         """The column that a user means by an axis or a hyperparameter. Raises `UserError` for neither."""
         plain = {column.removeprefix(stats.HYPERPARAMETER): column for column in self.hyperparameters}
@@ -95,7 +117,7 @@ class Results:
         row = self._configurations.get(configuration_id, {})
         shown = {name: row[name] for name in choices if name in row and not _is_missing(row[name])}
         plain = {name.removeprefix("drawn_").removeprefix(stats.HYPERPARAMETER): value for name, value in shown.items()}
-        return ", ".join(f"{name}={_number(value)}" for name, value in plain.items())
+        return ", ".join(f"{name}={written(value)}" for name, value in plain.items())
 
     @property
     def listed(self) -> list[str]:
@@ -153,10 +175,6 @@ def load(store: Store, query: Query) -> Results:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:

@@ -27,7 +27,7 @@ from optbench.stats.finals import (
 )
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
-from optbench.stats.pairing import COMPARED, Matched, changes, match, welch
+from optbench.stats.pairing import Matched, changes, match, welch
 from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
 from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select, sign
 from optbench.stats.targets import summarise_targets, target, time_to_target
@@ -36,7 +36,6 @@ from optbench.stats.workloads import Friedman, friedman, performance_profile, pr
 
 __all__ = [
     "AXES",
-    "COMPARED",
     "HYPERPARAMETER",
     "METRICS",
     "SCORES",

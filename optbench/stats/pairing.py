@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from optbench.errors import UserError
-from optbench.stats.finals import states, with_dropout_labels
+from optbench.stats.finals import METRICS, states, with_dropout_labels
 from optbench.stats.intervals import Estimate, estimate
 
 # What a configuration is. Its id says less: it changes with the source of an optimizer from elsewhere. Device and
@@ -37,9 +37,8 @@ CONFIGURATION = (
     "loss",
     "phase",
 )
-COMPARED = ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss")
 _SETTLED = ("finished", "diverged", "stopped")
-_MEASURED = [*COMPARED, "log_seconds"]
+_MEASURED = [*METRICS, "log_seconds"]
 
 
 @dataclass(frozen=True)
@@ -147,10 +146,10 @@ def _identical(pairs: pd.DataFrame, a_rows: pd.DataFrame, b_rows: pd.DataFrame) 
     for name, rows in (("trial_id_a", a_rows), ("trial_id_b", b_rows)):
         numbers = pd.Series(pairs.index, index=pd.Index(pairs[name]))
         rows = rows[rows["trial_id"].isin(pairs[name])]
-        sides.append(rows[["epoch", *COMPARED]].assign(pair=rows["trial_id"].map(numbers)))
+        sides.append(rows[["epoch", *METRICS]].assign(pair=rows["trial_id"].map(numbers)))
     both = sides[0].merge(sides[1], on=["pair", "epoch"], suffixes=("_a", "_b"))
     same = pd.Series(True, index=both.index)
-    for score in COMPARED:
+    for score in METRICS:
         here, there = both[f"{score}_a"], both[f"{score}_b"]
         same &= (here == there) | (here.isna() & there.isna())
     return same.groupby(both["pair"], observed=True).all().reindex(pairs.index, fill_value=False)
@@ -184,7 +183,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
 def changes(matched: Matched, by: Sequence[str]) -> pd.DataFrame:
     """One row for each combination of the columns `by` that is on both sides; one for all trials without columns.
 
-    Every score in `COMPARED` is B − A of trials that finished on both sides, with its interval from `…_low` to
+    Every score in `METRICS` is B − A of trials that finished on both sides, with its interval from `…_low` to
     `…_high`; `seconds` is the ratio B / A of seconds per epoch, a geometric mean over trials that ran alone on both
     sides. Where the seeds pair, the difference is averaged over the configurations of each seed (n_a = n_b = n seeds).
     Where they do not, each side is averaged over the configurations complete on both (n_a and n_b seeds, Welch's
@@ -245,7 +244,7 @@ def _change(pairs: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, configuration
     row: dict[str, Any] = {"paired": paired, "n_a": sizes[0], "n_b": sizes[1], "trials": len(pairs)}
     row["identical"] = int(pairs["identical"].sum())
     row["changed"] = row["trials"] - row["identical"] if len(pairs) else math.nan
-    for score in COMPARED:
+    for score in METRICS:
         found = estimates[score]
         row |= {score: found.mean, f"{score}_low": found.low, f"{score}_high": found.high}
     found = estimates["log_seconds"]
