@@ -53,6 +53,14 @@ class What(StrEnum):
     datasets = "datasets"
 
 
+class TextFormat(StrEnum):
+    table = "table"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
+
+
 class Format(StrEnum):
     table = "table"
     markdown = "markdown"
@@ -302,7 +310,7 @@ def compare(
         ),
     ] = None,
     format: Annotated[
-        Format | None,
+        TextFormat | None,
         typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
@@ -313,8 +321,10 @@ def compare(
 
     conditions = [comparison.condition(text) for text in fail_if or []]
     columns = list(dict.fromkeys(name.strip() for name in by.split(",")))
-    built = comparison.build(Store(a), Store(b), columns)
     name = format.value if format else formats.by_ending(output)
+    if name not in formats.FORMATS:
+        raise UserError(f"{output}: only a report has a page; a comparison is .md, .tex, .csv, .json or a table")
+    built = comparison.build(Store(a), Store(b), columns)
     if output is not None:
         _write(output, formats.FORMATS[name](built), name)
     elif name == "table":

@@ -460,6 +460,11 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     assert "training loss from 2.3" in out and "It does not work here (steps)" in out
 
 
+def test_a_comparison_is_no_page(tmp_path):
+    assert "only a report has a page" in refused("compare", "a", "b", "-o", str(tmp_path / "page.html"))
+    assert "Invalid value for '--format'" in refused("compare", "a", "b", "-f", "html")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
