@@ -250,31 +250,35 @@ def report(
     ] = None,
 ) -> None:
     """Which optimizer, at which learning rate, how sure: comparison tables, a page, figures."""
-    from optbench.report import build, formats, query
-    from optbench.report.results import load
-    from optbench.store import Store, newest
+    console = _console(stderr=True)
+    with _waiting(console, "computing …"):
+        from optbench.report import build, formats, query
+        from optbench.report.results import load
+        from optbench.store import Store, newest
 
-    asked = query.Query(
-        by=tuple(name.strip() for names in by or [] for name in names.split(",")),
-        metric=metric,
-        at=query.parse_at(at),
-        where=where,
-        target=query.parse_target(target) if target else None,
-        seconds=seconds,
-    )
-    loaded = load(Store(results or newest(Path("results"))), asked)
-    built = build.report(loaded)
+        asked = query.Query(
+            by=tuple(name.strip() for names in by or [] for name in names.split(",")),
+            metric=metric,
+            at=query.parse_at(at),
+            where=where,
+            target=query.parse_target(target) if target else None,
+            seconds=seconds,
+        )
+        loaded = load(Store(results or newest(Path("results"))), asked)
+        built = build.report(loaded)
     name = format.value if format else formats.by_ending(output)
     if name == "figures":
         from optbench.report import figures, plots
 
-        written = figures.write(plots.explore(loaded), output or Path(f"{built.sweep}-figures"))
+        with _waiting(console, "drawing …"):
+            written = figures.write(plots.explore(loaded), output or Path(f"{built.sweep}-figures"))
         print(f"wrote {len(written)} files to {written[0].parent} (figures)", file=sys.stderr)
         return
     if name == "html":
         from optbench.report import html, plots
 
-        text = html.page(built, plots.explore(loaded))
+        with _waiting(console, "drawing …"):
+            text = html.page(built, plots.explore(loaded))
         if output is None and sys.stdout.isatty():
             output = Path(f"{built.sweep}.html")
     elif name == "table" and output is None:
