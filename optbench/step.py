@@ -10,14 +10,17 @@ P parameters, U dropout units.
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable, Sequence
+from functools import cache
+from textwrap import shorten
 
 import torch
 from torch import Tensor
 
 from optbench import randomness
 from optbench.datasets import Dataset
+from optbench.device import is_out_of_memory
 from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.trials import Trial
@@ -25,7 +28,11 @@ from optbench.trials import Trial
 # Dropout is drawn at once for the steps that need about so many numbers: on a CPU small tensors cost more in calls than
 # in arithmetic, and large ones leave the caches; on a GPU it is the memory that limits them.
 DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**24}
-_WARM_UP = 3  # steps before a recording: libraries make their choices and their workspaces in them
+_WARM_UP = 3  # steps before a recording
+
+_LOGGED = 300  # characters of a reason
+
+_log = logging.getLogger(__name__)
 
 
 class Step:
@@ -59,12 +66,21 @@ class Step:
         self._places_B = torch.arange(self._batch_size, device=device)
         self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
         self._recorded: Callable[[], object] | None = None
+        self._cannot_be_recorded = False
 
     def prepare(self) -> None:
-        """Record the step, where the device can; once."""
-        if self._recorded is None:
-            changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+        """Record the step, where the device can; once, and again after `release`."""
+        if self._recorded is not None or self._cannot_be_recorded:
+            return
+        self._step_of_epoch.zero_()  # after an epoch they point behind its last step
+        self._step_of_chunk.zero_()
+        changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+        try:
             self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
+        except RecordingError as error:
+            self._cannot_be_recorded = True
+            reason = shorten(str(error), _LOGGED, placeholder=" …")
+            _log.warning("a stack launches its steps one by one, which is slow: they cannot be recorded: %s", reason)
 
     def release(self) -> None:
         """Give the memory of the recording free, while others train; it is made again when it is wanted."""
@@ -152,36 +168,46 @@ class _Dropout:
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
 
 
-def clock(device: torch.device | str) -> float:
-    """Seconds on a steady clock, once the device has done all its work."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+class RecordingError(Exception):
+    """Work that runs, but cannot be recorded."""
 
 
 def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object] | None:
     """The work as a CUDA graph, to be called as often as wanted; None on other devices.
 
-    `changed` are all tensors that it changes and did not make; they are afterwards as they were.
+    `changed` are all tensors that it changes and did not make; they are afterwards as they were. Raises what the work
+    itself raises, what a device says that has too little memory for the recording, and else `RecordingError`.
     """
     if device.type != "cuda":
         return None
-    before = [tensor.clone() for tensor in changed]
+    with torch.cuda.device(device):
+        current, side = torch.cuda.current_stream(), _side_stream(device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            warm_up(work, changed)
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=side):
+                work()
+        except Exception as error:
+            torch.cuda.set_stream(current)  # a recording that breaks off leaves its own in place
+            if is_out_of_memory(error):
+                raise
+            raise RecordingError(f"{type(error).__name__}: {error}") from error
+    return graph.replay
 
-    def restore() -> None:
+
+def warm_up(work: Callable[[], object], changed: Sequence[Tensor]) -> None:
+    """Do the work a few times, in which libraries make their choices and their workspaces, and undo what it changed."""
+    before = [tensor.clone() for tensor in changed]
+    for _ in range(_WARM_UP):
+        work()
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
 
-    with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                work()
-                restore()
-        torch.cuda.current_stream().wait_stream(side)
-        before.clear()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-    return graph.replay
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one for all recordings: cuBLAS keeps a workspace for each stream that it has seen, 32 MiB on large GPUs."""
+    return torch.cuda.Stream(device)

@@ -43,10 +43,10 @@ class Watched(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def rows_of(trials, dataset):
+def rows_of(trials, dataset, rungs=()):
     return {
         (row["trial_id"], row["epoch"]): {k: v for k, v in row.items() if k != "train_seconds"}
-        for rows in engine.train(Stack(tuple(trials)), dataset, "cpu")
+        for rows in engine.train(Stack(tuple(trials), rungs), dataset, "cpu")
         for row in rows
     }
 
@@ -95,3 +95,49 @@ def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny,
     monkeypatch.setattr(step, "record", record)
     assert rows_of(trials, tiny) == expected
     assert recorded
+
+
+@pytest.mark.parametrize("lrs", ["[0.05, 0.1]", "[0.05, 0.1, 1.0e+30]"], ids=["all train on", "one diverges"])
+def test_what_a_recording_warms_up_with_leaves_no_trace_at_rungs_either(lrs, trials_of, tiny, monkeypatch):
+    """A stack that loses nobody at a rung gives its recording away and makes it again, between two epochs."""
+    trials = trials_of(f"{{sgd: {{lr: {lrs}, momentum: 0.9}}}}", "epochs: 4", *LINES[2:])
+    expected = rows_of(trials, tiny)
+    recorded = []
+
+    def record(work, changed, device):
+        before = [tensor.clone() for tensor in changed]
+        step.warm_up(work, changed)
+        assert all(tensor.equal(value) for tensor, value in zip(changed, before, strict=True))
+        recorded.append(work)
+        return work
+
+    monkeypatch.setattr(step, "record", record)
+    found = rows_of(trials, tiny, rungs=(1, 2))
+    assert str(found) == str(expected)  # NaN among them
+    assert len(recorded) == 3
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_as_it_is(trials_of, tiny, monkeypatch, caplog):
+    trials = trials_of("{sgd: {lr: 0.05}}", "epochs: 3", *LINES[2:])
+    expected = rows_of(trials, tiny)
+
+    def record(work, changed, device):
+        raise step.RecordingError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(step, "record", record)
+    assert rows_of(trials, tiny) == expected
+    assert [record.message for record in caplog.records] == [
+        "a stack launches its steps one by one, which is slow: they cannot be recorded: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+def test_a_lack_of_memory_for_a_recording_is_the_stacks(trials_of, tiny, monkeypatch):
+    """It goes on in halves, rather than slowly."""
+
+    def record(work, changed, device):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(step, "record", record)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        rows_of(trials_of("{sgd: {lr: 0.05}}", "epochs: 1"), tiny)
