@@ -31,11 +31,11 @@ from torch.nn import functional as F
 
 from optbench import __version__, engine, execution
 from optbench.datasets import DATASETS, Dataset, Split
+from optbench.device import allow_tf32, clock, make_deterministic, precision_on
 from optbench.errors import UserError
-from optbench.model import CLASSES, MODELS, precision_on
+from optbench.model import CLASSES, MODELS
 from optbench.spec import parse
 from optbench.stacks import Stack
-from optbench.step import clock
 from optbench.trials import expand
 
 JSON_VERSION = 1
@@ -305,7 +305,7 @@ class _SequentialLoop:
         """Images per second over one epoch."""
         # Stacks are deterministic and so set torch up for this process; the loop is free of that.
         kind, is_tf32, is_bf16 = torch.device(self._device).type, self._precision == "tf32", self._precision == "bf16"
-        engine.allow_tf32(is_tf32)
+        allow_tf32(is_tf32)
         with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=is_tf32):
             started = clock(self._device)
             for batch in torch.randperm(len(self._labels), device=self._device).split(self._batch_size):
@@ -330,7 +330,7 @@ class _Meter:
     """Measures in this process: on a GPU the only one, on a CPU one of the workers."""
 
     def __init__(self, device: str, precision: str) -> None:
-        engine.make_deterministic(device)
+        make_deterministic(device)
         self._device, self._precision = device, precision
         self._type = torch.bfloat16 if precision == "bf16" else torch.float32
         self._training: dict[tuple[int, int], engine.Training] = {}
@@ -367,7 +367,7 @@ class _Meter:
                 work()
             return clock(self._device) - started
 
-        engine.allow_tf32(self._precision == "tf32")
+        allow_tf32(self._precision == "tf32")
         timed(1)  # warms up
         calls = max(1, round(seconds / timed(1)))
         return calls * amount / timed(calls)

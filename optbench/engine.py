@@ -7,7 +7,6 @@ U dropout units.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -16,39 +15,21 @@ from torch import Tensor
 
 from optbench.autotune import with_convolution
 from optbench.datasets import Dataset, Split
+from optbench.device import allow_tf32, clock, memory_bytes
 from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.schedules import LearningRate
 from optbench.stacks import Stack
-from optbench.step import Step, clock
+from optbench.step import Step
 from optbench.trials import Trial
 
 Row = dict[str, Any]
 Training = Generator[list[Row], frozenset[str] | None, None]
 
-# Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so much memory by the
-# estimate for training, of which evaluation takes less than half.
+# Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so much memory, or so much of
+# all that the device has, by the estimate for training, of which evaluation takes less than half.
 EVALUATION_IMAGES_CPU = 100
-EVALUATION_BYTES = 2**33
-
-
-def make_deterministic(device: str) -> None:
-    """Settings under which the same stack gives the same bits; call once in each process that trains.
-
-    On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` takes it back).
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order
-    if device == "cpu":
-        torch.set_flush_denormal(True)  # moments of dead units decay into denormals, which a CPU computes 100× slower
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    allow_tf32(False)
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Whether a CUDA device may round operands of float32 products to 10 bits, in convolutions and matmuls alike."""
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+EVALUATION_BYTES, EVALUATION_SHARE = 2**33, 1 / 16
 
 
 def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Training:
@@ -149,9 +130,7 @@ def evaluate(
     trials = len(parameters_TP)
     loss_T = torch.zeros(trials, dtype=torch.float64, device=parameters_TP.device)
     correct_T = torch.zeros_like(loss_T)
-    size = EVALUATION_IMAGES_CPU
-    if parameters_TP.device.type != "cpu":
-        size = max(1, min(1000, EVALUATION_BYTES // (network.architecture.activation_bytes * trials)))
+    size = _evaluated_at_once(network.architecture.activation_bytes * trials, parameters_TP.device)
     same_T = torch.zeros(trials, dtype=torch.int64, device=parameters_TP.device)
     with torch.inference_mode():
         for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
@@ -160,3 +139,11 @@ def evaluate(
             loss_T += network.losses(logits_TBK, labels_TB).sum(dim=1)
             correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
     return loss_T / len(split.labels), correct_T / len(split.labels)
+
+
+def _evaluated_at_once(bytes_of_image: int, device: torch.device) -> int:
+    """How many images; by what the device has and not by what is free, so that sums are rounded alike every time."""
+    if device.type == "cpu":
+        return EVALUATION_IMAGES_CPU
+    available = min(EVALUATION_BYTES, int(EVALUATION_SHARE * memory_bytes(device)))
+    return max(1, min(1000, available // bytes_of_image))

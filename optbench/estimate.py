@@ -7,8 +7,9 @@ from statistics import median
 
 import torch
 
-from optbench import bench, engine
+from optbench import bench
 from optbench.datasets import DATASETS
+from optbench.device import make_deterministic
 from optbench.model import Network
 from optbench.run import Plan
 from optbench.stacks import Stack
@@ -34,7 +35,7 @@ def seconds(plan: Plan) -> float:
     """
     if plan.device == "cpu":
         torch.set_num_threads(1)  # like the workers
-    engine.make_deterministic(plan.device)
+    make_deterministic(plan.device)
     try:
         return _seconds(plan)
     finally:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from optbench.autotune import device_key, remembered, with_convolution
+from optbench import device as devices
+from optbench.autotune import Choice, remembered, with_convolution
 from optbench.bench import seconds_per_image
-from optbench.engine import make_deterministic
 from optbench.optimizers import OPTIMIZERS
 from optbench.stacks import Stack
 from optbench.trials import Trial
@@ -29,10 +29,10 @@ def stack_size(trials: Sequence[Trial], device: str) -> int:
         return len(trials)
     first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
     place = torch.device(device)
-    make_deterministic(device)  # as the run will
+    devices.make_deterministic(device)  # as the run will
     names = first.dataset, first.model, first.activation, first.loss, first.precision, first.batch_size
-    key = f"{device_key(place)}, stack size, {', '.join(map(str, names))}"
-    return int(remembered(key, lambda: knee(_measured(first, place), _SMALLEST, LARGEST)))
+    key = f"{devices.key(place)}, stack size, {', '.join(map(str, names))}"
+    return int(remembered(key, lambda: Choice(knee(_measured(first, place), _SMALLEST, LARGEST))))
 
 
 def knee(rate: Callable[[int], float | None], smallest: int, largest: int) -> int:
@@ -55,8 +55,7 @@ def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | Non
 
     def rate(size: int) -> float | None:
         nonlocal peak
-        _, total = torch.cuda.mem_get_info(device)
-        if 2 * peak > _MEMORY_SHARE * total:
+        if 2 * peak > _MEMORY_SHARE * devices.memory_bytes(device):
             return None
         stack = Stack((trial,) * size)
         try:
@@ -64,8 +63,10 @@ def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | Non
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             seconds, _ = seconds_per_image(stack, str(device))
-        except torch.OutOfMemoryError:
-            return None
+        except Exception as error:
+            if devices.is_out_of_memory(error):
+                return None
+            raise
         peak = torch.cuda.max_memory_reserved(device)
         return size / seconds
 

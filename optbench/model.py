@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optbench import randomness
-from optbench.errors import UserError
 
 CLASSES = 10
 
@@ -374,24 +373,9 @@ MODELS: dict[str, Model] = {
 }
 
 
-# How numbers are rounded in the forward and the backward pass, and the kinds of device that can.
-PRECISIONS = {"fp32": ("cpu", "cuda"), "tf32": ("cuda",), "bf16": ("cpu", "cuda")}
-
-
-def precision_on(device: torch.device | str, precision: str) -> str:
-    """The precision on a device; `auto` is tf32 on CUDA, else fp32. Raises `UserError` for what it has not."""
-    kind = torch.device(device).type
-    if precision == "auto":
-        return "tf32" if kind == "cuda" else "fp32"
-    if kind not in PRECISIONS[precision]:
-        valid = [name for name, kinds in PRECISIONS.items() if kind in kinds]
-        raise UserError(f"precision {precision} needs a CUDA device; on a CPU: {' or '.join(valid)}")
-    return precision
-
-
 @dataclass(frozen=True)
 class Network:
-    """What is trained: names from `MODELS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, one of each for the whole stack.
+    """What is trained: one of `MODELS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS` each, for the whole stack.
 
     How the cnn's convolutions are computed, a name from `CONVOLUTIONS`, changes no more than the rounding.
 

@@ -15,6 +15,7 @@ import torch
 
 from optbench import __version__, execution, fit, model, stacks, stats
 from optbench.datasets import DATASETS
+from optbench.device import precision_on
 from optbench.errors import UserError
 from optbench.execution import Event, Failure, Split, Stopped
 from optbench.halving import Judge
@@ -239,7 +240,7 @@ def make_plan(sweep: Sweep, output: Path, device: str, workers: int | None, stac
     store = Store(output / sweep.name)
     device = resolve_device(device)
     for precision in {trial.precision for trial in trials}:
-        model.precision_on(device, precision)
+        precision_on(device, precision)
     halving = _halving(sweep)
     pending = stacks.plan(
         trials,

@@ -10,7 +10,8 @@ from itertools import groupby
 
 import torch
 
-from optbench.model import Network, precision_on
+from optbench.device import precision_on
+from optbench.model import Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
 

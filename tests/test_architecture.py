@@ -12,6 +12,8 @@ ROOT = Path(optbench.__file__).parent
 LINE = [
     "errors",
     "bounds",
+    "isolation",
+    "device",
     "randomness",
     "datasets",
     "document",

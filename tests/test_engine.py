@@ -223,3 +223,15 @@ def test_a_stack_ends_when_all_its_trials_are_stopped(trials_of, tiny):
     next(training)
     with pytest.raises(StopIteration):
         training.send(frozenset(trial.trial_id for trial in trials))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "images"),
+    [(139, 1000), (15, 960), (1, 64)],  # an H200, a T4, a very small one
+)
+def test_evaluation_takes_its_share_of_a_gpus_memory(gigabytes, images, monkeypatch):
+    monkeypatch.setattr(engine, "memory_bytes", lambda device: gigabytes * 2**30)
+    per_image = 2**20
+    assert engine._evaluated_at_once(per_image, torch.device("cuda")) == images
+    assert engine._evaluated_at_once(2**40, torch.device("cuda")) == 1
+    assert engine._evaluated_at_once(per_image, torch.device("cpu")) == 100

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from optbench import engine, estimate, execution
 from optbench.execution import Failure, Split, processes
-from optbench.execution.in_process import is_out_of_memory, run_in_process
+from optbench.execution.in_process import run_in_process
 from optbench.progress import Progress
 from optbench.run import execute, make_plan
 from optbench.spec import parse
@@ -123,21 +123,6 @@ def test_a_stack_that_does_not_fit_goes_on_in_halves(trials_of, monkeypatch):
     assert [len(part) for part in splits.pop(whole)] == [2, 2]
     assert splits == {}
     assert rows_of(event for event in events if event[0] is not whole) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
-        (MemoryError(), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-    ],
-)
-def test_want_of_memory_has_many_words(error, expected):
-    assert is_out_of_memory(error) == expected
 
 
 def test_the_estimate_takes_halves_where_the_run_will(trials_of, monkeypatch):

@@ -31,19 +31,23 @@ def test_the_knee_is_where_doubling_gains_less_than_a_tenth(doublings, gain, aft
     assert size == expected
 
 
-def made_up_gpu(monkeypatch, bytes_per_trial, total, images_per_second):
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def made_up_gpu(monkeypatch, bytes_per_trial, total, images_per_second, error=NO_MEMORY):
     """A device with so much memory and so fast for a stack of that size; returns the sizes that were timed."""
     timed, peak = [], []
 
     def seconds_per_image(stack, device):
         if len(stack) * bytes_per_trial > total:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         timed.append(len(stack))
         peak.append(len(stack) * bytes_per_trial)
         return len(stack) / images_per_second(len(stack)), 0.0
 
     cuda = SimpleNamespace(
-        mem_get_info=lambda device: (total, total),
+        get_device_properties=lambda device: SimpleNamespace(total_memory=total),
+        get_device_capability=lambda device: (9, 0),
         empty_cache=lambda: None,
         reset_peak_memory_stats=lambda device: None,
         max_memory_reserved=lambda device: peak[-1],
@@ -76,3 +80,27 @@ def test_speed_and_memory_limit_a_stack(bytes_per_trial, images_per_second, size
     assert timed == before  # remembered
     few = trials[:5]
     assert [len(stack) for stack in plan(few, lambda group: fit.stack_size(group, "cuda"))] == [5]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NO_MEMORY,
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=str,
+)
+def test_a_size_that_does_not_fit_is_told_by_any_librarys_words(error, trials_of, monkeypatch):
+    trials = trials_of("{adam: {lr: [0.1, 0.2, 0.3, 0.4, 0.5]}}", "seeds: 500", "epochs: 1")
+    made_up_gpu(monkeypatch, 80, 10_000, lambda n: n, error)
+    monkeypatch.setattr(fit, "_MEMORY_SHARE", 10)  # so that 128 trials are tried
+    assert fit.stack_size(trials, "cuda") == 64
+
+
+def test_what_else_goes_wrong_is_not_taken_for_a_lack_of_memory(trials_of, monkeypatch):
+    trials = trials_of("{adam: {lr: [0.1, 0.2, 0.3, 0.4, 0.5]}}", "seeds: 500", "epochs: 1")
+    made_up_gpu(monkeypatch, 80, 10_000, lambda n: n, RuntimeError("an illegal memory access was encountered"))
+    monkeypatch.setattr(fit, "_MEMORY_SHARE", 10)
+    with pytest.raises(RuntimeError, match="illegal"):
+        fit.stack_size(trials, "cuda")

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from optbench import engine, step
+from optbench import device, engine, step
 from optbench.execution import Split
 from optbench.execution.in_process import run_in_process
 from optbench.model import CONVOLUTIONS, Network
@@ -25,7 +25,7 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 5e-2, "bf16": 0.2}
 @pytest.fixture(autouse=True)
 def _deterministic(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    engine.make_deterministic("cuda")
+    device.make_deterministic("cuda")
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +86,11 @@ def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precisi
     parameters_TP = exact.initialize([1, 2, 3], "cpu", torch.float64)
     batch, seed_of_T = random_batch(2, batch_size, torch.float64), torch.tensor([0, 1, 1])
     expected_T, expected_TP = exact.loss_and_gradients(parameters_TP, batch.images, batch.labels, seed_of_T)
-    engine.allow_tf32(precision == "tf32")
+    device.allow_tf32(precision == "tf32")
     loss_T, gradients_TP = network.loss_and_gradients(
         parameters_TP.float().cuda(), batch.images.float().cuda(), batch.labels.cuda(), seed_of_T.cuda()
     )
-    engine.allow_tf32(False)
+    device.allow_tf32(False)
     torch.testing.assert_close(loss_T.cpu().double(), expected_T, rtol=TOLERANCE[precision], atol=0)
     for found, expected in zip(gradients_TP.cpu().double(), expected_TP, strict=True):
         error = torch.linalg.norm(found - expected) / torch.linalg.norm(expected)

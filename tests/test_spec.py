@@ -196,7 +196,8 @@ def test_lists_and_ranges_inside_a_schedule_are_axes():
 def test_the_names_of_networks_are_those_that_there_are():
     from typing import get_args
 
-    from optbench.model import ACTIVATIONS, LOSSES, MODELS, PRECISIONS
+    from optbench.device import PRECISIONS
+    from optbench.model import ACTIVATIONS, LOSSES, MODELS
 
     named = {name: list(get_args(PARAMETERS[name])) for name in ("model", "activation", "loss", "precision")}
     assert named == {

@@ -12,6 +12,7 @@ import torch
 
 from optbench import engine
 from optbench.datasets import Dataset, load
+from optbench.device import is_out_of_memory, make_deterministic
 from optbench.execution.event import Event, Failure, Stopped, Verdict, split
 from optbench.stacks import Stack
 
@@ -23,7 +24,7 @@ class Trainer:
     """
 
     def __init__(self, device: str, data_dir: Path | None) -> None:
-        engine.make_deterministic(device)
+        make_deterministic(device)
         self._device, self._data_dir = device, data_dir
         self._datasets: dict[str, Dataset] = {}
         self._waiting: dict[str, engine.Training] = {}
@@ -60,14 +61,6 @@ class Trainer:
         if name not in self._datasets:
             self._datasets[name] = load(name, self._data_dir).to(self._device)
         return self._datasets[name]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or this machine, had not enough memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # As the CPU's allocator, the driver, Triton, and cuBLAS and cuDNN put it.
-    return any(words in str(error).lower() for words in ("can't allocate memory", "out of memory", "alloc_failed"))
 
 
 def run_in_process(

@@ -15,7 +15,7 @@ from typing import Any
 
 from workload import DROPOUT, Result, Settings, evaluated
 
-from optbench import engine, execution
+from optbench import device, engine, execution
 from optbench.spec import parse
 from optbench.stacks import Stack, plan
 from optbench.trials import expand
@@ -24,7 +24,7 @@ _STACK_ON_CPU = 4
 
 
 def _on_gpu(settings: Settings, stacks: list[Stack]) -> Iterator[tuple[Stack, list[dict[str, Any]]]]:
-    engine.make_deterministic(settings.device)  # as `optbench run`
+    device.make_deterministic(settings.device)  # as `optbench run`
     data = settings.load().to(settings.device)
     for stack in stacks:
         for rows in engine.train(stack, data, settings.device):

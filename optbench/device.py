@@ -1,0 +1,118 @@
+"""What a device can do, what its measurements hold for, and the settings under which it computes the same bits.
+
+ROCm's devices are called "cuda" in torch, too; where they differ it is said.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from optbench import __version__
+from optbench.errors import UserError
+
+# How numbers are rounded in the forward and the backward pass.
+PRECISIONS = ("fp32", "tf32", "bf16")
+_TENSOR_CORES = (8, 0)  # the compute capability from which they multiply tf32 and bf16: NVIDIA's Ampere
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+# As torch, the CPU's allocator, the driver, Triton, cuBLAS and cuDNN put it. "Not initialised" is what cuBLAS and cuDNN
+# say of a handle for which there is no memory.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "status_not_initialized")
+
+
+def make_deterministic(device: str) -> None:
+    """Settings under which the same stack gives the same bits; call once in each process that trains.
+
+    On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` takes it back).
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order
+    if device == "cpu":
+        torch.set_flush_denormal(True)  # moments of dead units decay into denormals, which a CPU computes 100× slower
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    allow_tf32(False)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a CUDA device may round operands of float32 products to 10 bits, in convolutions and matmuls alike."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds on a steady clock, once the device has done all its work."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def precisions(device: torch.device | str) -> tuple[str, ...]:
+    """What a device computes in hardware; a CPU's bf16 may be emulated.
+
+    NVIDIA's GPUs have tf32 and bf16 from compute capability 8.0 on (a T4, 7.5, has neither), AMD's have bf16 alone.
+    """
+    device = torch.device(device)
+    if device.type == "cpu" or torch.version.hip:
+        return "fp32", "bf16"
+    return PRECISIONS if torch.cuda.get_device_capability(device) >= _TENSOR_CORES else ("fp32",)
+
+
+def precision_on(device: torch.device | str, precision: str) -> str:
+    """The precision on a device; `auto` is tf32 where there is that, else fp32.
+
+    Raises `UserError` for one that the device has not got.
+    """
+    available = precisions(device)
+    if precision == "auto":
+        return "tf32" if "tf32" in available else "fp32"
+    if precision not in available:
+        place = "a CPU" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
+        needs = "an NVIDIA GPU of compute capability 8.0 or newer"
+        raise UserError(f"precision {precision} needs {needs}; on {place}: {' or '.join(available)}")
+    return precision
+
+
+def memory_bytes(device: torch.device | str) -> int:
+    """The memory of a GPU, whoever uses it."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or this machine, had not enough memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def key(device: torch.device | str) -> str:
+    """What measurements on a device hold for: it, its driver, and the versions of all that chooses or makes kernels."""
+    device = torch.device(device)
+    name = f"{torch.cuda.get_device_name(device)}, driver {_driver()}" if device.type == "cuda" else device.type
+    return f"{name}, optbench {__version__}, torch {torch.__version__}, triton {_triton()}"
+
+
+@cache
+def _driver() -> str:
+    """NVIDIA's version, on Linux; elsewhere that of the runtime that torch was built with."""
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", _DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[0] if found else f"for {torch.version.hip or torch.version.cuda}"
+
+
+@cache
+def _triton() -> str:
+    for name in ("triton", "pytorch-triton-rocm", "triton-windows"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "none"
