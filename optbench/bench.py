@@ -217,7 +217,7 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 # ---------------------------------------------------------------- training on random images
 
 
-def _on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Training:
+def _on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Rows:
     """Training of the stack's trials for so many epochs on so many random images."""
     generator = torch.Generator().manual_seed(0)
 
@@ -333,7 +333,7 @@ class _Meter:
         make_deterministic(device)
         self._device, self._precision = device, precision
         self._type = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._training: dict[tuple[int, int], engine.Training] = {}
+        self._training: dict[tuple[int, int], engine.Rows] = {}
         self._trained: dict[tuple[int, int], float] = {}
 
     def copy_rate(self, size: int, seconds: float) -> float:

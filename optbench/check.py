@@ -6,7 +6,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -14,19 +14,19 @@ import torch
 import yaml
 from torch import Tensor
 
-from optbench import randomness
 from optbench.axes import PARAMETERS
 from optbench.datasets import load
 from optbench.document import Dumper
+from optbench.engine import Training
 from optbench.errors import UserError
-from optbench.model import Network
-from optbench.optimizers import OPTIMIZERS, Hyperparameters, library
+from optbench.optimizers import OPTIMIZERS, library
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.spec import parse
-from optbench.trials import expand
+from optbench.stacks import Stack
+from optbench.trials import Trial, expand
 
 _SOURCE = "sweep"
-STEPS, BATCH_SIZE, TIMED_STEPS, SEED = 40, 64, 9, 0
+EPOCHS, STEPS, BATCH_SIZE, TIMED_STEPS = 3, 40, 64, 9
 # One that takes seconds for a step is judged by fewer of them.
 FEWEST_STEPS, SECONDS = 6, 3.0
 
@@ -41,50 +41,47 @@ class Finding:
 
 
 class _Training:
-    """The network under one optimizer, step by step."""
+    """A trial, step by step."""
 
-    def __init__(self, hyperparameters: Hyperparameters) -> None:
-        self._data, self._network = load("digits"), Network()
-        self._lr, self._same_T = hyperparameters.lr, torch.zeros(1, dtype=torch.int64)
-        self._order_SN = randomness.permutation([SEED], 1, len(self._data.train.labels), "cpu")
-        self.parameters_TP = self._network.initialize([SEED], "cpu")
-        shapes = [shape for shape, _ in self._network.architecture.shapes.values()]
-        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, [hyperparameters], [SEED])
+    def __init__(self, trial: Trial) -> None:
+        self._training = Training(Stack((trial,)), load("digits"), "cpu")
         self.losses: list[float] = []
+
+    @property
+    def optimizer(self) -> StackedOptimizer:
+        return self._training.optimizer
+
+    @property
+    def parameters_TP(self) -> Tensor:
+        return self._training.parameters_TP
 
     def step(self) -> float:
         """One step; returns its seconds. Raises `_StepError` when the optimizer did."""
         if not self.optimizer.failures:
-            steps = self._order_SN.shape[1] // BATCH_SIZE
-            first = self.optimizer.steps % steps * BATCH_SIZE
-            batch_SB = self._order_SN[:, first : first + BATCH_SIZE]
-            images = self._data.normalise(self._data.train.images[batch_SB], torch.float32)
-            labels = self._data.train.labels[batch_SB]
             started = time.perf_counter()
-            loss_T, gradients_TP = self._loss_and_gradients(images, labels)
-            lr_T1 = torch.full((1, 1), self._lr)
-            self.optimizer.step(loss_T, gradients_TP, lr_T1, [self._lr], lambda _: self._again(images, labels))
+            loss_T = self._training.step()
             seconds = time.perf_counter() - started
             self.losses.append(float(loss_T))
         if self.optimizer.failures:
             raise _StepError(self.optimizer.failures[0])
         return seconds
 
-    def _loss_and_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self._network.loss_and_gradients(self.parameters_TP, images, labels, self._same_T)
-
-    def _again(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            loss_T, gradients_TP = self._loss_and_gradients(images, labels)
-        return loss_T[0], gradients_TP[0]
+    def through_a_file(self) -> _Training:
+        """Another training that goes on from this one's checkpoint, written to a file in memory and read again."""
+        file = io.BytesIO()
+        torch.save(self._training.state_dict(), file)
+        file.seek(0)
+        other = _Training(self._training.trials[0])
+        other._training.load_state_dict(torch.load(file, weights_only=False))
+        return other
 
 
 class _StepError(Exception):
     """The traceback of an optimizer that raised."""
 
 
-def hyperparameters_of(name: str, settings: Sequence[str], folder: Path) -> Hyperparameters:
-    """An optimizer by its name in a sweep file, with `--set` settings. Raises `UserError`."""
+def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
+    """A trial of an optimizer, by its name in a sweep file, with `--set` settings. Raises `UserError`."""
     for setting in settings:
         key, _, value = setting.partition("=")
         if value.lstrip().startswith("{min"):
@@ -94,7 +91,7 @@ def hyperparameters_of(name: str, settings: Sequence[str], folder: Path) -> Hype
     block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
     try:
         sweep = parse(
-            f"dataset: digits\nepochs: 1\n{block}",
+            f"dataset: digits\nepochs: {EPOCHS}\nparameters: {{batch_size: {BATCH_SIZE}, dropout: 0}}\n{block}",
             source=_SOURCE,
             settings=[f"optimizers.it.{setting}" for setting in settings],
             folder=folder,
@@ -105,13 +102,13 @@ def hyperparameters_of(name: str, settings: Sequence[str], folder: Path) -> Hype
         raise UserError(words.replace("optimizers.it.", "")) from None
     if len(trials) > 1:
         raise UserError(f"{name}: give each hyperparameter one value")
-    return trials[0].hyperparameters
+    return trials[0]
 
 
-def check(hyperparameters: Hyperparameters) -> list[Finding]:
-    """What is found out about an optimizer, in seconds. One that raises has a single finding, its traceback."""
+def check(trial: Trial) -> list[Finding]:
+    """What is found out about a trial's optimizer, in seconds. One that raises has a single finding, its traceback."""
     torch.set_num_threads(1)
-    training = _Training(hyperparameters)
+    training = _Training(trial)
     try:
         started = time.monotonic()
         while training.optimizer.steps < STEPS and (
@@ -122,13 +119,13 @@ def check(hyperparameters: Hyperparameters) -> list[Finding]:
         return [
             _learns(training),
             _state(training),
-            _cost(hyperparameters),
-            _is_the_same("deterministic", training, _again(hyperparameters, steps)),
-            _is_the_same("checkpoint", training, _from_checkpoint(hyperparameters, steps)),
-            *_licence(hyperparameters),
+            _cost(trial),
+            _is_the_same("deterministic", training, _after(_Training(trial), steps)),
+            _is_the_same("checkpoint", training, _from_checkpoint(trial, steps)),
+            *_licence(trial.algorithm),
         ]
     except _StepError as error:
-        hint = library.advice(hyperparameters.algorithm.removeprefix(f"{library.NAME}."))
+        hint = library.advice(trial.algorithm.removeprefix(f"{library.NAME}."))
         last = str(error).strip().splitlines()[-1]
         return [Finding("steps", False, f"{last}\n{error}" + (f"\nIt is known to work with {hint}." if hint else ""))]
 
@@ -145,34 +142,23 @@ def _state(training: _Training) -> Finding:
     return Finding("state", True, f"{share:.2f} numbers for each parameter")
 
 
-def _cost(hyperparameters: Hyperparameters) -> Finding:
+def _cost(trial: Trial) -> Finding:
     """Median time of a step, gradient included, against SGD's, in alternation."""
-    ours, sgd = _Training(hyperparameters), _Training(OPTIMIZERS["sgd"](lr=1e-3))
+    ours, sgd = _Training(trial), _Training(replace(trial, hyperparameters=OPTIMIZERS["sgd"](lr=1e-3)))
     ratios = [ours.step() / sgd.step() for _ in range(TIMED_STEPS + 1)][1:]  # the first one makes the state
     return Finding("cost", True, f"{median(ratios):.2f} × a step with SGD, gradient included")
 
 
-def _again(hyperparameters: Hyperparameters, steps: int) -> _Training:
-    training = _Training(hyperparameters)
+def _after(training: _Training, steps: int) -> _Training:
     for _ in range(steps):
         training.step()
     return training
 
 
-def _from_checkpoint(hyperparameters: Hyperparameters, steps: int) -> _Training:
-    """Half the steps, state and weights through a file in memory, and the other half with a new object."""
-    before, after = _Training(hyperparameters), _Training(hyperparameters)
-    for _ in range(steps // 2):
-        before.step()
-    file = io.BytesIO()
-    torch.save((before.optimizer.state_dict(), before.parameters_TP), file)
-    file.seek(0)
-    state, parameters_TP = torch.load(file, weights_only=False)
-    after.parameters_TP.copy_(parameters_TP)
-    after.optimizer.load_state_dict(state)
-    for _ in range(steps - steps // 2):
-        after.step()
-    return after
+def _from_checkpoint(trial: Trial, steps: int) -> _Training:
+    """Half the steps, and the other half with a new object that read the first one's state."""
+    half = _after(_Training(trial), steps // 2)
+    return _after(half.through_a_file(), steps - steps // 2)
 
 
 def _is_the_same(name: str, one: _Training, other: _Training) -> Finding:
@@ -184,6 +170,6 @@ def _is_the_same(name: str, one: _Training, other: _Training) -> Finding:
     return Finding(name, same, questions[name](same))
 
 
-def _licence(hyperparameters: Hyperparameters) -> list[Finding]:
-    licence = library.LICENCES.get(hyperparameters.algorithm.removeprefix(f"{library.NAME}."))
+def _licence(algorithm: str) -> list[Finding]:
+    licence = library.LICENCES.get(algorithm.removeprefix(f"{library.NAME}."))
     return [Finding("licence", True, licence)] if licence else []

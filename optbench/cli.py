@@ -455,10 +455,10 @@ def check_optimizer(
     from optbench.report import listings
 
     console = _console()
-    hyperparameters = check.hyperparameters_of(optimizer, settings or [], Path())
+    trial = check.trial_of(optimizer, settings or [], Path())
     with _waiting(console, "training …"):
-        findings = check.check(hyperparameters)
-    listings.print_findings(hyperparameters, findings, console)
+        findings = check.check(trial)
+    listings.print_findings(trial.hyperparameters, findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(TRIAL_FAILED)
 

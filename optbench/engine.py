@@ -1,4 +1,4 @@
-"""The training loop, the only one: `train(stack)` yields the rows of every trial after every epoch.
+"""Training, in one place: `Training` is a stack with its state, `train(stack)` yields its rows after every epoch.
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, K classes, P parameters,
 U dropout units.
@@ -7,7 +7,7 @@ U dropout units.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,9 @@ from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.schedules import LearningRate
 from optbench.stacks import Stack
-from optbench.step import Step
-from optbench.trials import Trial
+from optbench.step import Steps, distinct_seeds
 
 Row = dict[str, Any]
-Training = Generator[list[Row], frozenset[str] | None, None]
 
 # Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so much memory, or so much of
 # all that the device has, by the estimate for training, of which evaluation takes less than half.
@@ -32,7 +30,150 @@ EVALUATION_IMAGES_CPU = 100
 EVALUATION_BYTES, EVALUATION_SHARE = 2**33, 1 / 16
 
 
-def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Training:
+class Training:
+    """A stack on a device: the trials that still train, their weights, optimizers and schedules, and how far they are.
+
+    `step` or `epoch` trains, `rows` evaluates, `keep` lets trials go. `epoch_number` counts the epochs that are over,
+    `train_seconds` the time that `epoch` took for them.
+    """
+
+    def __init__(
+        self, stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.device, self.epochs = torch.device(device), stack.epochs
+        self.trials = list(stack.trials)
+        self.epoch_number, self.train_seconds = 0, 0.0
+        self._data, self._dtype = dataset.to(device), dtype
+        network = stack.network(device)
+        allow_tf32(network.precision == "tf32")
+        self.network = with_convolution(network, len(stack), stack.batch_size, self.device)
+
+        seeds = [trial.seed for trial in self.trials]
+        distinct, seed_of_T = distinct_seeds(seeds, self.device)
+        self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
+        shapes = [shape for shape, _ in self.network.architecture.shapes.values()]
+        hyperparameters = [trial.hyperparameters for trial in self.trials]
+        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds)
+        self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
+        self._steps = self._new_steps()
+        self._rates = [
+            LearningRate(t.schedule, t.hyperparameters.lr, self._steps.per_epoch, stack.epochs) for t in self.trials
+        ]
+        self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
+
+    def _new_steps(self) -> Steps:
+        return Steps(self.network, self._data, self.trials, self.parameters_TP, self.optimizer, self._finite_T)
+
+    @property
+    def step_number(self) -> int:
+        """Steps that each trial has made."""
+        return self.epoch_number * self._steps.per_epoch + self._steps.done
+
+    def step(self) -> Tensor:
+        """One step of every trial; returns their losses (T,), before the step, in memory that the next one reuses."""
+        if self._steps.done == 0:
+            self._begin_epoch()
+        loss_T = self._steps.step()
+        if self._steps.done == self._steps.per_epoch:
+            self._end_epoch()
+        return loss_T
+
+    def epoch(self) -> None:
+        """The steps of the next epoch, or those that are left of it."""
+        allow_tf32(self.network.precision == "tf32")  # another stack may have trained in this process meanwhile
+        self._steps.prepare()
+        epoch, started = self.epoch_number, clock(self.device)
+        while self.epoch_number == epoch:
+            self.step()
+        self.train_seconds += clock(self.device) - started
+
+    def _begin_epoch(self, done: int = 0) -> None:
+        lrs_NT = list(zip(*(rate.of_epoch(self.epoch_number) for rate in self._rates), strict=True))
+        self._scheduled_lrs = list(lrs_NT[-1])
+        self._steps.begin(self.epoch_number + 1, lrs_NT, done)
+
+    def _end_epoch(self) -> None:
+        self.epoch_number += 1
+        self._steps.done = 0
+
+    def rows(self) -> list[Row]:
+        """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
+        measured = {}
+        with self.optimizer.evaluating():
+            for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
+                loss_T, accuracy_T = evaluate(self.network, self.parameters_TP, split, self._data, self._dtype)
+                self._finite_T &= loss_T.isfinite()
+                measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, accuracy_T
+        finite = self._finite_T.tolist()
+        columns = {
+            name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
+            for name, values_T in measured.items()
+        }
+        if self.epoch_number > 0:
+            for rate, val_loss in zip(self._rates, columns["val_loss"], strict=True):
+                rate.observe(val_loss)
+        return [
+            {
+                "trial_id": trial.trial_id,
+                "epoch": self.epoch_number,
+                "step": self.step_number,
+                **self._status(t, finite[t]),
+                "scheduled_lr": self._scheduled_lrs[t],
+                "train_seconds": self.train_seconds,
+                "convolution": self.network.convolution if trial.model == "cnn" else None,
+                **{name: values[t] for name, values in columns.items()},
+            }
+            for t, trial in enumerate(self.trials)
+        ]
+
+    def _status(self, t: int, is_finite: bool) -> Row:
+        if not is_finite:
+            return {"status": "diverged", "error": None}
+        if t in self.optimizer.failures:
+            return {"status": "failed", "error": self.optimizer.failures[t]}
+        return {"status": "finished" if self.epoch_number == self.epochs else "running", "error": None}
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with these of the trials alone, by their places in `trials`."""
+        if len(kept) == len(self.trials):
+            return
+        self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
+        self.parameters_TP, self._finite_T = self.parameters_TP[kept], self._finite_T[kept]
+        self.optimizer.keep(kept, self.parameters_TP)
+        self._steps = self._new_steps()
+
+    def release(self) -> None:
+        """Give free what a training that waits does not need; the next epoch makes it again."""
+        self._steps.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on bit by bit where this one is, in tensors and plain values."""
+        return {
+            "epoch": self.epoch_number,
+            "step": self._steps.done,
+            "train_seconds": self.train_seconds,
+            "parameters": self.parameters_TP.clone(),
+            "finite": self._finite_T.clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": [rate.state_dict() for rate in self._rates],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one with the same trials left off."""
+        self.epoch_number, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.parameters_TP.copy_(state["parameters"])
+        self._finite_T.copy_(state["finite"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for rate, own in zip(self._rates, state["schedules"], strict=True):
+            rate.load_state_dict(own)
+        if state["step"] > 0:
+            self._begin_epoch(state["step"])
+
+
+Rows = Generator[list[Row], frozenset[str] | None, None]
+
+
+def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Rows:
     """Train a stack; yields one row for each trial, first for epoch 0 (before training), then after each epoch.
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
@@ -42,84 +183,17 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     row is a trial's last, and so is that of a trial whose id is sent into the generator. The stack goes on without
     them.
     """
-    device = torch.device(device)
-    data, network = dataset.to(device), stack.network(device)
-    allow_tf32(network.precision == "tf32")
-    network = with_convolution(network, len(stack), stack.batch_size, device)
-
-    trials = list(stack.trials)
-    seeds, seed_of_T = _seeds(trials, device)
-    parameters_TP = network.initialize(seeds, device, dtype)[seed_of_T]
-    optimizer = StackedOptimizer(
-        parameters_TP,
-        [shape for shape, _ in network.architecture.shapes.values()],
-        [trial.hyperparameters for trial in trials],
-        [trial.seed for trial in trials],
-    )
-    finite_T = torch.ones(len(trials), dtype=torch.bool, device=device)
-    step = Step(network, data, trials, seeds, seed_of_T, parameters_TP, optimizer, finite_T)
-    rates = [LearningRate(t.schedule, t.hyperparameters.lr, step.steps, stack.epochs) for t in trials]
-    scheduled_lrs = [trial.hyperparameters.lr for trial in trials]
-    train_seconds = 0.0
-
-    for epoch in range(stack.epochs + 1):
-        if epoch > 0:
-            lrs_NT = list(zip(*(rate.of_epoch(epoch - 1) for rate in rates), strict=True))
-            scheduled_lrs = list(lrs_NT[-1])
-            allow_tf32(network.precision == "tf32")  # another stack may have trained in this process meanwhile
-            step.prepare()
-            started = clock(device)
-            step.train_epoch(epoch, lrs_NT)
-            train_seconds += clock(device) - started
-
-        measured = {}
-        with optimizer.evaluating():
-            for name, split in (("train", data.train_eval), ("val", data.val), ("test", data.test)):
-                loss_T, accuracy_T = evaluate(network, parameters_TP, split, data, dtype)
-                finite_T &= loss_T.isfinite()
-                measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, accuracy_T
-        finite = finite_T.tolist()
-        columns = {
-            name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
-            for name, values_T in measured.items()
-        }
-        if epoch > 0:
-            for rate, val_loss in zip(rates, columns["val_loss"], strict=True):
-                rate.observe(val_loss)
-        last = "finished" if epoch == stack.epochs else "running"
-        rows = [
-            {
-                "trial_id": trial.trial_id,
-                "epoch": epoch,
-                "step": epoch * step.steps,
-                "status": "diverged" if not finite[t] else "failed" if t in optimizer.failures else last,
-                "error": optimizer.failures.get(t) if finite[t] else None,
-                "scheduled_lr": scheduled_lrs[t],
-                "train_seconds": train_seconds,
-                "convolution": network.convolution if trial.model == "cnn" else None,
-                **{name: values[t] for name, values in columns.items()},
-            }
-            for t, trial in enumerate(trials)
-        ]
-        if epoch in stack.rungs:
-            step.release()
+    training = Training(stack, dataset, device, dtype)
+    while True:
+        rows = training.rows()
+        if training.epoch_number in stack.rungs:
+            training.release()
         stop = (yield rows) or frozenset()
         kept = [t for t, row in enumerate(rows) if row["status"] == "running" and row["trial_id"] not in stop]
         if not kept:
             return
-        if len(kept) < len(trials):
-            trials, rates = [trials[t] for t in kept], [rates[t] for t in kept]
-            seeds, seed_of_T = _seeds(trials, device)
-            parameters_TP = parameters_TP[kept]
-            finite_T = finite_T[kept]
-            optimizer.keep(kept, parameters_TP)
-            step = Step(network, data, trials, seeds, seed_of_T, parameters_TP, optimizer, finite_T)
-
-
-def _seeds(trials: Sequence[Trial], device: torch.device) -> tuple[list[int], Tensor]:
-    """The distinct seeds, and which of them each trial has, an int64 index (T,)."""
-    seeds = list(dict.fromkeys(trial.seed for trial in trials))
-    return seeds, torch.tensor([seeds.index(trial.seed) for trial in trials], device=device)
+        training.keep(kept)
+        training.epoch()
 
 
 def evaluate(

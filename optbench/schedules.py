@@ -8,6 +8,7 @@ and steps count from 0. `reduce_lr_on_plateau` alone depends on what happened an
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -345,3 +346,12 @@ class LearningRate:
             if self._base - lr > 1e-8:  # torch's eps: too small a change is none
                 self._base = lr
             self._cooling, self._bad_epochs = plateau.cooldown, 0
+
+    def state_dict(self) -> dict[str, float]:
+        """What depends on how the epochs ended."""
+        return {"base": self._base, "best": self._best, "bad_epochs": self._bad_epochs, "cooling": self._cooling}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one with the same schedule left off."""
+        self._base, self._best = state["base"], state["best"]
+        self._bad_epochs, self._cooling = state["bad_epochs"], state["cooling"]

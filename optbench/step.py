@@ -1,4 +1,4 @@
-"""One training step of a stack, on memory that stays where it is: a CUDA device records it once and replays it.
+"""The training steps of a stack, on memory that stays where it is: a CUDA device records one and replays it.
 
 A step of small networks is a hundred small kernels, and to launch them one by one costs more than to run them. So all
 that changes from step to step is read from tensors that are filled for many steps at once, and the step finds its place
@@ -35,10 +35,11 @@ _LOGGED = 300  # characters of a reason
 _log = logging.getLogger(__name__)
 
 
-class Step:
-    """The steps of the stack `trials`, whose weights are `parameters_TP`; it trains them in place.
+class Steps:
+    """The steps of an epoch for `trials`, whose weights are `parameters_TP`; they train them in place.
 
-    `seed_of_T`: which of the `seeds` each trial has. `finite_T` turns false where a loss was not finite.
+    `finite_T` turns false where a loss was not finite. `per_epoch` is the number of steps, `done` how many were made
+    since `begin`.
     """
 
     def __init__(
@@ -46,25 +47,28 @@ class Step:
         network: Network,
         data: Dataset,
         trials: Sequence[Trial],
-        seeds: Sequence[int],
-        seed_of_T: Tensor,
         parameters_TP: Tensor,
         optimizer: StackedOptimizer,
         finite_T: Tensor,
     ) -> None:
         device, like = parameters_TP.device, parameters_TP
-        self._network, self._data, self._seeds, self._seed_of_T = network, data, seeds, seed_of_T
+        self._network, self._data, self._device = network, data, device
         self._parameters_TP, self._optimizer, self._finite_T = parameters_TP, optimizer, finite_T
+        self._seeds, self._seed_of_T = distinct_seeds([trial.seed for trial in trials], device)
         self._batch_size = trials[0].batch_size
         examples = len(data.train.labels)
-        self.steps = examples // self._batch_size  # of an epoch; the examples left over differ from epoch to epoch
+        self.per_epoch = examples // self._batch_size  # the examples left over differ from epoch to epoch
+        self.done = 0
 
-        self._order_SN = torch.zeros(len(seeds), examples, dtype=torch.int64, device=device)
-        self._lr_NT1 = torch.zeros(self.steps, len(trials), 1, dtype=like.dtype, device=device)
+        self._epoch = 0
+        self._lrs_NT: Sequence[Sequence[float]] = ()
+        self._order_SN = torch.zeros(len(self._seeds), examples, dtype=torch.int64, device=device)
+        self._lr_NT1 = torch.zeros(self.per_epoch, len(trials), 1, dtype=like.dtype, device=device)
         self._step_of_epoch = torch.zeros((), dtype=torch.int64, device=device)
         self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
         self._places_B = torch.arange(self._batch_size, device=device)
-        self._dropout = _Dropout(network, trials, len(seeds), self.steps, like)
+        self._dropout = _Dropout(network, trials, len(self._seeds), self.per_epoch, like)
+        self._chunk_ends = 0  # the step before which dropout is drawn again
         self._recorded: Callable[[], object] | None = None
         self._cannot_be_recorded = False
 
@@ -72,11 +76,12 @@ class Step:
         """Record the step, where the device can; once, and again after `release`."""
         if self._recorded is not None or self._cannot_be_recorded:
             return
-        self._step_of_epoch.zero_()  # after an epoch they point behind its last step
-        self._step_of_chunk.zero_()
+        self._step_of_epoch.fill_(self.done)  # after an epoch they point behind its last step
+        if not 0 < self.done < self._chunk_ends:
+            self._step_of_chunk.zero_()
         changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
         try:
-            self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._parameters_TP.device)
+            self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._device)
         except RecordingError as error:
             self._cannot_be_recorded = True
             reason = shorten(str(error), _LOGGED, placeholder=" …")
@@ -87,19 +92,24 @@ class Step:
         self._recorded = None
         del self._batch, self._loss_T, self._gradients_TP
 
-    def train_epoch(self, epoch: int, lrs_NT: Sequence[Sequence[float]]) -> None:
-        """All steps of an epoch, counted from 1, each with its learning rates."""
-        device, run = self._parameters_TP.device, self._recorded or self._step
-        self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], device))
+    def begin(self, epoch: int, lrs_NT: Sequence[Sequence[float]], done: int = 0) -> None:
+        """Begin an epoch, counted from 1, with the learning rates of all its steps; `done` were made before."""
+        self._epoch, self._lrs_NT, self.done, self._chunk_ends = epoch, lrs_NT, done, done
+        self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], self._device))
         self._lr_NT1.copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
-        self._step_of_epoch.zero_()
-        for first in range(0, self.steps, self._dropout.steps):
-            n = min(self._dropout.steps, self.steps - first)
-            self._dropout.draw(self._seeds, epoch, first, n)
+        self._step_of_epoch.fill_(done)
+
+    def step(self) -> Tensor:
+        """The next step of the epoch; returns the losses (T,), in memory that the next step reuses."""
+        if self.done == self._chunk_ends:
+            n = min(self._dropout.steps, self.per_epoch - self.done)
+            self._dropout.draw(self._seeds, self._epoch, self.done, n)
             self._step_of_chunk.zero_()
-            for lrs in lrs_NT[first : first + n]:
-                run()
-                self._optimizer.step_singles(self._loss_T, self._gradients_TP, lrs, self._again)
+            self._chunk_ends += n
+        (self._recorded or self._step)()
+        self._optimizer.step_singles(self._loss_T, self._gradients_TP, self._lrs_NT[self.done], self._again)
+        self.done += 1
+        return self._loss_T
 
     def _step(self) -> None:
         place_B = self._step_of_epoch * self._batch_size + self._places_B
@@ -166,6 +176,12 @@ class _Dropout:
             return None
         uniform_SBU = self._uniform_SNU.index_select(1, place_B)
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
+
+
+def distinct_seeds(seeds: Sequence[int], device: torch.device) -> tuple[list[int], Tensor]:
+    """The distinct seeds, and which of them each trial has, an int64 index (T,)."""
+    distinct = list(dict.fromkeys(seeds))
+    return distinct, torch.tensor([distinct.index(seed) for seed in seeds], device=device)
 
 
 class RecordingError(Exception):

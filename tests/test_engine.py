@@ -1,6 +1,7 @@
 """The same trial is the same trial: alone or stacked, once or twice, beside one that diverges."""
 
 import dataclasses
+import io
 import math
 
 import pytest
@@ -235,3 +236,48 @@ def test_evaluation_takes_its_share_of_a_gpus_memory(gigabytes, images, monkeypa
     assert engine._evaluated_at_once(per_image, torch.device("cuda")) == images
     assert engine._evaluated_at_once(2**40, torch.device("cuda")) == 1
     assert engine._evaluated_at_once(per_image, torch.device("cpu")) == 100
+
+
+STATEFUL = """
+  nesterov: {optimizer: sgd, lr: 0.05, momentum: 0.9, nesterov: true, dropout: 0.5, schedule: cosine}
+  adam: {lr: 0.003, schedule: {name: reduce_lr_on_plateau, patience: 0, factor: 0.5}}
+  lbfgs: {lr: 0.5, max_iter: 2}
+  muon: {lr: 0.003}
+  prodigy: {optimizer: pytorch_optimizer.prodigy}
+"""
+
+
+@pytest.mark.parametrize("steps", [1, 8, 13])
+def test_a_training_goes_on_bit_by_bit_from_its_state(steps, trials_of, tiny):
+    """At any step of an epoch, or between two, through a file."""
+    stack = Stack(tuple(trials_of(STATEFUL, "epochs: 4", "seeds: 2", LINES[1])))
+    whole = engine.Training(stack, tiny, "cpu")
+    whole.rows()
+    for step in range(steps):
+        if step == 8:
+            whole.rows()
+        whole.step()
+    file = io.BytesIO()
+    torch.save(whole.state_dict(), file)
+    file.seek(0)
+    resumed = engine.Training(stack, tiny, "cpu")
+    resumed.load_state_dict(torch.load(file))
+    assert resumed.step_number == whole.step_number == steps
+    for _ in range(2):
+        rows = []
+        for training in (whole, resumed):
+            training.epoch()
+            rows.append([{k: v for k, v in row.items() if k not in NOT_OF_THE_TRIAL} for row in training.rows()])
+        assert rows[0] == rows[1]
+        assert torch.equal(whole.parameters_TP, resumed.parameters_TP)
+
+
+def test_a_training_step_by_step_is_a_training_epoch_by_epoch(trials_of, tiny):
+    stack = Stack(tuple(trials_of(STATEFUL, *LINES)))
+    by_step, by_epoch = (engine.Training(stack, tiny, "cpu") for _ in range(2))
+    for _ in range(8):
+        losses_T = by_step.step()
+        assert losses_T.shape == (len(stack),)
+    by_epoch.epoch()
+    assert (by_step.epoch_number, by_step.step_number) == (by_epoch.epoch_number, by_epoch.step_number) == (1, 8)
+    assert torch.equal(by_step.parameters_TP, by_epoch.parameters_TP)

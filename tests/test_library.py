@@ -1,5 +1,6 @@
 """Every optimizer of pytorch_optimizer: those that are said to work do, and for the others there is a reason."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import torch
 
 import optbench
 from optbench import check
+from optbench.datasets import load as load_dataset
+from optbench.engine import Training
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS, library
 from optbench.optimizers.lookup import find
 from optbench.spec import load
+from optbench.stacks import Stack
 
 ALL_OPTIMIZERS = Path(optbench.__file__).parent.parent / "experiments" / "all_optimizers.yaml"
 
@@ -27,12 +31,14 @@ def test_every_name_is_known():
 def test_it_steps_on_the_network(name):
     """A few steps; that each also learns, repeats itself and survives a checkpoint was surveyed once."""
     hyperparameters = find(f"{library.NAME}.{name}", Path())(lr=1e-3, **library.WITH.get(name, {}))
-    training = check._Training(hyperparameters)
+    trial = dataclasses.replace(check.trial_of("sgd", [], Path()), hyperparameters=hyperparameters)
+    training = Training(Stack((trial,)), load_dataset("digits"), "cpu")
     start_TP = training.parameters_TP.clone()
     for _ in range(15):  # some wait for their moments before they move
         training.step()
         if training.optimizer.steps >= 3 and not torch.equal(training.parameters_TP, start_TP):
             break
+    assert training.optimizer.failures == {}
     assert torch.isfinite(training.parameters_TP).all()
     assert not torch.equal(training.parameters_TP, start_TP)
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from optbench import engine, model, step
 from optbench.optimizers.rules import RULES
 from optbench.stacks import Stack
-from optbench.step import Step
+from optbench.step import Steps
 
 RULES_YAML = "\n".join(["", *(f"  {name}: {{lr: 0.01}}" for name in RULES)])
 MORE = """
@@ -62,7 +62,7 @@ def networks(trials):
 
 
 def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
-    original = Step._step
+    original = Steps._step
     seen = []
 
     def watched(self):
@@ -70,7 +70,7 @@ def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
             original(self)
         seen.append(self)
 
-    monkeypatch.setattr(Step, "_step", watched)
+    monkeypatch.setattr(Steps, "_step", watched)
     some = [trials[0], trials[-1]]
     for several in [on(trials, "mlp"), *networks(some)]:
         rows_of([dataclasses.replace(trial, epochs=1) for trial in several], tiny)

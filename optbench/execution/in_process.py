@@ -27,7 +27,7 @@ class Trainer:
         make_deterministic(device)
         self._device, self._data_dir = device, data_dir
         self._datasets: dict[str, Dataset] = {}
-        self._waiting: dict[str, engine.Training] = {}
+        self._waiting: dict[str, engine.Rows] = {}
 
     def advance(self, stack: Stack, stop: frozenset[str] = frozenset()) -> Iterator[list[dict[str, Any]] | Failure]:
         """Begin a stack, or go on with one that waits, without the trials in `stop`; yields rows, or its failure."""
