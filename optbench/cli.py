@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from enum import StrEnum
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from optbench import __version__
-from optbench.errors import UserError
+from optbench.errors import PerformanceWarning, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,17 +26,33 @@ _MANY_RUNS = 100
 
 
 class _Commands(TyperGroup):
-    """Shows a `UserError` as its text alone."""
+    """Shows a `UserError` and a `PerformanceWarning` as their text alone."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _performance_warnings_as_text():
+                return super().invoke(ctx)
         except UserError as error:
             print(f"optbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
             raise typer.Exit(USAGE) from None
         except BrokenPipeError:  # `optbench report | head`
             sys.stderr.close()
             raise typer.Exit(OK) from None
+
+
+@contextmanager
+def _performance_warnings_as_text() -> Iterator[None]:
+    original = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any) -> str:
+        is_ours = issubclass(category, PerformanceWarning)
+        return f"warning: {message}\n" if is_ours else original(message, category, *place)
+
+    warnings.formatwarning = formatted  # type: ignore[assignment]  # typeshed names each part of the place
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 app = typer.Typer(

@@ -1,13 +1,26 @@
-"""What the user can mend: one exception, caught once, in `cli`."""
+"""What the user can mend: one exception, caught once, in `cli`; and what only makes it slower: one warning."""
 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
+from textwrap import shorten
+
+_REASON = 300  # characters: a compiler's may have thousands
 
 
 class UserError(Exception):
     """A problem that the user can mend; its text is shown without a traceback and the exit code is 2."""
+
+
+class PerformanceWarning(UserWarning):
+    """Something works, but more slowly than it could; `cli` shows its text alone, without a place in the code."""
+
+
+def warn_slower(what: str, reason: str) -> None:
+    """Warn in one line of what is slower, and why; the same line is shown only once."""
+    warnings.warn(f"{what}: {shorten(reason, _REASON, placeholder=' …')}", PerformanceWarning, stacklevel=2)
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

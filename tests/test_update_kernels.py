@@ -1,5 +1,9 @@
 """The kernels of update rules against the rules; Triton's interpreter runs them where there is no GPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +13,11 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytestmark = pytest.mark.gpu
 
+from optbench.errors import PerformanceWarning
 from optbench.kernels import updates
 from optbench.optimizers import OPTIMIZERS
 from optbench.optimizers.rules import RULES
-from optbench.optimizers.stacked import _columns
+from optbench.optimizers.stacked import StackedOptimizer, _columns
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 4
@@ -86,3 +91,72 @@ def test_what_a_kernel_does_not_know_stays_with_the_rule():
     assert updates.update_of("adam", _columns([OPTIMIZERS["adam"](amsgrad=True).model_dump()], like)) is None
     assert updates.update_of("adagrad", {}) is None
     assert updates.UPDATES.keys() <= RULES.keys()
+
+
+class OnCuda(torch.Tensor):
+    """Says that it is where kernels are used."""
+
+    is_cuda = True
+
+
+@pytest.fixture(autouse=True)
+def _ask_anew():
+    updates.obstacle_on.cache_clear()
+    yield
+    updates.obstacle_on.cache_clear()
+
+
+def stepped():
+    """Weights, at first 0, after a step of Adam with gradients of 1, whose size is the learning rate."""
+    parameters_TP = torch.zeros(2, 100, device=DEVICE)
+    optimizer = StackedOptimizer(parameters_TP.as_subclass(OnCuda), [(100,)], [OPTIMIZERS["adam"](lr=0.1)] * 2, [0, 1])
+    optimizer.step_groups(torch.ones_like(parameters_TP), torch.full((2, 1), 0.1, device=DEVICE))
+    return parameters_TP
+
+
+STEPPED = torch.full((2, 100), -0.1, device=DEVICE)
+
+
+def test_a_stack_is_updated_by_kernels_where_they_work(monkeypatch):
+    launched, launch = [], updates.launch
+
+    def watched(kernel, *rest, **named):
+        launched.append(kernel)
+        launch(kernel, *rest, **named)
+
+    monkeypatch.setattr(updates, "launch", watched)
+    torch.testing.assert_close(stepped(), STEPPED)
+    assert launched == [updates._sgd, updates._adam]  # the first one to see whether it works
+
+
+def test_a_stack_without_kernels_trains_and_says_why(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(updates, "launch", fails)
+    with pytest.warns(PerformanceWarning, match=r"which is slower: RuntimeError: Failed to find C compiler\.$"):
+        torch.testing.assert_close(stepped(), STEPPED)
+    with pytest.raises(PerformanceWarning):  # a test that does not expect it fails
+        stepped()
+
+
+def test_a_stack_without_triton_trains_and_says_so(monkeypatch):
+    monkeypatch.delitem(sys.modules, "optbench.kernels.updates")
+    monkeypatch.setitem(sys.modules, "triton", None)  # an import of it raises ModuleNotFoundError
+    with pytest.warns(PerformanceWarning, match="triton"):
+        torch.testing.assert_close(stepped(), STEPPED)
+
+
+def test_the_command_line_shows_it_once_in_one_line():
+    """Triton itself refuses: the tensors that say they are on a GPU are in the CPU's memory."""
+    script = "import torch, sys; torch.Tensor.is_cuda = True; from optbench.cli import app; app(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check-optimizer", "adam"],
+        env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: optimizers run without fused kernels, which is slower: ")
+    assert done.stderr.count("\n") == 1

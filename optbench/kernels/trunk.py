@@ -26,6 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optbench.kernels import launch
+
 _SIDE: tl.constexpr = tl.constexpr(28)  # of an image
 _POOLED: tl.constexpr = tl.constexpr(12)  # side of the pooled output
 _WINDOWS: tl.constexpr = tl.constexpr(144)  # of one image and channel
@@ -58,8 +60,6 @@ BACKWARD1 = {
 # Images whose gradients one program adds up. Its sums, 19 KB, are then a tenth of the 200 KB that it reads; and since
 # the number does not depend on the stack, a trial's gradient is bitwise the same in every stack.
 CHUNK = 8
-# a·b + c is rounded once, as in torch's own kernels; Triton warns where this is left open.
-_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
 # The names of a sweep → those of tl.dot; bf16 rounds the operands and, like the others, sums in float32.
 _PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "bf16"}
@@ -306,11 +306,10 @@ class _Trunk(torch.autograd.Function):
         output_TBDHW = images_SBHW.new_empty(trials, batch, 32, 12, 12)
         code_TBDHW = torch.empty_like(output_TBDHW, dtype=torch.uint8)
         grid = (triton.cdiv(batch * 144, FORWARD[precision]["N"]), trials)
-        with torch.cuda.device_of(images_SBHW):
-            _forward[grid](
-                images_SBHW, seed_of_T, w1, b1, w2_TKDC, b2, output_TBDHW, code_TBDHW, batch,
-                slope=slope, precision=precision, **FORWARD[precision], **_OPTIONS,
-            )  # fmt: skip
+        launch(
+            _forward, grid, images_SBHW, seed_of_T, w1, b1, w2_TKDC, b2, output_TBDHW, code_TBDHW, batch,
+            slope=slope, precision=precision, **FORWARD[precision],
+        )  # fmt: skip
         ctx.save_for_backward(images_SBHW, seed_of_T, w1, b1, w2_TKDC, code_TBDHW)
         ctx.constants = {"slope": slope, "precision": precision}
         return output_TBDHW
@@ -327,14 +326,13 @@ class _Trunk(torch.autograd.Function):
         block = 512
         inputs = (images_SBHW, seed_of_T, w1, b1)
         outputs = (code_TBDHW, grad_TBDHW, partial_TIP, batch)
-        with torch.cuda.device_of(grad_TBDHW):
-            for kernel, arguments, config in (
-                (_backward2, (*inputs, *outputs), BACKWARD2[precision]),
-                (_backward1, (*inputs, w2_TKDC, *outputs), BACKWARD1[precision]),
-            ):
-                tiles = CHUNK * 144 // config["N"]
-                kernel[chunks, trials](*arguments, **ctx.constants, TILES=tiles, **config, **_OPTIONS)
-            _add_chunks[triton.cdiv(_P.value, block), trials](partial_TIP, sum_TP, chunks, BLOCK=block, **_OPTIONS)
+        for kernel, arguments, config in (
+            (_backward2, (*inputs, *outputs), BACKWARD2[precision]),
+            (_backward1, (*inputs, w2_TKDC, *outputs), BACKWARD1[precision]),
+        ):
+            tiles = CHUNK * 144 // config["N"]
+            launch(kernel, (chunks, trials), *arguments, **ctx.constants, TILES=tiles, **config)
+        launch(_add_chunks, (triton.cdiv(_P.value, block), trials), partial_TIP, sum_TP, chunks, BLOCK=block)
         w2, b2, w1, b1 = sum_TP.split([_W2.value, 32, 9 * 16, 16], dim=1)
         w2 = w2.view(trials, 3, 3, 32, 16).permute(0, 3, 4, 1, 2)
         w1 = w1.view(trials, 3, 3, 1, 16).permute(0, 4, 3, 1, 2)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optbench.kernels import launch
 from optbench.optimizers.rules import Tensors, Update, corrections, kept_of_gradient
 
 _BLOCK, _WARPS = 1024, 4  # numbers of a program, four for each thread: loads of 16 bytes
@@ -77,12 +78,12 @@ def _sgd(
 def _run_adam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor, is_decoupled: bool) -> None:
     correction1, correction2 = corrections(p, h, t)
     decay = h.get("weight_decay")
-    with torch.cuda.device_of(p):
-        _adam[_grid(p)](
-            p, g, s["exp_avg"], s["exp_avg_sq"], lr, h["beta1"], h["beta2"], h["eps"], lr if decay is None else decay,
-            correction1, correction2, p.shape[1],
-            HAS_DECAY=decay is not None, DECOUPLED=is_decoupled, BLOCK=_BLOCK, num_warps=_WARPS,
-        )  # fmt: skip
+    launch(
+        _adam, _grid(p),
+        p, g, s["exp_avg"], s["exp_avg_sq"], lr, h["beta1"], h["beta2"], h["eps"], lr if decay is None else decay,
+        correction1, correction2, p.shape[1],
+        HAS_DECAY=decay is not None, DECOUPLED=is_decoupled, BLOCK=_BLOCK, num_warps=_WARPS,
+    )  # fmt: skip
 
 
 def _grid(p: Tensor) -> tuple[int, int]:
@@ -102,13 +103,13 @@ def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -
 def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
     """As `rules.sgd`."""
     has_momentum = "momentum" in h
-    with torch.cuda.device_of(p):
-        _sgd[_grid(p)](
-            p, g, s["momentum_buffer"] if has_momentum else g, lr, h.get("weight_decay", lr), h.get("momentum", lr),
-            kept_of_gradient(h, t) if has_momentum else lr, h.get("nesterov", lr), p.shape[1],
-            HAS_DECAY="weight_decay" in h, HAS_MOMENTUM=has_momentum, HAS_NESTEROV="nesterov" in h,
-            BLOCK=_BLOCK, num_warps=_WARPS,
-        )  # fmt: skip
+    launch(
+        _sgd, _grid(p),
+        p, g, s["momentum_buffer"] if has_momentum else g, lr, h.get("weight_decay", lr), h.get("momentum", lr),
+        kept_of_gradient(h, t) if has_momentum else lr, h.get("nesterov", lr), p.shape[1],
+        HAS_DECAY="weight_decay" in h, HAS_MOMENTUM=has_momentum, HAS_NESTEROV="nesterov" in h,
+        BLOCK=_BLOCK, num_warps=_WARPS,
+    )  # fmt: skip
 
 
 # The update of a rule, and the hyperparameter that it does not know.
@@ -120,14 +121,17 @@ UPDATES: dict[str, tuple[Update, str | None]] = {
 
 
 @cache
-def works_on(device: torch.device) -> bool:
-    """Whether kernels can be built and run there: Triton wants a C compiler, and a GPU that is not too old."""
+def obstacle_on(device: torch.device) -> str:
+    """Why kernels cannot be built or run there, empty where they can.
+
+    Triton wants a C compiler, and a GPU that is not too old.
+    """
     one = torch.ones(1, 1, device=device)
     try:
         sgd(one, one.clone(), {}, {}, one, one)
-    except Exception:
-        return False
-    return True
+    except Exception as error:  # a compiler's, a driver's; which ones there are nobody knows
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def update_of(name: str, hyperparameters: Tensors) -> Update | None:

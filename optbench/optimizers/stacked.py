@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench.errors import warn_slower
 from optbench.optimizers import Hyperparameters
 from optbench.optimizers.adapter import LeafOptimizer, Shape
 from optbench.optimizers.rules import RULES, Tensors, Update
@@ -116,14 +117,19 @@ class StackedOptimizer:
         return _Group(rows, self._kernel(name, columns) or rule.update, columns, state)
 
     def _kernel(self, name: str, columns: Tensors) -> Update | None:
-        """The rule in one kernel, where there is one for this device and type."""
+        """The rule in one kernel, where there is one for this device and type; a warning says why it cannot be used."""
         if not self.parameters_TP.is_cuda or self.parameters_TP.dtype != torch.float32:
             return None
         try:
-            from optbench.kernels.updates import update_of, works_on
-        except ImportError:  # Triton comes with torch on Linux alone
+            from optbench.kernels.updates import obstacle_on, update_of
+
+            obstacle = obstacle_on(self.parameters_TP.device)
+        except ModuleNotFoundError as error:  # Triton comes with torch on Linux alone
+            obstacle = str(error)
+        if obstacle:
+            warn_slower("optimizers run without fused kernels, which is slower", obstacle)
             return None
-        return update_of(name, columns) if works_on(self.parameters_TP.device) else None
+        return update_of(name, columns)
 
     @contextmanager
     def _recorded(self, single: _Single) -> Iterator[None]:
