@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from textwrap import shorten
 from typing import Any
 
 import torch
 
 from optbench import device as devices
 from optbench.device import clock
+from optbench.errors import warn_slower
 from optbench.isolation import CallFailedError, Isolated
 from optbench.model import CLASSES, CONVOLUTIONS, Network
 from optbench.step import RecordingError, record
@@ -34,7 +34,6 @@ _LARGEST_ERROR = 0.2  # of gradients, relative; bf16 and turned relus make up to
 _SECONDS = 300.0  # for one candidate: the start of a process and of CUDA, compiling, warming up
 # What failed may work once a compiler is installed, or another program has given its memory back: it is tried again.
 _FAILURES_HOLD_SECONDS = 24 * 3600.0
-_LOGGED = 300  # characters of a reason: a compiler's may have thousands; the cache has them all
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def with_convolution(network: Network, trials: int, batch_size: int, device: tor
 def fastest(network: Network, trials: int, batch_size: int, device: torch.device) -> Choice:
     """The convolution with which loss and gradients of a stack take the least time on random images.
 
-    Each is tried in another process, where one that crashes or hangs costs only itself; why it was left out is logged.
+    Each is tried in another process, where one that crashes or hangs costs only itself; a warning says why.
     Raises `torch.OutOfMemoryError` where none fits into the memory, `RuntimeError` where none works at all.
     """
     if device.type == "cuda":
@@ -128,12 +127,12 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
             failures[name] = f"its gradients differ from those of float64 by {probe.error:.2g}"
         else:
             seconds[name] = probe.seconds
-    for name, reason in failures.items():
-        _log.warning("convolution %s is left out on %s: %s", name, device, shorten(reason, _LOGGED, placeholder=" …"))
     if not seconds:
         if is_too_large:
             raise torch.OutOfMemoryError(f"out of memory: no convolution of {trials} trials of {batch_size} images")
         raise RuntimeError(f"no convolution works on {device}: {failures}")
+    for name, reason in failures.items():
+        warn_slower(f"convolution {name} is left out on {device}", reason)
     return Choice(min(seconds, key=lambda name: seconds[name]), failures)
 
 

@@ -10,10 +10,8 @@ P parameters, U dropout units.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from textwrap import shorten
 
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from torch import Tensor
 from optbench import randomness
 from optbench.datasets import Dataset
 from optbench.device import is_out_of_memory
+from optbench.errors import warn_slower
 from optbench.model import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.trials import Trial
@@ -29,10 +28,6 @@ from optbench.trials import Trial
 # in arithmetic, and large ones leave the caches; on a GPU it is the memory that limits them.
 DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**24}
 _WARM_UP = 3  # steps before a recording
-
-_LOGGED = 300  # characters of a reason
-
-_log = logging.getLogger(__name__)
 
 
 class Steps:
@@ -84,8 +79,7 @@ class Steps:
             self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._device)
         except RecordingError as error:
             self._cannot_be_recorded = True
-            reason = shorten(str(error), _LOGGED, placeholder=" …")
-            _log.warning("a stack launches its steps one by one, which is slow: they cannot be recorded: %s", reason)
+            warn_slower("steps that cannot be recorded are launched one by one, which is slower", str(error))
 
     def release(self) -> None:
         """Give the memory of the recording free, while others train; it is made again when it is wanted."""

@@ -7,6 +7,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optbench import engine, model, step
+from optbench.errors import PerformanceWarning
 from optbench.optimizers.rules import RULES
 from optbench.stacks import Stack
 from optbench.step import Steps
@@ -117,7 +118,7 @@ def test_what_a_recording_warms_up_with_leaves_no_trace_at_rungs_either(lrs, tri
     assert len(recorded) == 3
 
 
-def test_a_step_that_cannot_be_recorded_is_launched_as_it_is(trials_of, tiny, monkeypatch, caplog):
+def test_a_step_that_cannot_be_recorded_is_launched_as_it_is(trials_of, tiny, monkeypatch):
     trials = trials_of("{sgd: {lr: 0.05}}", "epochs: 3", *LINES[2:])
     expected = rows_of(trials, tiny)
 
@@ -125,11 +126,9 @@ def test_a_step_that_cannot_be_recorded_is_launched_as_it_is(trials_of, tiny, mo
         raise step.RecordingError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(step, "record", record)
-    assert rows_of(trials, tiny) == expected
-    assert [record.message for record in caplog.records] == [
-        "a stack launches its steps one by one, which is slow: they cannot be recorded: "
-        "operation not permitted when stream is capturing"
-    ]
+    with pytest.warns(PerformanceWarning, match="slower: operation not permitted when stream is capturing") as warned:
+        assert rows_of(trials, tiny) == expected
+    assert len(warned) == 1
 
 
 def test_a_lack_of_memory_for_a_recording_is_the_stacks(trials_of, tiny, monkeypatch):
