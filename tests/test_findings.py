@@ -1,7 +1,9 @@
 """The sentences above the tables say what the numbers say, and nothing else."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 
 from optbench.report import build
@@ -41,7 +43,7 @@ def test_a_clear_winner_is_named_with_its_learning_rate_and_its_interval(tmp_pat
     # NOISE has s = 0.2915, so the half width is 2.7764 · 0.2915 · 0.001 / √5.
     assert text.startswith(
         "Take sgd with lr=0.1: 90.00 ± 0.04 % test accuracy over 5 seeds. "
-        "It is better than every other optimizer, and that is no chance."
+        "It is significantly better than every other optimizer."
     )
 
 
@@ -49,7 +51,7 @@ def test_what_cannot_be_told_apart_is_called_so_and_what_would_help_is_said(tmp_
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8998, "lion": 0.7}))
     assert "adam cannot be told apart from it." in text
     assert re.search(r"About \d+ seeds would tell adam from it\.", text)
-    assert "lion is worse, and that is no chance." in text
+    assert "lion is significantly worse." in text
 
 
 def test_equal_optimizers_are_all_tied(tmp_path):
@@ -61,7 +63,7 @@ def test_equal_optimizers_are_all_tied(tmp_path):
 def test_one_seed_says_nothing_about_certainty(tmp_path):
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), SWEEP.replace("seeds: 5", "seeds: 1"))
     assert "over 1 seed. With one seed nothing says how sure that is" in text
-    assert "chance" not in text and "told apart" not in text
+    assert "significantly" not in text and "told apart" not in text
 
 
 def test_nothing_is_recommended_when_all_diverged(tmp_path):
@@ -99,6 +101,95 @@ def test_the_score_asked_for_is_the_score_that_is_told(tmp_path):
 def test_selection_on_the_scoring_seeds_is_admitted(tmp_path):
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
     assert text.endswith("'confirm: {seeds: 10}' scores it on fresh ones.")
+
+
+# ---------------------------------------------------------------- no sentence claims more than its table
+
+
+def random_report(folder, seed):
+    """A report of optimizers with means, spreads and seeds that were drawn; some seeds diverged."""
+    generator = np.random.default_rng(seed)
+    labels = [f"opt{i}" for i in range(generator.integers(2, 9))]
+    seeds, gap = int(generator.integers(1, 7)), 10.0 ** generator.uniform(-3, -1)
+    scores = {
+        (label, i): 0.8 + gap * mean + gap * spread * generator.standard_normal()
+        for label in labels
+        for mean, spread in [(generator.standard_normal(), math.exp(generator.standard_normal() - 1))]
+        for i in range(seeds)
+    }
+    lost = {key for key in scores if generator.random() < generator.choice([0.0, 0.15])}
+    blocks = "".join(f"  {label}: {{optimizer: sgd, lr: [0.01, 0.1]}}\n" for label in labels)
+    return build.build(
+        fill(
+            folder,
+            f"dataset: digits\nname: random\nepochs: 2\nseeds: {seeds}\noptimizers:\n{blocks}",
+            lambda trial, epoch: scores[trial.optimizer, trial.seed] - (trial.hyperparameters.lr == 0.01) * gap,
+            lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished",
+        )
+    )
+
+
+def labels_in(words, candidates):
+    """The labels that "a, b and 3 others" stands for, which must be among the candidates, and all of them if cut."""
+    found = re.findall(r"opt\d", words)
+    assert set(found) <= set(candidates)
+    others = re.search(r"and (\d+) others$", words)
+    assert len(found) + (int(others[1]) if others else 0) == len(candidates), (words, candidates)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_sentence_agrees_with_its_table(seed, tmp_path):
+    report = random_report(tmp_path, seed)
+    rows = report.tables[0].data.set_index("optimizer")
+    (best,) = rows.index[rows["best"]] if rows["best"].any() else [None]
+    text = " ".join(report.findings)
+    if best is None:
+        assert text.startswith("No configuration can be recommended")
+        return
+    others = rows.drop(best)
+    compared = others[others["p"].notna()]
+    # Of the table "Differences to the best", which has each one's own p.
+    shown = {table.title: table.data for table in report.tables}.get(f"Differences to {best}")
+    assert compared.empty if shown is None else compared["p"].equals(shown.set_index("optimizer")["p"])
+    differs = compared["p"] <= 0.05
+    worse = compared.index[differs & (compared["difference"] < 0)].tolist()
+    better = compared.index[differs & (compared["difference"] > 0)].tolist()
+    tied = compared.index[~differs].tolist()
+
+    take = re.match(r"Take (opt\d) with lr=[\d.]+: ([\d.]+) .*?over (\d) seeds?\.", text)
+    assert (take[1], take[2], int(take[3])) == (best, f"{100 * rows.test_accuracy[best]:.2f}", rows.n[best])
+    said = set()
+    for sentence in report.findings[1:]:
+        if match := re.fullmatch(r"It is significantly better than (.*)\.", sentence):
+            said.add("worse")
+            assert tied == better == []
+            if match[1] == "every other optimizer":
+                assert worse == others.index.tolist()
+            else:
+                labels_in(match[1], worse)
+        elif match := re.fullmatch(r"(.*) (?:is|are) significantly worse\.", sentence):
+            said.add("worse")
+            labels_in(match[1], worse)
+        elif match := re.fullmatch(r"On the seeds that both have, (.*) (?:is|are) significantly better\.", sentence):
+            said.add("better")
+            labels_in(match[1], better)
+        elif sentence == "No other optimizer can be told apart from it.":
+            said.add("tied")
+            assert worse == better == []
+        elif match := re.fullmatch(r"(.*) cannot be told apart from it\.", sentence):
+            said.add("tied")
+            labels_in(match[1], tied)
+        elif match := re.fullmatch(r"About ([\d,]+) seeds would tell (opt\d) from it\.", sentence):
+            assert match[2] in tied
+            assert float(match[1].replace(",", "")) == rows.seeds_needed[match[2]] == rows.seeds_needed[tied].min()
+        elif match := re.fullmatch(r"Trials that diverged: (.*)\.", sentence):
+            for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
+                assert (int(lost), int(of)) == (rows.diverged[label], rows.trials[label])
+    if rows.n[best] > 1:
+        assert said == {name for name, found in (("worse", worse), ("better", better), ("tied", tied)) if found}
+    else:
+        assert said == set()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from optbench import stats
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 
+ALPHA = 0.05  # of the tests, over all pairs of optimizers together
 _NAMED = 4  # optimizers that a sentence names at most
 _WORTH_SAYING = 0.05  # a share of the variance below that explains little
 
@@ -29,7 +31,7 @@ def sentences(
     best = next((row for row in rows if row["best"]), None)
     if best is None:
         return ["No configuration can be recommended: no trial was trained to its end without diverging."]
-    found = [_recommendation(results, best), *_ties(best, optimizers.data[~optimizers.data["best"]])]
+    found = [_recommendation(results, best), *_ties(results, best, optimizers.data[~optimizers.data["best"]])]
     if targets is not None:
         found += _epochs_to(results.metric, targets.data)
     if sensitivity is not None:
@@ -63,27 +65,36 @@ def _recommendation(results: Results, best: Mapping[str, Any]) -> str:
     return f"Take {best['optimizer']} with {how}: {score} {_words(results.score)} over {seeds}."
 
 
-def _ties(best: Mapping[str, Any], others: pd.DataFrame) -> Iterator[str]:
+def _ties(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> Iterator[str]:
+    """What is worse than the best and what ties with it, by each one's own comparison with it."""
     if best["n"] == 1:
         yield "With one seed nothing says how sure that is: 'seeds: 5' gives intervals and ranks."
         return
     compared = others[others["p"].notna()]
-    tied = compared[compared["rank"] == 1]
-    worse = compared[compared["rank"] > 1]
+    differs = compared["p"] <= ALPHA
+    ahead = stats.sign(results.score) * compared["difference"] > 0
+    worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
     if compared.empty:
         return
-    if tied.empty:
-        whom = "every other optimizer" if len(worse) > 1 else worse["optimizer"].iloc[0]
-        yield f"It is better than {whom}, and that is no chance."
+    if len(worse) == len(compared):
+        whom = "every other optimizer" if len(worse) == len(others) > 1 else names(worse["optimizer"].tolist())
+        yield f"It is significantly better than {whom}."
         return
-    everything = "No other optimizer" if worse.empty and len(tied) > 1 else None
-    who = names(tied["optimizer"].tolist())
-    yield f"{everything} can be told apart from it." if everything else f"{who} cannot be told apart from it."
+    if len(tied) == len(compared) > 1:
+        yield "No other optimizer can be told apart from it."
+    elif len(tied):
+        yield f"{names(tied['optimizer'].tolist())} cannot be told apart from it."
     needed = tied[tied["seeds_needed"].map(math.isfinite)].sort_values("seeds_needed", kind="stable").head(1)
     for row in needed.to_dict("records"):
         yield f"About {row['seeds_needed']:,.0f} seeds would tell {row['optimizer']} from it."
     if len(worse):
-        yield f"{names(worse['optimizer'].tolist())} {'is' if len(worse) == 1 else 'are'} worse, and that is no chance."
+        yield f"{names(worse['optimizer'].tolist())} {_are(worse)} significantly worse."
+    if len(better):  # means are over all seeds of each, comparisons over common ones
+        yield f"On the seeds that both have, {names(better['optimizer'].tolist())} {_are(better)} significantly better."
+
+
+def _are(rows: pd.DataFrame) -> str:
+    return "is" if len(rows) == 1 else "are"
 
 
 def _epochs_to(metric: str, targets: pd.DataFrame) -> Iterator[str]:
