@@ -71,7 +71,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),
 )
-# What parts have that were written before an axis was there.
+# What parts have that were written before an axis was there; those that are in all ids were there from the beginning.
 _DEFAULTS = {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
     for axis in PARAMETERS.values()

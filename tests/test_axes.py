@@ -290,7 +290,7 @@ def test_a_table_may_be_asked_for_over_all_datasets(both):
 def test_the_plots_of_several_datasets_compare_nothing_across_them(both):
     folder, _ = both
     page = (folder / "both.html").read_text(encoding="utf-8")
-    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert data["axes"][data["by"]]["name"] == "dataset"
     assert not {"tuning", "targets"} & {plot["name"] for plot in data["plots"]}
     assert (folder / "figures" / "curves.svg").exists()
@@ -307,7 +307,7 @@ def test_a_batch_may_be_too_large_for_one_dataset_if_it_is_excluded_there():
     with pytest.raises(UserError) as caught:
         expand(parse(text))
     assert str(caught.value) == (
-        "sweep:4:14: adam: batch_size 5000 is larger than the training set of digits, 1200 images "
+        "sweep:4:19: adam: batch_size 5000 is larger than the training set of digits, 1200 images "
         "(use 'exclude' for single combinations)"
     )
     trials = expand(parse(text + "exclude: [{dataset: digits, batch_size: 5000}]"))

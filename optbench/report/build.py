@@ -20,27 +20,26 @@ def build(store: Store, query: Query | None = None) -> Report:
 
 
 def report(results: Results) -> Report:
-    """The report of results that are loaded; one of several datasets answers for each of them."""
+    """The report of results that are loaded; where there are several datasets, of each and then over all."""
     parts = results.on_each_dataset()
-    found: list[str] = []
-    tables: list[Table] = []
-    for dataset, part in parts.items():
-        sentences, of_dataset = _answer(part)
-        if len(parts) > 1:
-            sentences[0] = f"On {dataset}: {sentences[0]}"
-            of_dataset = [_on(dataset, table) for table in of_dataset]
-        found += sentences
-        tables += of_dataset
+    answers = [_answer(part) for part in parts.values()]
     if len(parts) > 1:
-        if "dataset" in results.query.by:
-            tables = [rankings.axis(results, _by(results))]
-        elif not results.query.by and (over_all := insights.workloads(results)):
-            tables.append(over_all)
-    return Report(results.name, results.summary, tuple(found), tuple(tables), _note(results, list(parts.values())))
+        answers = [_on(dataset, *answer) for dataset, answer in zip(parts, answers, strict=True)]
+    sentences = [sentence for found, _ in answers for sentence in found]
+    tables = [table for _, shown in answers for table in shown]
+    if len(parts) > 1 and "dataset" in results.query.by:
+        tables = [rankings.axis(results, _by(results))]
+    elif len(parts) > 1 and not results.query.by and (over_all := insights.workloads(results)):
+        tables.append(over_all)
+    return Report(results.name, results.summary, tuple(sentences), tuple(tables), _note(results, list(parts.values())))
 
 
-def _on(dataset: str, table: Table) -> Table:
-    return replace(table, title=f"{table.title} ({dataset})", data=table.data.assign(dataset=dataset))
+def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[str], list[Table]]:
+    """The answer for one of several datasets, which says so."""
+    named = [
+        replace(table, title=f"{table.title} ({dataset})", data=table.data.assign(dataset=dataset)) for table in tables
+    ]
+    return [f"On {dataset}: {sentences[0]}", *sentences[1:]], named
 
 
 def _by(results: Results) -> list[str]:

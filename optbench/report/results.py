@@ -86,7 +86,7 @@ class Results:
     def on_each_dataset(self) -> dict[str, Results]:
         """The results on each dataset as if there were no other: scores on different data do not compare."""
         if "dataset" not in self.varying:
-            return {str(self.tuning["dataset"].iloc[0]): self}
+            return {"": self}
         return {name: self._on(name) for name in sorted(self.tuning["dataset"].unique())}
 
     def _on(self, dataset: str) -> Results:
