@@ -19,7 +19,6 @@ from optbench.datasets import load
 from optbench.document import Dumper
 from optbench.engine import Training
 from optbench.errors import UserError
-from optbench.hyperparameters import Hyperparameters
 from optbench.optimizers import OPTIMIZERS, library
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.spec import parse

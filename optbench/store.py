@@ -35,6 +35,7 @@ _text, _real = pa.string(), pa.float64()
 
 
 def _of_axes(is_resolved: bool) -> list[tuple[str, pa.DataType, str]]:
+    """The columns of the axes, of those that the device resolves or of the others."""
     axes = [axis for axis in AXES.values() if axis.is_resolved == is_resolved]
     return [(name, pa.type_for_alias(kind), says) for axis in axes for name, kind, says, *_ in axis.columns]
 

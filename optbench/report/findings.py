@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from optbench import stats
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
@@ -67,7 +66,7 @@ def _ties(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> It
         return
     compared = others[others["p"].notna()]
     differs = compared["p"] <= ALPHA
-    ahead = stats.sign(results.score) * compared["difference"] > 0
+    ahead = results.score.sign * compared["difference"] > 0
     worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
     if compared.empty:
         return

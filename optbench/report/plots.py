@@ -116,11 +116,8 @@ class Explorer:
     @property
     def by(self) -> str:
         """The axis that tells the lines apart. Scores on different data do not compare, so each dataset has its own."""
-        return (
-            "dataset"
-            if self.varies("dataset")
-            else next((axis.name for axis in self.axes if len(axis.values) > 1), "optimizer")
-        )
+        varying = [axis.name for axis in self.axes if len(axis.values) > 1]
+        return "dataset" if "dataset" in varying else next(iter(varying), "optimizer")
 
     def axis(self, name: str) -> Axis:
         """The axis of this name."""
