@@ -1,264 +1,200 @@
-"""What may stand under `parameters`, in an optimizer's block and in an exclusion: axes, each a list of values.
+"""The axes: what trials vary. Each is declared once, as a field of `Axes`, and every list of axes is made from these.
 
-The types are those of `optimizers` and `schedules`, with a range allowed in the place of every number.
+A new axis is one more field: sweep files may set it, stacks are cut by it, ids, rows, tables, comparisons and exports
+have it, and rows from before it was there have its default. What is left to do is to train by it, as `trial.<name>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
-from itertools import product
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WrapValidator,
-    create_model,
-)
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field
 
-from optbench import optimizers, schedules
+from optbench.datasets import DATASETS
 from optbench.errors import did_you_mean
-from optbench.optimizers import OPTIMIZERS, Hyperparameters
+from optbench.hyperparameters import Hyperparameters
 from optbench.schedules import SCHEDULES, Schedule
-from optbench.search import Range, SearchedSchedule
-from optbench.search import schedule as make_schedule
-from optbench.wording import in_words, location, show, worth_saying, wrong, wrong_at
+from optbench.wording import wrong
 
 
-def as_list(value: Any) -> Any:
-    """A scalar stands for a list of one."""
-    return value if isinstance(value, list) else [value]
+class Column(NamedTuple):
+    """A column of the rows: its type, by Arrow's name, what it says, and how its value follows from the axis's."""
+
+    name: str
+    type: str
+    says: str
+    of: Callable[[Any], Any] = lambda value: value
+    is_redundant: bool = False  # the axis's other columns say the same and more
 
 
-def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values as they are, if none stands twice."""
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise wrong(f"the value {show(value)} stands twice")
-    return values
+@dataclass(frozen=True)
+class Axis:
+    """An axis, besides the value that each trial has of it.
+
+    name, kind, default: the field's, its type as pydantic takes it. With a default an axis may stand under `parameters`
+    and in an optimizer's block; the others are what a sweep file is made of.
+    columns: those of the rows that hold it.
+    title: of the table that compares its values in a report; empty: they are not compared.
+    is_shared: all trials of a stack have the same value.
+    is_workload: with another value it is another task, on which optimizers may rank differently.
+    is_resolved: the device has the last word, and the rows have what it was.
+    is_always_hashed: it is in ids also where it has its default; else a new axis would change the ids of older trials.
+    hashed: the value as it enters ids.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    columns: tuple[Column, ...]
+    title: str = ""
+    is_shared: bool = False
+    is_workload: bool = False
+    is_resolved: bool = False
+    is_always_hashed: bool = False
+    hashed: Callable[[Any], Any] = lambda value: value
+
+    @property
+    def has_default(self) -> bool:
+        """Whether a sweep file may leave it out."""
+        return self.default is not MISSING
+
+    @property
+    def heading(self) -> str:
+        """As tables and sentences name it."""
+        return self.name.replace("_", " ")
+
+
+def axis(*columns: Column, default: Any = MISSING, **about: Any) -> Any:
+    """A field of `Axes`; `about` holds further attributes of its `Axis`."""
+    return field(default=default, metadata={"columns": columns, **about})
+
+
+def _dataset(value: Any) -> Any:
+    if isinstance(value, str) and value not in DATASETS:
+        raise wrong(f"unknown dataset '{value}'; {did_you_mean(value, DATASETS)}")
+    return value
 
 
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list) else [value, value]
 
 
-# Bounds of a range: up to here a float holds every whole number, and the difference of two is finite.
-MAX_WHOLE, MAX_REAL = 2**53, 1e300
-
+Dataset = Annotated[str, BeforeValidator(_dataset)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
-STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def _axis(kind: Any) -> Any:
-    """A grid axis: a list of values, a scalar standing for a list of one."""
-    sequence = Annotated[tuple[kind, ...], Field(strict=False, min_length=1)]
-    return Annotated[sequence, BeforeValidator(as_list), AfterValidator(distinct)]
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """The value that a trial has of each axis, in the order of the columns."""
+
+    dataset: Dataset = axis(
+        Column("dataset", "string", "digits, mnist or fashion_mnist"),
+        title="Datasets",
+        is_shared=True,
+        is_workload=True,
+    )
+    epochs: Epochs = axis(Column("epochs", "int32", "how many epochs the trial trains"), is_shared=True)
+    optimizer: str = axis(Column("optimizer", "string", "label in the sweep file"), title="Optimizers")
+    hyperparameters: Hyperparameters = axis(
+        Column("algorithm", "string", "optimizer behind the label", lambda given: given.algorithm),
+        Column("lr", "float64", "base learning rate", lambda given: given.lr),
+        Column(
+            "hyperparameters",
+            "string",
+            "the optimizer's other hyperparameters, JSON",
+            lambda given: json.dumps(given.model_dump(exclude={"lr"}), sort_keys=True),
+        ),
+        hashed=lambda given: given.model_dump(exclude_defaults=True),
+    )
+    schedule: Schedule = axis(
+        Column("schedule", "string", "learning-rate schedule with what differs from its defaults", str),
+        default=SCHEDULES["constant"](name="constant"),
+        title="Learning-rate schedules",
+        is_always_hashed=True,
+        hashed=lambda given: [given.name, given.model_dump(exclude_defaults=True)],
+    )
+    batch_size: Annotated[int, Field(ge=1)] = axis(
+        Column("batch_size", "int32", "images per step"),
+        default=64,
+        title="Batch sizes and training time",
+        is_shared=True,
+        is_workload=True,
+        is_always_hashed=True,
+    )
+    dropout: Dropout = axis(
+        Column(
+            "dropout",
+            "float64",
+            "dropout rate; null where the two rates differ",
+            lambda rates: rates[0] if rates[0] == rates[1] else None,
+            is_redundant=True,
+        ),
+        Column(
+            "dropout_conv",
+            "float64",
+            "dropout rate after the convolutions, or the first hidden layer",
+            lambda rates: rates[0],
+        ),
+        Column(
+            "dropout_linear",
+            "float64",
+            "dropout rate after the linear layer, or the last hidden one",
+            lambda rates: rates[1],
+        ),
+        default=(0.1, 0.25),
+        title="Dropout rates",
+        is_always_hashed=True,
+    )
+    model: Literal["cnn", "mlp", "rnn", "softmax"] = axis(
+        Column("model", "string", "cnn, mlp, rnn or softmax"),
+        default="cnn",
+        title="Model accuracy comparison",
+        is_shared=True,
+        is_workload=True,
+    )
+    activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = axis(
+        Column("activation", "string", "relu, leaky_relu, tanh or sigmoid"),
+        default="relu",
+        title="Activation functions",
+        is_shared=True,
+        is_workload=True,
+    )
+    loss: Literal["cross_entropy", "mse", "bce"] = axis(
+        Column("loss", "string", "cross_entropy, mse or bce"),
+        default="cross_entropy",
+        title="Loss functions",
+        is_shared=True,
+        is_workload=True,
+    )
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = axis(
+        Column("precision", "string", "fp32, tf32 or bf16"),
+        default="auto",
+        title="Precision",
+        is_shared=True,
+        is_resolved=True,
+    )
+    seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"))
 
 
-class Grid(BaseModel):
-    """A block whose keys are axes; `of` holds the classes that the block is for."""
-
-    model_config = STRICT
-    of: ClassVar[tuple[type[BaseModel], ...]] = ()
-
-    @classmethod
-    def in_words(cls, detail: ErrorDetails) -> str:
-        """An error about the block, or inside it."""
-        if detail["type"] != "extra_forbidden":
-            return in_words(detail)
-        key = str(detail["loc"][-1])
-        if key in optimizers.IMPOSSIBLE_ARGUMENTS:
-            return f"'{key}' cannot be set: {optimizers.IMPOSSIBLE_ARGUMENTS[key]}"
-        lacking = [of.algorithm for of in cls.of if issubclass(of, Hyperparameters) and key not in of.model_fields]
-        if lacking and any(key in other.model_fields for other in [*OPTIMIZERS.values(), *cls.of]):
-            return f"'{key}' is no hyperparameter of {', '.join(lacking)}"
-        return f"unknown key '{key}'; {did_you_mean(key, sorted(cls.model_fields))}"
+_KINDS = get_type_hints(Axes, include_extras=True)
+AXES = {each.name: Axis(each.name, _KINDS[each.name], each.default, **each.metadata) for each in fields(Axes)}
 
 
-def _grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]]) -> type[Grid]:
-    fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
-    made = create_model("Grid", __base__=Grid, **fields)
-    made.of = tuple(of)
-    return made
+def _with_first(names: Collection[str], axes: Iterable[Axis]) -> dict[str, Axis]:
+    return {each.name: each for each in sorted(axes, key=lambda each: each.name not in names)}
 
 
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a class and the type of one value, a range allowed in the place of every number."""
-    kinds = {
-        n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in model.model_fields.items()
-    }
-    return {name: _searchable(kind) for name, kind in kinds.items()}
+# What every trial has besides its optimizer's hyperparameters. Their combinations are gone through in this order, the
+# last one turning fastest.
+PARAMETERS = _with_first(("batch_size", "dropout"), (each for each in AXES.values() if each.has_default))
 
-
-# ---------------------------------------------------------------- ranges
-
-
-def _searchable(kind: Any) -> Any:
-    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) is tuple:
-        inner, *metadata = get_args(kind)
-        return Annotated[_searchable(inner), *metadata]
-    if get_origin(kind) is tuple:
-        return tuple[tuple(part if part is Ellipsis else _searchable(part) for part in get_args(kind))]  # type: ignore[misc]
-    if not (_allows(kind, int) or _allows(kind, float)):
-        return kind
-    return Annotated[kind, WrapValidator(partial(_number_or_range, kind=kind))]
-
-
-def _allows(kind: Any, number: type) -> bool:
-    """Whether a type of value has `number`, int or float, among its kinds."""
-    if kind in (number, Any):
-        return True
-    return get_origin(kind) in (Annotated, Union, UnionType) and any(_allows(part, number) for part in get_args(kind))
-
-
-def _number_or_range(value: Any, validate: Callable[[Any], Any], kind: Any) -> Any:
-    """The value as it is, or the range that a mapping with `min` and `max` stands for.
-
-    Where both whole and other numbers are allowed, a range holds all of them; where nothing is known, its bounds tell.
-    """
-    if not isinstance(value, dict) or not {"min", "max", "log"} & set(value):
-        return validate(value)
-    for key in value:
-        if key not in ("min", "max", "log"):
-            raise wrong(f"unknown key '{key}'; a range has min, max and log", key)
-    for key in ("min", "max"):
-        if key not in value:
-            raise wrong(f"a range needs '{key}'")
-        if isinstance(value[key], bool) or not isinstance(value[key], int | float):
-            raise wrong(f"must be a number, not {show(value[key])}", key)
-    log = value.get("log", False)
-    if not isinstance(log, bool):
-        raise wrong(f"must be true or false, not {show(log)}", "log")
-    bounds = {}
-    for key in ("min", "max"):
-        try:
-            bounds[key] = validate(value[key])
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise wrong(in_words(detail), key) from None
-    if bounds["min"] >= bounds["max"]:
-        empty = bounds["min"] == bounds["max"]
-        raise wrong(f"the range from {value['min']} to {value['max']} is {'empty' if empty else 'reversed'}", "min")
-    if log and bounds["min"] <= 0:
-        raise wrong("a logarithmic range must begin above 0", "min")
-    is_whole = all(isinstance(bound, int) for bound in bounds.values()) and (kind is Any or not _allows(kind, float))
-    limit = MAX_WHOLE if is_whole else MAX_REAL
-    for key, bound in bounds.items():
-        if abs(bound) > limit:
-            raise wrong(f"must lie within ±{limit:g} in a range", key)
-    return Range(bounds["min"], bounds["max"], log, is_whole)
-
-
-# ---------------------------------------------------------------- schedules
-
-
-@cache
-def _schedule_grid(name: str) -> type[Grid]:
-    kinds = _fields(SCHEDULES[name])
-    return _grid(kinds | {"name": str}, [SCHEDULES[name]])
-
-
-def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
-    """An entry of the axis `schedule`: a name, or a mapping whose lists are axes of their own."""
-    name = value.get("name") if isinstance(value, dict) else value
-    if not isinstance(name, str):
-        raise wrong("must be a schedule's name or a mapping with 'name'")
-    if name in schedules.IMPOSSIBLE:
-        raise wrong(f"{name} cannot stand in a sweep file: {schedules.IMPOSSIBLE[name]}")
-    known = schedules.ALIASES.get(name, name)
-    if known not in SCHEDULES:
-        raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")
-    given = dict(value) if isinstance(value, dict) else {}
-    # Milestones are a list themselves: one list of them is one value.
-    if "milestones" in given and not any(isinstance(m, list) for m in as_list(given["milestones"])):
-        given["milestones"] = [as_list(given["milestones"])]
-    grid, problems = _schedule_grid(known), []
-    for parameter, info in SCHEDULES[known].model_fields.items():
-        if info.is_required() and parameter not in given:
-            problems.append(wrong_at((parameter,), f"missing key '{parameter}'", given))
-    try:
-        axes = grid.model_validate(given | {"name": known})
-    except ValidationError as error:
-        for detail in worth_saying(error):
-            loc, is_key = location(detail)
-            problems.append(wrong_at(loc, grid.in_words(detail), detail["input"], is_key))
-    if problems:
-        raise ValidationError.from_exception_data(known, problems)
-    names = [parameter for parameter in given if parameter != "name"]
-    return [
-        make_schedule(known, dict(zip(names, values, strict=True)))
-        for values in product(*(getattr(axes, parameter) for parameter in names))
-    ]
-
-
-def _flat(values: tuple[list[Any], ...]) -> tuple[Any, ...]:
-    return tuple(part for value in values for part in value)
-
-
-Schedules = Annotated[
-    tuple[Annotated[Any, AfterValidator(_schedules)], ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(as_list),
-    AfterValidator(_flat),
-    AfterValidator(distinct),
-]
-SchedulesOrNames = Annotated[
-    tuple[Annotated[Any, AfterValidator(lambda v: [v] if isinstance(v, str) else _schedules(v))], ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(as_list),
-    AfterValidator(_flat),
-    AfterValidator(distinct),
-]
-
-
-# ---------------------------------------------------------------- blocks
-
-# What every trial has besides its optimizer's hyperparameters: these are compared, never searched.
-PARAMETERS: dict[str, Any] = {
-    "batch_size": Annotated[int, Field(ge=1)],
-    "dropout": Dropout,
-    "schedule": Schedule,
-    "model": Literal["cnn", "mlp", "rnn", "softmax"],
-    "activation": Literal["relu", "leaky_relu", "tanh", "sigmoid"],
-    "loss": Literal["cross_entropy", "mse", "bce"],
-    "precision": Literal["auto", "fp32", "tf32", "bf16"],
-}
-DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "batch_size": (64,),
-    "dropout": ((0.1, 0.25),),
-    "schedule": (SCHEDULES["constant"](name="constant"),),
-    "model": ("cnn",),
-    "activation": ("relu",),
-    "loss": ("cross_entropy",),
-    "precision": ("auto",),
-}
-
-
-def _block_grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], schedule: Any) -> type[Grid]:
-    shared = {name: kind for name, kind in PARAMETERS.items() if name != "schedule"}
-    base = _grid({**shared, **kinds}, of)
-    return create_model("Block", __base__=base, schedule=(schedule, None))
-
-
-@cache
-def block_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
-    """A block that may set every parameter that all these optimizers have, each to a list of values."""
-    ordered = sorted(of, key=lambda model: model.algorithm)
-    each = [_fields(model) for model in ordered]
-    common = {name: kind for name, kind in each[0].items() if all(name in other for other in each)}
-    return _block_grid(common, ordered, Schedules)
-
-
-@cache
-def exclusion_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
-    """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
-    kinds = {name: kind for model in of for name, kind in _fields(model).items()}
-    return _block_grid(kinds | {"optimizer": str}, of, SchedulesOrNames)
+# The axes whose values are compared, in the order of their tables: what is trained, then how.
+COMPARED = _with_first(
+    ("dataset", "optimizer", "model", "activation", "loss"), (each for each in AXES.values() if each.title)
+)

@@ -175,8 +175,8 @@ def run(
     failed, ran = 0, False
     phase: Plan | None = plan
     while phase is not None:
-        if phase.stacks:
-            datasets.load(parsed.dataset, data_dir)  # downloads it, and a damaged file is found before anything trains
+        for name in phase.datasets:  # downloads it, and a damaged file is found before anything trains
+            datasets.load(name, data_dir)
         if phase.phase != "tune" and phase.stacks:
             _describe(phase, console)
         with progress.Progress(phase, console) as display, progress.interruptible():
@@ -275,7 +275,7 @@ def report(
 
         asked = query.Query(
             by=tuple(name.strip() for names in by or [] for name in names.split(",")),
-            metric=metric,
+            metric=query.parse_metric(metric),
             at=query.parse_at(at),
             where=where,
             target=query.parse_target(target) if target else None,

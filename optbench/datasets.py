@@ -44,6 +44,11 @@ class DatasetInfo:
     files: Mapping[str, str]  # name → sha256: training images, training labels, test images, test labels; {}: packaged
     unpacked: Mapping[str, str]  # the same for the files without .gz
 
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many images each split has."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 DATASETS: dict[str, DatasetInfo] = {
     "digits": DatasetInfo(

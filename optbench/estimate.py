@@ -43,8 +43,6 @@ def seconds(plan: Plan) -> float:
 
 
 def _seconds(plan: Plan) -> float:
-    info = DATASETS[plan.sweep.dataset]
-    evaluated = 2 * info.val + info.test
     total = whole = 0.0
     halving = plan.sweep.search.halving if plan.sweep.search and plan.phase == "tune" else None
     rivals = Counter((t.optimizer, t.group) for t in plan.tuning if t.seed == plan.tuning[0].seed)
@@ -56,12 +54,14 @@ def _seconds(plan: Plan) -> float:
         if singles not in rates and len(rates) < _TIMED:
             rates[singles] = _seconds_per_image(stack, plan.device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
+        info = DATASETS[stack.dataset]
+        evaluated = 2 * info.val + info.test
         seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
         whole += seconds
         first = stack.trials[0]
         total += seconds * (halving.share(rivals[first.optimizer, first.group], stack.epochs) if halving else 1)
     if plan.phase == "tune":
-        total += whole / plan.missing.total() * len(plan.budgets) * len(plan.sweep.confirm)
+        total += whole / plan.missing.total() * plan.selections.total() * len(plan.sweep.confirm)
     return total / plan.workers
 
 

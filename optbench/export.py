@@ -27,28 +27,22 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
+from optbench.axes import AXES, COMPARED
 from optbench.errors import UserError
-from optbench.store import Store
+from optbench.scores import Score
+from optbench.store import COLUMNS, Store
 
 # What is logged after each epoch, 0 among them, under the names of the columns; `scheduled_lr` is its last step's.
-SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+SCORES = tuple(name for name, *_ in COLUMNS if name in Score.__members__)
 METRICS = (*SCORES, "scheduled_lr", "step", "train_seconds")
 # What is the same in all rows of a trial and says how it was trained; the hyperparameters stand beside it.
 PARAMETERS = (
-    "dataset",
-    "epochs",
-    "optimizer",
-    "algorithm",
-    "lr",
-    "schedule",
-    "batch_size",
-    "dropout_conv",
-    "dropout_linear",
-    "model",
-    "activation",
-    "loss",
-    "precision",
-    "seed",
+    *(
+        column.name
+        for axis in AXES.values()
+        for column in axis.columns
+        if column.name != "hyperparameters" and not column.is_redundant
+    ),
     "phase",
     "device",
     "workers",
@@ -61,7 +55,7 @@ PARAMETERS = (
 _SCALARS = (*SCORES, "scheduled_lr")  # what TensorBoard draws: its axes have epochs and seconds already
 _SHORT_ID = 8
 _NAME_LENGTH = 100  # of a run's name before the id: some file systems and tools take no more than 255 or 128
-_AXES = tuple(axis for axis in stats.AXES if axis != "optimizer")
+_NAMING = [name for name in COMPARED if name != "optimizer"]  # whose values are in a run's name where they vary
 _EVENTS = "events.out.tfevents.optbench"
 _OFFLINE = ("offline", "dryrun")
 _ID_LENGTH = 47  # of the sweep's name in an id of wandb, which has 64 characters at most
@@ -111,7 +105,7 @@ class Exported:
         """A run for each trial."""
         last = stats.with_dropout_labels(stats.states(self.rows))
         last, hyperparameters = stats.with_hyperparameters(last)
-        choices = [*stats.varying(last, _AXES), *hyperparameters]
+        choices = [*stats.varying(last, _NAMING), *hyperparameters]
         names = {row["trial_id"]: configuration_name(row, choices) for row in last.to_dict("records")}
         rows = self.rows[[*PARAMETERS, "hyperparameters", "status", "epoch", *METRICS]].itertuples(index=False)
         for trial_id, of_trial in groupby(rows, key=attrgetter("trial_id")):

@@ -11,7 +11,7 @@ from optbench import device as devices
 from optbench.autotune import Choice, remembered, with_convolution
 from optbench.bench import seconds_per_image
 from optbench.optimizers import OPTIMIZERS
-from optbench.stacks import Stack
+from optbench.stacks import SHARED, Stack
 from optbench.trials import Trial
 
 LARGEST = 1024
@@ -21,7 +21,7 @@ _MEMORY_SHARE = 0.8  # of the device; what waits at a rung of halving and other 
 
 
 def stack_size(trials: Sequence[Trial], device: str) -> int:
-    """How many of these trials, which differ in optimizer, dropout, schedule and seed alone, make a stack.
+    """How many of these trials, which could all train together, make a stack.
 
     Measured with Adam, once for each device, network and batch size: a resumed sweep must be cut into the same stacks.
     """
@@ -30,8 +30,8 @@ def stack_size(trials: Sequence[Trial], device: str) -> int:
     first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
     place = torch.device(device)
     devices.make_deterministic(device)  # as the run will
-    names = first.dataset, first.model, first.activation, first.loss, first.precision, first.batch_size
-    key = f"{devices.key(place)}, stack size, {', '.join(map(str, names))}"
+    shared = [str(getattr(first, name)) for name in SHARED if name != "epochs"]
+    key = f"{devices.key(place)}, stack size, {', '.join(shared)}"
     return int(remembered(key, lambda: Choice(knee(_measured(first, place), _SMALLEST, LARGEST))))
 
 

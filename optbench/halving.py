@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from optbench.scores import Score
 from optbench.spec import Halving
 from optbench.stacks import Stack
 from optbench.trials import Trial
@@ -25,9 +26,9 @@ class Judge:
     resumed run decides the same.
     """
 
-    def __init__(self, trials: Sequence[Trial], settings: Halving, metric: str) -> None:
+    def __init__(self, trials: Sequence[Trial], settings: Halving, metric: Score) -> None:
         self._factor = settings.factor
-        self._metric, self._sign = metric, -1.0 if metric.endswith("loss") else 1.0
+        self._metric = metric
         self._rungs = settings.rungs(trials[0].epochs)
         self._group_of = {trial.trial_id: (trial.optimizer, trial.group) for trial in trials}
         self._seeds: dict[_Group, dict[str, list[str]]] = {}  # group → configuration → trials
@@ -45,7 +46,7 @@ class Judge:
             if row["status"] == "failed" or math.isnan(row[self._metric]):
                 self._lost.setdefault(row["trial_id"], row["epoch"])
             elif row["epoch"] in self._rungs:
-                self._scores[row["trial_id"], row["epoch"]] = self._sign * row[self._metric]
+                self._scores[row["trial_id"], row["epoch"]] = self._metric.sign * row[self._metric]
 
     def give_up(self, trials: Iterable[Trial]) -> None:
         """These trials could not be trained."""

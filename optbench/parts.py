@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION_KEY = b"optbench.schema_version"
+DEFAULT_KEY = b"optbench.default"  # of a field: as JSON, what a part from before its time has there
 ROWS_PER_PART = 1_000_000
 _ROWS_PER_GROUP = 100_000  # read at a time; few enough for the ids of short trials to be stored as a dictionary
 _ORDER = ("optimizer", "configuration_id", "seed", "trial_id")
@@ -103,24 +104,34 @@ def _pool() -> ThreadPoolExecutor:
 
 def _of_part(path: Path, schema: pa.Schema, names: list[str], wanted: frozenset[str] | None, last: bool) -> pa.Table:
     """What `read` wants of one part."""
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
     try:
-        try:
-            with pq.ParquetFile(path, read_dictionary=texts) as file:
-                _check_version(path, file.schema_arrow, schema)
+        with pa.OSFile(str(path)) as stream:
+            metadata = pq.read_metadata(stream)
+            found = metadata.schema.to_arrow_schema()
+            _check_version(path, found, schema)
+            there = [name for name in names if name in found.names]
+            texts = [each.name for each in schema if pa.types.is_string(each.type) and each.name in found.names]
+            with pq.ParquetFile(stream, metadata=metadata, read_dictionary=texts) as file:
                 if wanted is None and not last:
-                    table = file.read(columns=names, use_threads=False)
+                    table = file.read(columns=there, use_threads=False)
                 else:
-                    table = _some(file, names, wanted, last)
-                return table.select(names).replace_schema_metadata(None)
-        except KeyError as missing:
-            _check_version(path, pq.read_schema(path), schema)
-            raise pa.ArrowInvalid(f"no column {missing}") from None
+                    table = _some(file, there, wanted, last)
+        for name in set(names) - set(there):
+            table = table.append_column(name, _defaults(schema.field(name), len(table)))
+        return table.select(names).replace_schema_metadata(None)
     except FileNotFoundError:
         raise VanishedError(path) from None
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as parquet of optbench: {reason}; delete it and run again") from None
+
+
+def _defaults(field: pa.Field, rows: int) -> pa.Array:
+    """A column that a part does not have, since it is older."""
+    if DEFAULT_KEY not in (field.metadata or {}):
+        raise pa.ArrowInvalid(f"no column {field.name}")
+    column = pa.repeat(pa.scalar(json.loads(field.metadata[DEFAULT_KEY]), field.type), rows)
+    return column.dictionary_encode() if pa.types.is_string(field.type) else column
 
 
 def _check_version(path: Path, found: pa.Schema, expected: pa.Schema) -> None:

@@ -52,7 +52,8 @@ def describe(plan: Plan) -> RenderableType:
     n = 1 if plan.phase == "timing" else len({trial.seed for trial in plan.trials})
     for label, trials in plan.per_optimizer.items():
         table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
-    head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')} on {sweep.dataset}"
+    head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')}"
+    head += f" on {' and '.join(sweep.datasets)}"
     if plan.phase == "confirm":
         head += ", to confirm each optimizer's selected configuration on fresh seeds"
     elif plan.phase == "timing":
@@ -69,7 +70,7 @@ def describe(plan: Plan) -> RenderableType:
             )
         )
     if sweep.confirm and plan.phase == "tune" and plan.stacks:
-        n = len(plan.budgets) * len(sweep.confirm)
+        n = plan.selections.total() * len(sweep.confirm)
         seeds = _count(len(sweep.confirm), "fresh seed")
         parts.append(Text(f"then each optimizer's selected configuration on {seeds}: {_count(n, 'trial')} more"))
     if plan.phase == "tune":
@@ -207,7 +208,7 @@ class Progress:
         parts = []
         best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
         if best:
-            value, label = (min if metric.endswith("loss") else max)(best)
+            value, label = (min if metric.is_loss else max)(best)
             parts.append(f"best {metric} {value:.4f} ({label})")
         for status in ("diverged", "failed", "stopped"):
             n = sum(self._settled[i] == status for i in ids)
@@ -225,14 +226,14 @@ class Progress:
         rows = self._plan.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
         rows = rows.dropna(subset=[metric])
         groups = rows.groupby("optimizer", observed=True)[metric]
-        for row in rows.loc[groups.idxmax() if metric.endswith("accuracy") else groups.idxmin()].to_dict("records"):
+        for row in rows.loc[groups.idxmin() if metric.is_loss else groups.idxmax()].to_dict("records"):
             self._compare(row)
 
     def _compare(self, row: Mapping[Any, Any]) -> None:
         """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
         self._last[row["trial_id"]] = row[self._plan.sweep.metric]
         trial, metric = self._trials[row["trial_id"]], self._plan.sweep.metric
-        value = row[metric] if metric.endswith("accuracy") else -row[metric]
+        value = metric.sign * row[metric]
         if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
             self._best[trial.optimizer] = value, trial, row["epoch"]
 
@@ -276,6 +277,8 @@ class Progress:
                 value = f"{abs(best[0]):.4f}"
                 trial, epoch = best[1], best[2]
                 where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
+                if len(self._plan.sweep.datasets) > 1:
+                    where = f"{trial.dataset} {where}"
             table.add_row(
                 Text(label), f"{self._done[label]}/{total}", value, Text(where, no_wrap=True, overflow="ellipsis")
             )

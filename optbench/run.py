@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ class Plan:
         """How many of them are still to be trained."""
         return Counter(trial.optimizer for stack in self.stacks for trial in stack.trials)
 
+    @property
+    def datasets(self) -> list[str]:
+        """What is still to be trained on."""
+        return list(dict.fromkeys(stack.dataset for stack in self.stacks))
+
+    @cached_property
+    def selections(self) -> Counter[str]:
+        """How many configurations of each optimizer are selected: one on each dataset."""
+        return Counter(label for label, _ in {(trial.optimizer, trial.dataset) for trial in self.tuning})
+
     @cached_property
     def budgets(self) -> dict[str, int]:
         """How many configurations of each optimizer are tuned."""
@@ -84,7 +95,7 @@ class Plan:
     @property
     def total(self) -> int:
         """How many trials the sweep has in all phases."""
-        return len(self.tuning) + len(self.budgets) * len(self.sweep.confirm)
+        return len(self.tuning) + self.selections.total() * len(self.sweep.confirm)
 
     def done(self) -> str:
         """How much of the sweep needs no more training, by what is on disk now, in words."""
@@ -121,13 +132,13 @@ class Plan:
             metric=self.sweep.metric,
             trial_ids=tuple(trial.trial_id for trial in self.tuning),
             confirm_ids=tuple(trial.trial_id for trial in self.confirming),
-            optimizers={label: n + len(self.sweep.confirm) for label, n in tuned.items()},
+            optimizers={label: n + self.selections[label] * len(self.sweep.confirm) for label, n in tuned.items()},
             budgets=self.budgets,
             searched=self.sweep.searched,
             searched_schedules=self.sweep.searched_schedules,
             halving=halving.model_dump() if halving else None,
             races=tuple(sorted(set(_races(self.tuning).values()))) if halving else (),
-            splits={split: getattr(DATASETS[self.sweep.dataset], split) for split in ("train", "val", "test")},
+            splits={name: DATASETS[name].splits for name in self.sweep.datasets},
             networks={trial.model: model.MODELS[trial.model].parameters for trial in self.tuning},
         )
 
@@ -139,8 +150,9 @@ class Plan:
         if not self.sweep.confirm:
             return None
         finals = stats.final(self.store.rows(trial_ids=[trial.trial_id for trial in self.tuning], last=True))
-        selected = stats.select(finals, ["optimizer"], self.sweep.metric)
-        chosen = [selected[label] for label in self.budgets if label in selected.index]
+        selected = stats.select(finals, ["dataset", "optimizer"], self.sweep.metric)
+        each = product(self.sweep.datasets, self.budgets)
+        chosen = [selected[dataset, label] for dataset, label in each if (dataset, label) in selected.index]
         if not chosen:
             return None
         trials = confirmations(self.tuning, chosen, self.sweep.confirm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,15 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from optbench.axes import DEFAULTS, PARAMETERS, STRICT, Grid, block_model, distinct, exclusion_model
+from optbench.axes import PARAMETERS, Dataset, Epochs, Seed
+from optbench.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
 from optbench.datasets import DATASETS
 from optbench.document import Document, Dumper, Key, Place, Problem
 from optbench.errors import UserError, did_you_mean
-from optbench.optimizers import Hyperparameters
+from optbench.hyperparameters import Hyperparameters
 from optbench.optimizers.lookup import find
 from optbench.schedules import Schedule
+from optbench.scores import Score
 from optbench.search import Method, Range, SearchedSchedule, ranges
 from optbench.wording import in_words, location, show, worth_saying, wrong
 
@@ -36,12 +39,6 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-def _dataset(value: Any) -> Any:
-    if isinstance(value, str) and value not in DATASETS:
-        raise wrong(f"unknown dataset '{value}'; {did_you_mean(value, DATASETS)}")
-    return value
-
-
 def _metric(value: Any) -> Any:
     if str(value).startswith("test_"):
         raise wrong("selecting on the test set would bias it; select on val_accuracy or val_loss")
@@ -54,7 +51,9 @@ def _confirm_seeds(value: Any) -> Any:
     return [MAX_SEEDS + seed for seed in seeds] if isinstance(value, int) else seeds
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Datasets = Annotated[
+    tuple[Dataset, ...], Field(strict=False, min_length=1), BeforeValidator(as_list), AfterValidator(distinct)
+]
 _SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
 
 
@@ -110,8 +109,8 @@ class _File(BaseModel):
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    dataset: Annotated[str, BeforeValidator(_dataset)]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    dataset: _Datasets
+    epochs: Epochs
     seeds: Annotated[_SeedList, BeforeValidator(_seeds), AfterValidator(distinct)] = (0,)
     metric: Annotated[Literal["val_accuracy", "val_loss"], BeforeValidator(_metric)] = "val_accuracy"
     parameters: dict[str, Any] | None = None
@@ -147,10 +146,10 @@ class Sweep:
     """What a sweep file describes: every axis as a tuple of values, inherited and default ones filled in."""
 
     name: str
-    dataset: str
+    datasets: tuple[str, ...]
     epochs: int
     seeds: tuple[int, ...]
-    metric: str
+    metric: Score
     optimizers: Mapping[str, OptimizerGrid]
     search: Search | None = None
     confirm: tuple[int, ...] = ()
@@ -218,19 +217,21 @@ def parse(
             num_samples = _num_samples(document, label, block)
             block = {key: value for key, value in block.items() if key not in ("optimizer", "num_samples")}
         own = _block(document, block_model(frozenset({hyperparameters})), block, ("optimizers", label))
-        grids[label] = OptimizerGrid(hyperparameters, DEFAULTS | shared | own, num_samples)
-    _check_batch_sizes(document, grids)
-    exclude = _exclude(document, grids)
+        defaults = {name: (axis.default,) for name, axis in PARAMETERS.items()}
+        grids[label] = OptimizerGrid(hyperparameters, defaults | shared | own, num_samples)
+    datasets = [name for name in map(str, as_list(document.data.get("dataset"))) if name in DATASETS]
+    _check_batch_sizes(document, datasets, grids)
+    exclude = _exclude(document, datasets, grids)
     if outline is not None:
         _check_search(document, outline, grids)
     _stop_at(document.problems)
     assert outline is not None
     return Sweep(
         name=outline.name,
-        dataset=outline.dataset,
+        datasets=outline.dataset,
         epochs=outline.epochs,
         seeds=outline.seeds,
-        metric=outline.metric,
+        metric=Score(outline.metric),
         optimizers=grids,
         search=outline.search,
         confirm=outline.confirm.seeds if outline.confirm else (),
@@ -338,24 +339,27 @@ def _block(document: Document, model: type[BaseModel], block: Any, path: Key) ->
     return {} if checked is None else {name: getattr(checked, name) for name in block}
 
 
-def _check_batch_sizes(document: Document, grids: Mapping[str, OptimizerGrid]) -> None:
-    dataset = DATASETS.get(str(document.data.get("dataset")))
+def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
+    """None may be too large for every dataset; one that is too large for some can be excluded there."""
+    largest = max((DATASETS[name].train for name in datasets), default=math.inf)
     for label, grid in grids.items():
         for i, size in enumerate(grid.axes["batch_size"]):
-            if dataset and size > dataset.train:
+            if size > largest:
                 own: Key = ("optimizers", label, "batch_size", i)
                 loc = own if own[:3] in document.values else ("parameters", "batch_size", i)
-                message = f"batch_size {size} is larger than the training set of {dataset.train} images"
+                message = f"batch_size {size} is larger than the training set of {largest} images"
                 document.problems.append(Problem(document.place(loc), message))
 
 
-def _exclude(document: Document, grids: Mapping[str, OptimizerGrid]) -> tuple[dict[str, tuple[Any, ...]], ...]:
+def _exclude(
+    document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]
+) -> tuple[dict[str, tuple[Any, ...]], ...]:
     """The exclusions with their values read like those of the axes; one that cannot match anything is a problem."""
     entries = document.data.get("exclude")
     if not isinstance(entries, list) or not grids:
         return ()
     model = exclusion_model(frozenset(grid.hyperparameters for grid in grids.values()))
-    axes: dict[str, list[Any]] = {"optimizer": list(grids)}
+    axes: dict[str, list[Any]] = {"dataset": list(datasets), "optimizer": list(grids)}
     for grid in grids.values():
         for name, values in grid.axes.items():
             axes.setdefault(name, []).extend(values)
@@ -409,10 +413,10 @@ def to_yaml(sweep: Sweep) -> str:
     data = {
         "version": 1,
         "name": sweep.name,
-        "dataset": sweep.dataset,
+        "dataset": sweep.datasets[0] if len(sweep.datasets) == 1 else list(sweep.datasets),
         "epochs": sweep.epochs,
         "seeds": list(sweep.seeds),
-        "metric": sweep.metric,
+        "metric": str(sweep.metric),
         "optimizers": blocks,
         "search": sweep.search.model_dump() if sweep.search else None,
         "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,

@@ -7,16 +7,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import torch
 
+from optbench.axes import AXES
 from optbench.device import precision_on
 from optbench.model import Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
 
 _ORDER = list(OPTIMIZERS)
-_TOGETHER = ("dataset", "epochs", "batch_size", "model", "activation", "loss", "precision")
+# The axes of which all trials of a stack have the same value.
+SHARED = tuple(axis.name for axis in AXES.values() if axis.is_shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +82,9 @@ def plan(
     compete are neighbours, so that few stacks wait for a verdict at a time.
     """
 
-    def together(trial: Trial) -> tuple[object, ...]:
-        return tuple(getattr(trial, name) for name in _TOGETHER)
+    def together(trial: Trial) -> list[tuple[bool, Any]]:
+        values = [getattr(trial, name) for name in SHARED]
+        return [(value is not None, value) for value in values]  # None alone is neither smaller nor larger than others
 
     seeds = {trial.seed: i for i, trial in reversed(list(enumerate(trials)))}  # in the order of the sweep
     rivals = {(t.optimizer, t.group): i for i, t in reversed(list(enumerate(trials)))}

@@ -22,7 +22,9 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from optbench import parts
+from optbench.axes import AXES, PARAMETERS
 from optbench.errors import UserError
+from optbench.scores import Score
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 3
 
 _text, _real = pa.string(), pa.float64()
+
+
+def _of_axes(is_resolved: bool) -> list[tuple[str, pa.DataType, str]]:
+    """The columns of the axes, of those that the device resolves or of the others."""
+    axes = [axis for axis in AXES.values() if axis.is_resolved == is_resolved]
+    return [(name, pa.type_for_alias(kind), says) for axis in axes for name, kind, says, *_ in axis.columns]
+
+
 # Name, type, and what the column says. The README's table of columns is held against this one by a test.
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", _text, "name of the sweep"),
@@ -40,21 +50,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
-    ("dataset", _text, "digits, mnist or fashion_mnist"),
-    ("epochs", pa.int32(), "how many epochs the trial trains"),
-    ("optimizer", _text, "label in the sweep file"),
-    ("algorithm", _text, "optimizer behind the label"),
-    ("lr", _real, "base learning rate"),
-    ("hyperparameters", _text, "the optimizer's other hyperparameters, JSON"),
-    ("schedule", _text, "learning-rate schedule with what differs from its defaults"),
-    ("batch_size", pa.int32(), "images per step"),
-    ("dropout", _real, "dropout rate; null where the two rates differ"),
-    ("dropout_conv", _real, "dropout rate after the convolutions, or the first hidden layer"),
-    ("dropout_linear", _real, "dropout rate after the linear layer, or the last hidden one"),
-    ("model", _text, "cnn, mlp, rnn or softmax"),
-    ("activation", _text, "relu, leaky_relu, tanh or sigmoid"),
-    ("loss", _text, "cross_entropy, mse or bce"),
-    ("seed", pa.int64(), "seed of initial weights, batch order and dropout"),
+    *_of_axes(is_resolved=False),
     ("epoch", pa.int32(), "epochs trained; 0 is before training"),
     ("step", pa.int64(), "updates made"),
     ("status", _text, "finished, running, diverged, stopped or failed; the same in all rows of a trial"),
@@ -70,17 +66,25 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
     ("device", _text, "cpu, or the name of the GPU"),
-    ("precision", _text, "fp32, tf32 or bf16"),
+    *_of_axes(is_resolved=True),
     ("convolution", _text, "how the cnn's convolutions were computed; null for other models"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),
 )
+# What parts have that were written before an axis was there; those that are in all ids were there from the beginning.
+_DEFAULTS = {
+    column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
+    for axis in PARAMETERS.values()
+    if not (axis.is_always_hashed or axis.is_resolved)
+    for column in axis.columns
+}
 SCHEMA = pa.schema(
-    [(name, kind) for name, kind, _ in COLUMNS], metadata={parts.VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    [pa.field(name, kind, metadata=_DEFAULTS.get(name)) for name, kind, _ in COLUMNS],
+    metadata={parts.VERSION_KEY: str(SCHEMA_VERSION)},
 )
 
-# The fields of an outline that are tuples, which JSON knows not.
+# The fields of an outline that are tuples, which JSON does not have.
 _LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
 
 # A part is rewritten as epochs finish, but not more often than this, nor for more than a small share of the time.
@@ -97,12 +101,12 @@ class Outline:
     Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
     each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
     schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race;
-    the sizes of the dataset's splits, and how many parameters each network has (both empty where an earlier version
-    wrote the folder).
+    the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
+    wrote the folder; one that knew a single dataset left out its name).
     """
 
     name: str
-    metric: str
+    metric: Score
     trial_ids: tuple[str, ...]
     optimizers: dict[str, int]
     budgets: dict[str, int] = field(default_factory=dict)
@@ -111,7 +115,7 @@ class Outline:
     searched_schedules: tuple[str, ...] = ()
     halving: dict[str, int] | None = None
     races: tuple[str, ...] = ()
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
 
 
@@ -233,7 +237,10 @@ class Store:
         """The sweep that ran last in this folder; None when there is none."""
         try:
             data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
-            return Outline(**(data | {name: tuple(data.get(name, ())) for name in _LISTS}))
+            data |= {name: tuple(data.get(name, ())) for name in _LISTS} | {"metric": Score(data["metric"])}
+            if "train" in data.get("splits", {}):
+                data["splits"] = {"": data["splits"]}
+            return Outline(**data)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError) as error:

@@ -19,10 +19,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from optbench.axes import DEFAULTS, PARAMETERS
+from optbench.axes import AXES, PARAMETERS, Axes
+from optbench.datasets import DATASETS
 from optbench.errors import UserError
-from optbench.optimizers import Hyperparameters
-from optbench.schedules import Schedule
 from optbench.search import draws, fill, ranges
 from optbench.spec import OptimizerGrid, Search, Sweep, matches
 
@@ -34,8 +33,8 @@ _FRUITLESS_DRAWS = 100
 NUMERICS = 1
 
 
-@dataclass(frozen=True)
-class Trial:
+@dataclass(frozen=True, kw_only=True)
+class Trial(Axes):
     """One training with one seed, every hyperparameter resolved.
 
     `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune", or
@@ -43,18 +42,6 @@ class Trial:
     optimizer: configurations of one group compete for its budget.
     """
 
-    dataset: str
-    epochs: int
-    optimizer: str
-    hyperparameters: Hyperparameters
-    batch_size: int
-    dropout: tuple[float, float]
-    schedule: Schedule
-    model: str
-    activation: str
-    loss: str
-    precision: str
-    seed: int
     phase: str = field(default="tune", compare=False)
     group: int = field(default=0, compare=False)
 
@@ -74,50 +61,26 @@ class Trial:
         return self._hash(seed=self.seed)
 
     def _hash(self, seed: int | None) -> str:
-        # Values equal to a default are left out, so that an argument that a later version adds, neutral by default,
-        # does not change the ids of all earlier trials. A default that changes its value must raise NUMERICS.
-        resolved = {
-            "numerics": NUMERICS,
-            "dataset": self.dataset,
-            "epochs": self.epochs,
-            "optimizer": self.optimizer,
-            "algorithm": self.algorithm,
-            "hyperparameters": self.hyperparameters.model_dump(exclude_defaults=True),
-            "batch_size": self.batch_size,
-            "dropout": self.dropout,
-            "schedule": [self.schedule.name, self.schedule.model_dump(exclude_defaults=True)],
-            "seed": seed,
-        }
+        # Values equal to a default are left out, so that an axis or an argument that a later version adds, neutral by
+        # default, does not change the ids of all earlier trials. A default that changes its value must raise NUMERICS.
+        resolved: dict[str, Any] = {"numerics": NUMERICS, "algorithm": self.algorithm}
         if self.hyperparameters.source:
             resolved["source"] = self.hyperparameters.source
-        for name in ("model", "activation", "loss", "precision"):
-            if (getattr(self, name),) != DEFAULTS[name]:
-                resolved[name] = getattr(self, name)
+        for axis in AXES.values():
+            value = getattr(self, axis.name)
+            if axis.is_always_hashed or value != axis.default:
+                resolved[axis.name] = axis.hashed(value)
+        resolved["seed"] = seed
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
 
     def columns(self) -> dict[str, Any]:
         """What a row of results says about its trial (see `store.SCHEMA`)."""
-        conv, linear = self.dropout
-        others = self.hyperparameters.model_dump(exclude={"lr"})
-        return {
-            "phase": self.phase,
-            "trial_id": self.trial_id,
-            "configuration_id": self.configuration_id,
-            "dataset": self.dataset,
-            "epochs": self.epochs,
-            "optimizer": self.optimizer,
-            "algorithm": self.algorithm,
-            "lr": self.hyperparameters.lr,
-            "hyperparameters": json.dumps(others, sort_keys=True),
-            "schedule": str(self.schedule),
-            "batch_size": self.batch_size,
-            "dropout": conv if conv == linear else None,
-            "dropout_conv": conv,
-            "dropout_linear": linear,
-            "model": self.model,
-            "activation": self.activation,
-            "loss": self.loss,
-            "seed": self.seed,
+        ids = {"phase": self.phase, "trial_id": self.trial_id, "configuration_id": self.configuration_id}
+        return ids | {
+            column.name: column.of(getattr(self, axis.name))
+            for axis in AXES.values()
+            if not axis.is_resolved
+            for column in axis.columns
         }
 
 
@@ -140,7 +103,7 @@ def expand(sweep: Sweep) -> list[Trial]:
 
     Raises `UserError` for combinations that an optimizer refuses, for too many trials and for none.
     """
-    count = sum(_count(grid, sweep.search) for grid in sweep.optimizers.values()) * len(sweep.seeds)
+    count = sum(_count(sweep, grid) for grid in sweep.optimizers.values()) * len(sweep.seeds)
     if count > MAX_TRIALS:
         raise UserError(
             f"{_place(sweep, 'optimizers')}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
@@ -149,25 +112,15 @@ def expand(sweep: Sweep) -> list[Trial]:
     refused: dict[str, None] = {}
     useful: set[int] = set()
     for label, grid in sweep.optimizers.items():
-        compared = {name: grid.axes[name] for name in PARAMETERS}
+        compared = _compared(sweep, grid)
         for group, values in enumerate(product(*compared.values())):
             for combination in _combinations(sweep, label, dict(zip(compared, values, strict=True)), useful):
-                own = {k: v for k, v in combination.items() if k not in PARAMETERS}
                 try:
-                    hyperparameters = grid.hyperparameters(**own)
-                except ValidationError as error:
+                    trial = _trial(sweep, label, combination, group)
+                except ValueError as error:
                     at = _place(sweep, "optimizers", label)
                     refused[f"{at}: {label}: {_why(error)} (use 'exclude' for single combinations)"] = None
                     continue
-                trial = Trial(
-                    dataset=sweep.dataset,
-                    epochs=sweep.epochs,
-                    optimizer=label,
-                    hyperparameters=hyperparameters,
-                    seed=sweep.seeds[0],
-                    group=group,
-                    **{name: combination[name] for name in PARAMETERS},
-                )
                 configurations.setdefault(trial.configuration_id, trial)
     for i in range(len(sweep.exclude)):
         if i not in useful:
@@ -181,8 +134,37 @@ def expand(sweep: Sweep) -> list[Trial]:
     return [replace(trial, seed=seed) for seed in sweep.seeds for trial in configurations.values()]
 
 
-def _why(error: ValidationError) -> str:
-    """What an optimizer has against its hyperparameters."""
+# Each combination of the values of these axes has an optimizer's whole budget.
+_COMPARED = ("dataset", *PARAMETERS)
+
+
+def _compared(sweep: Sweep, grid: OptimizerGrid) -> dict[str, tuple[Any, ...]]:
+    values = {"dataset": sweep.datasets, **grid.axes}
+    return {name: values[name] for name in _COMPARED}
+
+
+def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int) -> Trial:
+    """The configuration with the first seed. Raises `ValueError` where its optimizer or its dataset refuses it."""
+    own = {name: value for name, value in combination.items() if name not in _COMPARED}
+    trial = Trial(
+        epochs=sweep.epochs,
+        optimizer=label,
+        hyperparameters=sweep.optimizers[label].hyperparameters(**own),
+        seed=sweep.seeds[0],
+        group=group,
+        **{name: combination[name] for name in _COMPARED},
+    )
+    images = DATASETS[trial.dataset].train
+    if trial.batch_size > images:
+        size = f"the training set of {trial.dataset}, {images} images"
+        raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")
+    return trial
+
+
+def _why(error: ValueError) -> str:
+    """What is wrong with a combination."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     detail = error.errors()[0]
     if detail["type"] == "missing":
         return f"needs {detail['loc'][0]}"
@@ -196,11 +178,11 @@ def _budget(grid: OptimizerGrid, search: Search | None) -> int:
     return budget
 
 
-def _count(grid: OptimizerGrid, search: Search | None) -> int:
+def _count(sweep: Sweep, grid: OptimizerGrid) -> int:
     """At most how many configurations an optimizer has."""
-    compared = math.prod(len(grid.axes[name]) for name in PARAMETERS)
+    compared = math.prod(map(len, _compared(sweep, grid).values()))
     own = math.prod(len(values) for name, values in grid.axes.items() if name not in PARAMETERS)
-    return compared * max(own, _budget(grid, search)) if grid.is_searched else compared * own
+    return compared * max(own, _budget(grid, sweep.search)) if grid.is_searched else compared * own
 
 
 def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful: set[int]) -> Iterator[dict[str, Any]]:

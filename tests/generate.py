@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optbench.scores import Score
 from optbench.store import SCHEMA, Outline, Store
 
 # label: algorithm, best lr, and its hyperparameters beside lr
@@ -88,7 +89,7 @@ def write(
     store = Store(folder)
     outline = Outline(
         name=folder.name,
-        metric="val_accuracy",
+        metric=Score.val_accuracy,
         trial_ids=tuple(trial_ids[: len(grid) * seeds]),
         confirm_ids=tuple(trial_ids[len(grid) * seeds :]),
         optimizers=dict.fromkeys(labels, each * seeds + confirm),

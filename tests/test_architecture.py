@@ -11,6 +11,7 @@ ROOT = Path(optbench.__file__).parent
 # A module may import those above it. The registries stand before `spec`, which checks a sweep file against them.
 LINE = [
     "errors",
+    "scores",
     "bounds",
     "isolation",
     "device",
@@ -19,6 +20,9 @@ LINE = [
     "document",
     "schedules",
     "search",
+    "wording",
+    "hyperparameters",
+    "axes",
     "optimizers",
     "optimizers.library",
     "optimizers.foreign",
@@ -30,8 +34,7 @@ LINE = [
     "optimizers.stacked",
     "kernels.trunk",
     "model",
-    "wording",
-    "axes",
+    "blocks",
     "spec",
     "trials",
     "stacks",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
-from optbench.stats.finals import AXES
+from optbench.axes import COMPARED
 from tests.generate import write
 
 TEXTS = ("trial_id", "optimizer", "status", "hyperparameters", "schedule", "model")
@@ -90,4 +90,4 @@ def test_finals_of_a_store_are_those_of_its_last_rows(store):
     assert set(every["status"]) == {"finished", "diverged"}
     assert (every.loc[every["status"] == "finished", "epoch"] == 6).all()
     assert every.loc[every["status"] == "diverged", "val_accuracy"].isna().all()
-    assert stats.varying(every, AXES) == ["optimizer", "schedule", "batch_size", "dropout"]
+    assert stats.varying(every, list(COMPARED)) == ["optimizer", "schedule", "batch_size", "dropout"]

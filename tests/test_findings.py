@@ -8,6 +8,7 @@ import pytest
 
 from optbench.report import build
 from optbench.report.findings import names
+from optbench.scores import Score
 from tests.test_report import fill
 
 SWEEP = """
@@ -94,7 +95,7 @@ def test_the_score_asked_for_is_the_score_that_is_told(tmp_path):
     from optbench.report.query import Query
 
     store = fill(tmp_path, SWEEP, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
-    first = build.build(store, Query(metric="val_loss")).findings[0]
+    first = build.build(store, Query(metric=Score.val_loss)).findings[0]
     assert first == "Take sgd with lr=0.1: 0.1000 ± 0.0004 validation loss over 5 seeds."
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optbench import execution
 from optbench.halving import Judge
 from optbench.run import execute, make_plan
+from optbench.scores import Score
 from optbench.spec import Halving, parse
 from optbench.stacks import plan
 from optbench.trials import expand
@@ -35,7 +36,7 @@ def test_the_best_of_each_rung_train_on(configurations, seeds, factor, epochs, m
     trials = trials_of(configurations, seeds, epochs)
     generator = random.Random(data.draw(st.integers(0, 1000)))
     curve = {(t.trial_id, epoch): generator.random() for t in trials for epoch in range(epochs + 1)}
-    metric = data.draw(st.sampled_from(["val_accuracy", "val_loss"]))
+    metric = data.draw(st.sampled_from([Score.val_accuracy, Score.val_loss]))
 
     # Synchronously: all train to the rung, all but the best are gone.
     by_configuration = {}
@@ -75,7 +76,7 @@ def test_the_best_of_each_rung_train_on(configurations, seeds, factor, epochs, m
 
 def test_optimizers_and_compared_axes_each_have_their_own_race():
     trials = trials_of(3, 1, 3, labels=("a", "b"))
-    judge = Judge(trials, Halving(factor=3), "val_accuracy")
+    judge = Judge(trials, Halving(factor=3), Score.val_accuracy)
     (stack,) = plan(trials, 6, rungs=(1,))
     judge.observe(row(t, 1, 0.9 if t.optimizer == "a" else 0.1) for t in trials)
     kept = {t.trial_id for t in trials} - judge.verdict(stack, 1)
@@ -84,7 +85,7 @@ def test_optimizers_and_compared_axes_each_have_their_own_race():
 
 def test_a_diverged_or_failed_trial_loses_and_is_no_longer_there_to_be_stopped():
     trials = trials_of(4, 1, 3)
-    judge = Judge(trials, Halving(factor=2), "val_accuracy")
+    judge = Judge(trials, Halving(factor=2), Score.val_accuracy)
     (stack,) = plan(trials, 4, rungs=(1, 2))
     judge.observe([row(trials[0], 1, math.nan, "diverged"), row(trials[1], 0, 0.9, "failed"), row(trials[2], 1, 0.1)])
     assert judge.verdict(stack, 1) is None  # the fourth is still on its way
@@ -98,7 +99,7 @@ def test_what_happened_after_a_rung_does_not_change_its_verdict():
     """Rows of an earlier run are known before its rungs are decided again, and all say how the trial ended."""
     trials = trials_of(2, 1, 3)
     (stack,) = plan(trials, 2, rungs=(1,))
-    judge = Judge(trials, Halving(factor=2), "val_accuracy")
+    judge = Judge(trials, Halving(factor=2), Score.val_accuracy)
     judge.observe(row(trials[0], epoch, value, "diverged") for epoch, value in [(0, 0.1), (1, 0.9), (2, math.nan)])
     judge.observe([row(trials[1], 1, 0.1)])
     assert judge.verdict(stack, 1) == {trials[1].trial_id}
@@ -107,7 +108,7 @@ def test_what_happened_after_a_rung_does_not_change_its_verdict():
 def test_epochs_saved():
     """27 configurations, 9 epochs: 27 + 9 · 2 + 3 · 6 of 243 epochs."""
     trials = trials_of(27, 1, 9)
-    judge = Judge(trials, Halving(factor=3), "val_accuracy")
+    judge = Judge(trials, Halving(factor=3), Score.val_accuracy)
     (stack,) = plan(trials, 27, rungs=(1, 3))
     for epoch in range(1, 10):
         judge.observe(row(t, epoch, t.hyperparameters.lr) for t in trials)
@@ -281,7 +282,7 @@ def test_in_this_process_it_is_the_same(undisturbed, tmp_path):
     from optbench.execution.in_process import run_in_process
 
     phase = make_plan(parse(SWEEP), tmp_path, "cpu", 1, 3)
-    judge = Judge(phase.tuning, Halving(factor=2), "val_accuracy")
+    judge = Judge(phase.tuning, Halving(factor=2), Score.val_accuracy)
     rows = []
     stopped = set()
     for _, message in run_in_process(phase.stacks, "cpu", None, judge.verdict):

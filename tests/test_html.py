@@ -11,6 +11,7 @@ import pytest
 from optbench import stats
 from optbench.report import html, plots
 from optbench.report.tables import Column, Report, Table
+from optbench.scores import Score
 from tests.test_plots import explored, made_up, some_diverged
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -30,7 +31,7 @@ def report_of(frames):
     finals = frames[1]
     tuning = finals[finals["phase"] == "tune"]
     fresh = finals[finals["phase"] == "confirm"]
-    best = stats.compare(tuning, ["optimizer"], "val_accuracy", fresh if len(fresh) else None)
+    best = stats.compare(tuning, ["optimizer"], Score.val_accuracy, fresh if len(fresh) else None)
     best = best.sort_values("test_accuracy", ascending=False, ignore_index=True)
     best["rank"], best["best"] = [1, 1, *range(3, len(best) + 1)][: len(best)], [True, *[False] * (len(best) - 1)]
     best["diverged_of"] = [f"{k}/{n}" for k, n in zip(best["diverged"], best["trials"], strict=True)]
@@ -39,7 +40,7 @@ def report_of(frames):
     columns = (Column("optimizer", "optimizer"), *scores, *more)
     tables = [Table("Optimizers", "A caption with <b>.", columns, best)]
     if finals["schedule"].nunique() > 1:
-        by = stats.compare(tuning, ["optimizer", "schedule"], "val_accuracy")
+        by = stats.compare(tuning, ["optimizer", "schedule"], Score.val_accuracy)
         keys = (Column("optimizer", "optimizer"), Column("schedule", "schedule"))
         tables.append(Table("Schedules", "", (*keys, *scores), by, keys=2))
     odd = pd.DataFrame({"name": ["b", "a10", "a9", "c"], "value": [9.5, math.nan, 100.0, math.inf], "x": [1, 2, 3, 4]})
@@ -241,13 +242,13 @@ def test_a_filter_shows_what_python_would_show_of_the_trials_that_pass(page, fra
 
 def test_lines_may_be_of_another_axis_and_heat_maps_of_one_line(page, frames, explorer):
     page.locator("select[name=by]").select_option(label="by schedule")
-    by_schedule = stats.compare(frames[1], ["schedule"], "val_accuracy").set_index("schedule")["val_accuracy"]
+    by_schedule = stats.compare(frames[1], ["schedule"], Score.val_accuracy).set_index("schedule")["val_accuracy"]
     values = explorer.axis("schedule").values
     ends = {values[t["v"]]: t["y"][-1] for t in traces(page, "curves") if t["role"] == "line"}
     assert ends == pytest.approx((100 * by_schedule).to_dict(), rel=DIGITS)
     page.locator("select[name=of]").select_option(label="cosine")
     of = frames[1][frames[1]["schedule"] == "cosine"]
-    best = stats.compare(of, ["batch_size", "dropout"], "val_accuracy").set_index(["batch_size", "dropout"])
+    best = stats.compare(of, ["batch_size", "dropout"], Score.val_accuracy).set_index(["batch_size", "dropout"])
     (grid,) = (t["z"] for t in traces(page, "batch_size_dropout") if t["role"] == "grid")
     for i, batch in enumerate((32, 128)):
         for j, rate in enumerate(explorer.axis("dropout").values):
@@ -600,7 +601,7 @@ def test_confirmed_configurations_show_fresh_seeds_until_an_axis_is_filtered(wat
     assert said.inner_text().startswith("1 optimizer, on the seeds that selected them, n = 3.")
     finals = frames[1]
     of = finals[(finals["phase"] == "tune") & (finals["schedule"] == explorer.axis("schedule").values[0])]
-    best = stats.compare(of, ["optimizer"], "val_accuracy").set_index("optimizer")
+    best = stats.compare(of, ["optimizer"], Score.val_accuracy).set_index("optimizer")
     (line,) = (t for t in traces(page, "curves") if t["role"] == "line")
     expected = best.loc[explorer.axis("optimizer").values[0], "val_accuracy"]
     assert line["y"][-1] == pytest.approx(100 * expected, rel=DIGITS)
@@ -616,7 +617,7 @@ def test_a_sweep_without_anything_to_draw_is_a_page_of_tables():
 
 def test_what_diverged_stands_at_the_worst_end_also_of_a_loss(watched, tmp_path):
     frames = made_up({"adam": [1e-2, 1e-1], "sgd": [1e-2, 1e-1]}, status=some_diverged, epochs=2)
-    explorer = explored(frames, "val_loss", "val_loss")
+    explorer = explored(frames, Score.val_loss, Score.val_loss)
     path = tmp_path / "loss.html"
     path.write_text(html.page(report_of(frames), explorer), encoding="utf-8")
     other = Watched(watched.browser)

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
+from optbench.scores import Score
 
 
 def trials(cells, score, seeds=1):
@@ -27,7 +28,7 @@ def grid(**axes):
 
 
 def shares(finals, factors):
-    found = stats.importance(finals, factors, "val_accuracy")
+    found = stats.importance(finals, factors, Score.val_accuracy)
     assert found["factor"].is_unique
     return found.set_index("factor")["share"]
 
@@ -122,7 +123,7 @@ def test_a_factor_that_does_nothing_explains_nothing():
 
 def test_noise_falls_to_the_seeds():
     generator = np.random.default_rng(0)
-    found = stats.importance(trials(GRID, lambda *_: generator.normal(), seeds=20), [*GRID[0]], "val_accuracy")
+    found = stats.importance(trials(GRID, lambda *_: generator.normal(), seeds=20), [*GRID[0]], Score.val_accuracy)
     by_kind = found.groupby("kind")["share"].sum()
     freedom = len(GRID) * 20 - 1
     assert by_kind["seed"] == pytest.approx(len(GRID) * 19 / freedom, abs=0.03)
@@ -141,15 +142,15 @@ def test_diverged_and_stopped_trials_and_constant_factors_are_not_in_it():
     finals = trials(GRID, lambda x, _: float(x["batch_size"])).assign(model="cnn")
     extra = finals.assign(status=["diverged", "stopped"] * (len(finals) // 2), model="mlp", val_accuracy=math.nan)
     factors = [*GRID[0], "model"]
-    both = stats.importance(pd.concat([finals, extra]), factors, "val_accuracy")
-    pd.testing.assert_frame_equal(both, stats.importance(finals, factors, "val_accuracy"))
+    both = stats.importance(pd.concat([finals, extra]), factors, Score.val_accuracy)
+    pd.testing.assert_frame_equal(both, stats.importance(finals, factors, Score.val_accuracy))
     assert not both["factor"].str.contains("model").any()
 
 
 def test_where_nothing_varies_nothing_is_said():
     finals = trials(GRID, lambda *_: 0.1, seeds=3)
-    assert stats.importance(finals, [*GRID[0]], "val_accuracy")["share"].isna().all()
-    nothing = stats.importance(finals[:0], [*GRID[0]], "val_accuracy")
+    assert stats.importance(finals, [*GRID[0]], Score.val_accuracy)["share"].isna().all()
+    nothing = stats.importance(finals[:0], [*GRID[0]], Score.val_accuracy)
     assert nothing["factor"].tolist() == ["rest", "seed"]
     assert nothing["share"].isna().all()
 
@@ -190,7 +191,7 @@ def test_factors_that_mask_one_another_share_what_they_explain_together():
     finals = trials([{"lr": a, "dropout": b} for a, b in levels], lambda x, _: x["dropout"] - x["lr"])
     found = shares(finals, ["lr", "dropout"])
     # Neither explains much alone, both explain all.
-    assert stats.importance(finals, ["lr"], "val_accuracy")["share"][0] < 0.5
+    assert stats.importance(finals, ["lr"], Score.val_accuracy)["share"][0] < 0.5
     assert found["lr"] == pytest.approx(found["dropout"]) == pytest.approx(0.5)
 
 
@@ -199,5 +200,6 @@ def test_categories_give_the_same_as_text():
     finals = trials(GRID, lambda *_: generator.normal(), seeds=2)
     categories = finals.astype(dict.fromkeys(("configuration_id", "optimizer", "dropout", "status"), "category"))
     pd.testing.assert_frame_equal(
-        stats.importance(finals, [*GRID[0]], "val_accuracy"), stats.importance(categories, [*GRID[0]], "val_accuracy")
+        stats.importance(finals, [*GRID[0]], Score.val_accuracy),
+        stats.importance(categories, [*GRID[0]], Score.val_accuracy),
     )

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from optbench import parts
 from optbench.errors import UserError
+from optbench.scores import Score
 from optbench.store import SCHEMA, Outline, Store
 
 TEXTS = [field.name for field in SCHEMA if field.type == pa.string()]
-OUTLINE = Outline("s", "val_accuracy", (), {})
+OUTLINE = Outline("s", Score.val_accuracy, (), {})
 
 
 def row(trial, epoch):

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
+from optbench.axes import COMPARED
 from optbench.report import insights, plots
 from optbench.report.query import Query
 from optbench.report.results import Results
+from optbench.scores import Score
 
 DEFAULTS = {
     "dataset": "digits",
@@ -73,7 +75,7 @@ def made_up(optimizers, epochs=4, seeds=3, confirm=0, status=None, seed=0, **axe
     for configuration, number in itertools.product(configurations, range(seeds)):
         train(configuration, "tune", number)
     if confirm:
-        selected = set(stats.select(stats.final(pd.DataFrame(rows)), ["optimizer"], "val_accuracy"))
+        selected = set(stats.select(stats.final(pd.DataFrame(rows)), ["optimizer"], Score.val_accuracy))
         for configuration, number in itertools.product(configurations, range(confirm)):
             if json.dumps(list(configuration), sort_keys=True) in selected:
                 train(configuration, "confirm", 10_000 + number)
@@ -99,7 +101,7 @@ def confirmed():
     return made_up({"adam": LRS, "sgd": LRS}, confirm=4, **GRID)
 
 
-def results_of(frames, metric="val_accuracy", score="test_accuracy", hyperparameters=(), **options):
+def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyperparameters=(), **options):
     """What `results.load` makes of a folder."""
     rows, finals = frames
     tuning, confirming = (finals[finals["phase"] == phase] for phase in ("tune", "confirm"))
@@ -114,7 +116,7 @@ def results_of(frames, metric="val_accuracy", score="test_accuracy", hyperparame
         confirming=confirming if len(confirming) else None,
         timed=finals[:0],
         metric=metric,
-        varying=tuple(stats.varying(tuning, stats.AXES)),
+        varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=("lr", *hyperparameters) if tuning["lr"].nunique() > 1 else hyperparameters,
         searched=frozenset(),
     )
@@ -155,7 +157,7 @@ def test_every_plot_says_what_it_shows_and_how_sure_it_is(grid):
 def test_curves_are_those_of_the_selected_configurations(grid):
     rows, finals = grid
     plot = named(explored(grid))["curves"]
-    table = stats.compare(finals, ["optimizer"], "val_accuracy").set_index("optimizer")
+    table = stats.compare(finals, ["optimizer"], Score.val_accuracy).set_index("optimizer")
     lines = {(one.label, one.dashed): one.points for one in plot.series}
     assert set(lines) == set(itertools.product(["adam", "sgd", "lion"], [False, True]))
     for (label, dashed), points in lines.items():
@@ -172,7 +174,7 @@ def test_curves_are_those_of_the_selected_configurations(grid):
 def test_curves_of_confirmed_configurations_are_of_their_fresh_seeds(confirmed):
     rows, finals = confirmed
     explorer = explored(confirmed)
-    chosen = stats.select(finals[finals["phase"] == "tune"], ["optimizer"], "val_accuracy")
+    chosen = stats.select(finals[finals["phase"] == "tune"], ["optimizer"], Score.val_accuracy)
     fresh = rows[rows["phase"] == "confirm"].groupby(["configuration_id", "epoch"])["val_accuracy"].mean()
     for one in named(explorer)["curves"].series:
         if not one.dashed:
@@ -196,7 +198,7 @@ def test_an_optimizer_that_is_not_confirmed_yet_has_a_place_but_no_curve(confirm
 @pytest.mark.parametrize(("name", "axis", "column"), [("lr", "lr", "test_accuracy"), ("gap", "dropout", "gap")])
 def test_lines_over_an_axis_equal_the_table_of_that_axis(grid, name, axis, column):
     _, finals = grid
-    table = stats.compare(finals, ["optimizer", axis], "val_accuracy").set_index(["optimizer", axis])
+    table = stats.compare(finals, ["optimizer", axis], Score.val_accuracy).set_index(["optimizer", axis])
     plot = named(explored(grid))[name]
     assert sum(len(one.points) for one in plot.series) == len(table)
     for one in plot.series:
@@ -213,7 +215,7 @@ def test_lines_over_an_axis_equal_the_table_of_that_axis(grid, name, axis, colum
 def test_heat_maps_equal_the_table_of_both_axes(grid):
     _, finals = grid
     for name, x in (("batch_size_rate", "lr"), ("batch_size_dropout", "dropout")):
-        table = stats.compare(finals, ["batch_size", x], "val_accuracy")
+        table = stats.compare(finals, ["batch_size", x], Score.val_accuracy)
         cells = named(explored(grid))[name].grid.set_index(["x", "y"])
         assert len(cells) == len(table)
         for row in table.to_dict("records"):
@@ -226,15 +228,15 @@ def test_plots_of_the_whole_sweep_are_what_stats_says(grid):
     rows, finals = grid
     explorer = explored(grid)
     found = named(explorer)
-    curves = stats.tuning_curves(finals, ["optimizer"], "val_accuracy", "test_accuracy").dropna()
+    curves = stats.tuning_curves(finals, ["optimizer"], Score.val_accuracy, Score.test_accuracy).dropna()
     for one in found["tuning"].series:
         mine = curves[curves["optimizer"] == one.label]
         assert one.points["x"].tolist() == mine["n"].tolist()
         assert one.points["y"].tolist() == pytest.approx(mine["expected"].tolist())
-    target, _ = stats.target(finals, "val_accuracy")
+    target, _ = stats.target(finals, Score.val_accuracy)
     assert f"reaches {100 * target:.2f} %" in found["targets"].caption
-    chosen = stats.select(finals, ["optimizer"], "val_accuracy")
-    times = stats.time_to_target(rows, "val_accuracy", target, chosen.tolist())
+    chosen = stats.select(finals, ["optimizer"], Score.val_accuracy)
+    times = stats.time_to_target(rows, Score.val_accuracy, target, chosen.tolist())
     medians = times.groupby("optimizer")["epochs_to"].median()
     assert {one.label: one.points["x"].iloc[0] for one in found["targets"].series} == medians.to_dict()
     table = insights.workloads(results_of(grid)).data.set_index("optimizer")["profile"]
@@ -254,7 +256,7 @@ def test_a_sweep_of_one_optimizer_has_a_line_for_each_model():
     explorer = explored(frames)
     plot = named(explorer)["curves"]
     assert (explorer.by, plot.by) == ("model", "model")
-    best = stats.compare(frames[1], ["model"], "val_accuracy").set_index("model")
+    best = stats.compare(frames[1], ["model"], Score.val_accuracy).set_index("model")
     ends = {one.label: one.points["y"].iloc[-1] for one in plot.series if not one.dashed}
     assert ends == pytest.approx(best["val_accuracy"].to_dict())
 
@@ -262,7 +264,7 @@ def test_a_sweep_of_one_optimizer_has_a_line_for_each_model():
 def test_more_than_ten_lines_are_the_ten_best():
     frames = made_up({f"optimizer {i}": [0.01] for i in range(14)}, seeds=2)
     explorer = explored(frames)
-    best = stats.compare(frames[1], ["optimizer"], "val_accuracy")
+    best = stats.compare(frames[1], ["optimizer"], Score.val_accuracy)
     best = best.sort_values("test_accuracy", ascending=False, kind="stable")
     assert len(explorer.axis("optimizer").values) == 14
     drawn = [one for one in named(explorer)["curves"].series if not one.dashed]
@@ -272,8 +274,8 @@ def test_more_than_ten_lines_are_the_ten_best():
 
 def test_a_metric_that_is_a_loss_turns_everything_round(grid):
     _, finals = grid
-    explorer = explored(grid, "val_loss", "test_loss")
-    table = stats.compare(finals, ["optimizer"], "val_loss").set_index("optimizer")
+    explorer = explored(grid, Score.val_loss, Score.test_loss)
+    table = stats.compare(finals, ["optimizer"], Score.val_loss).set_index("optimizer")
     found = named(explorer)
     assert (found["curves"].y, found["curves"].unit, found["lr"].unit) == ("validation loss", "number", "number")
     for one in found["curves"].series:
@@ -367,7 +369,7 @@ def test_the_first_point_that_passes_a_filter_is_what_select_takes_of_what_passe
         chosen = data.draw(st.sets(st.sampled_from(axis.values), min_size=1))
         passing, points = passing[passing[axis.name].isin(chosen)], points[points[axis.name].isin(chosen)]
     for by in (["optimizer"], ["schedule"], ["optimizer", "lr"]):
-        expected = stats.select(passing, by, "val_accuracy").to_dict() if len(passing) else {}
+        expected = stats.select(passing, by, Score.val_accuracy).to_dict() if len(passing) else {}
         found = points.drop_duplicates(by)
         keys = found[by[0]] if len(by) == 1 else zip(*(found[name] for name in by), strict=True)
         varying = all(name in points for name in by)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from optbench.errors import UserError
-from optbench.report.query import Query, matching, parse_at, parse_target
+from optbench.report.query import matching, parse_at, parse_metric, parse_target
 
 FINALS = pd.DataFrame(
     {
@@ -34,7 +34,7 @@ def test_a_target_is_a_share_or_in_percent():
 
 def test_a_misspelt_metric_is_named():
     with pytest.raises(UserError, match="did you mean 'test_accuracy'"):
-        Query(metric="test_acuracy")
+        parse_metric("test_acuracy")
 
 
 @pytest.mark.parametrize(

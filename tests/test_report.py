@@ -16,6 +16,7 @@ from optbench.optimizers import OPTIMIZERS
 from optbench.report import build, formats, listings, status
 from optbench.report.query import Query
 from optbench.run import Plan
+from optbench.scores import Score
 from optbench.spec import parse, to_yaml
 from optbench.store import Part, Store
 from optbench.trials import expand
@@ -199,7 +200,7 @@ def test_a_condition_leaves_its_trials_in_all_tables(store):
 
 
 def test_a_loss_ranks_from_the_lowest(store):
-    data = build.build(store, Query(metric="test_loss")).tables[0].data
+    data = build.build(store, Query(metric=Score.test_loss)).tables[0].data
     assert data["test_loss"].tolist() == pytest.approx([0.409, 0.599])
     assert data["rank"].tolist() == [1, 2]
     assert data["difference"].tolist() == pytest.approx([0, 0.19])

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from optbench import stats
+from optbench.scores import Score
 
 
 def frame(records):
@@ -47,8 +48,8 @@ def test_selection_is_on_the_mean_over_seeds():
         ]
     )
     finals = stats.final(rows)
-    assert stats.select(finals, ["optimizer"], "val_accuracy").to_dict() == {"adam": "steady", "sgd": "only"}
-    assert stats.select(finals, ["optimizer"], "val_loss").to_dict() == {"adam": "steady", "sgd": "only"}
+    assert stats.select(finals, ["optimizer"], Score.val_accuracy).to_dict() == {"adam": "steady", "sgd": "only"}
+    assert stats.select(finals, ["optimizer"], Score.val_loss).to_dict() == {"adam": "steady", "sgd": "only"}
 
 
 def test_a_configuration_that_diverged_comes_after_all_that_did_not():
@@ -61,8 +62,8 @@ def test_a_configuration_that_diverged_comes_after_all_that_did_not():
         ]
     )
     finals = stats.final(rows)
-    assert stats.select(finals, ["optimizer"], "val_accuracy")["adam"] == "tame"
-    (row,) = stats.compare(finals, ["optimizer"], "val_accuracy").to_dict("records")
+    assert stats.select(finals, ["optimizer"], Score.val_accuracy)["adam"] == "tame"
+    (row,) = stats.compare(finals, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["n"], row["trials"], row["diverged"]) == (2, 4, 1)
 
 
@@ -70,7 +71,7 @@ def test_a_configuration_with_fewer_seeds_does_not_win_by_luck():
     rows = frame(
         [("adam", "lucky", 4, 2, 0.99, "finished")] + [("adam", "known", seed, 2, 0.9, "finished") for seed in range(5)]
     )
-    assert stats.select(stats.final(rows), ["optimizer"], "val_accuracy")["adam"] == "known"
+    assert stats.select(stats.final(rows), ["optimizer"], Score.val_accuracy)["adam"] == "known"
 
 
 def test_a_configuration_that_always_diverged_comes_after_one_with_fewer_seeds():
@@ -78,7 +79,7 @@ def test_a_configuration_that_always_diverged_comes_after_one_with_fewer_seeds()
         [("adam", "wild", seed, 2, math.nan, "diverged") for seed in range(3)]
         + [("adam", "tame", 0, 2, 0.9, "finished"), ("adam", "tame", 1, 2, 0.9, "finished")]
     )
-    assert stats.select(stats.final(rows), ["optimizer"], "val_accuracy")["adam"] == "tame"
+    assert stats.select(stats.final(rows), ["optimizer"], Score.val_accuracy)["adam"] == "tame"
 
 
 def test_states_follow_the_last_row_of_a_trial():
@@ -107,7 +108,7 @@ def test_what_diverged_everywhere_is_shown_and_not_filled():
     rows = frame(
         [("adam", "wild", seed, 2, math.nan, "diverged") for seed in (0, 1)] + [("sgd", "x", 0, 2, 0.1, "finished")]
     )
-    first, second = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    first, second = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy).to_dict("records")
     assert first["optimizer"] == "sgd"
     assert (second["n"], second["trials"], second["diverged"]) == (0, 2, 2)
     assert math.isnan(second["test_accuracy"])
@@ -123,7 +124,7 @@ def test_compare_equals_brute_force():
         for epoch in (0, 1, 2)
     ]
     finals = stats.final(frame(records))
-    result = stats.compare(finals, ["optimizer"], "val_accuracy", timed=finals).set_index("optimizer")
+    result = stats.compare(finals, ["optimizer"], Score.val_accuracy, timed=finals).set_index("optimizer")
     for optimizer in ("a", "b", "c"):
         groups = {}
         for o, configuration, _, epoch, value, _ in records:
@@ -143,9 +144,9 @@ def test_compare_equals_brute_force():
 def test_seconds_are_those_of_the_timed_trials():
     rows = frame([("adam", "x", seed, epoch, 0.9, "finished") for seed in range(3) for epoch in (1, 2)])
     timed = rows[rows["seed"] < 2].assign(train_seconds=[5.0, 10.0, 7.0, 14.0])
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy", timed=timed).to_dict("records")
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy, timed=timed).to_dict("records")
     assert row["seconds_per_epoch"] == 6.0
-    (row,) = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy", timed=timed[:0]).to_dict("records")
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy, timed=timed[:0]).to_dict("records")
     assert math.isnan(row["seconds_per_epoch"])
 
 
@@ -170,7 +171,7 @@ def test_a_stopped_trial_neither_selects_nor_scores_and_counts():
         + [("adam", "lucky", seed, 1, 0.9, "stopped") for seed in (0, 1)]
         + [("sgd", "only", 0, 1, 0.7, "stopped")]
     )
-    first, second = stats.compare(stats.final(rows), ["optimizer"], "val_accuracy").to_dict("records")
+    first, second = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (first["configuration_id"], first["n"], first["trials"]) == ("good", 2, 4)
     assert (second["optimizer"], second["n"], second["trials"]) == ("sgd", 0, 1)
     assert math.isnan(second["val_accuracy"])
@@ -181,7 +182,7 @@ def test_fresh_seeds_score_what_the_others_selected():
         frame([("adam", "a", 0, 2, 0.8, "finished"), ("adam", "b", 0, 2, 0.9, "finished")])  # b is selected
     )
     fresh = stats.final(frame([("adam", "b", seed, 2, 0.5 + seed / 100, "finished") for seed in (7, 8)]))
-    (row,) = stats.compare(tuning, ["optimizer"], "val_accuracy", fresh).to_dict("records")
+    (row,) = stats.compare(tuning, ["optimizer"], Score.val_accuracy, fresh).to_dict("records")
     assert row["configuration_id"] == "b"
     assert row["val_accuracy"] == pytest.approx(0.575)
     assert (row["n"], row["trials"]) == (2, 4)

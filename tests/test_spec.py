@@ -199,7 +199,7 @@ def test_the_names_of_networks_are_those_that_there_are():
     from optbench.device import PRECISIONS
     from optbench.model import ACTIVATIONS, LOSSES, MODELS
 
-    named = {name: list(get_args(PARAMETERS[name])) for name in ("model", "activation", "loss", "precision")}
+    named = {name: list(get_args(PARAMETERS[name].kind)) for name in ("model", "activation", "loss", "precision")}
     assert named == {
         "model": list(MODELS),
         "activation": list(ACTIVATIONS),

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optbench.errors import UserError
+from optbench.scores import Score
 from optbench.store import COLUMNS, SCHEMA, Outline, Part, Store, newest
 
 
@@ -22,7 +23,7 @@ def rows(epoch, status="running", ids=("a", "b"), **more):
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "results" / "s")
-    store.begin(Outline("s", "val_accuracy", ("a", "b"), {"adam": 2}), "name: s", {"one": ["a", "b"]})
+    store.begin(Outline("s", Score.val_accuracy, ("a", "b"), {"adam": 2}), "name: s", {"one": ["a", "b"]})
     return store
 
 
@@ -123,7 +124,7 @@ def test_old_rows_of_trials_that_train_anew_are_removed_and_no_others(store):
     )
     part(store, "one").add(rows(0))
     part(store, "kept", ids=("f",)).add(rows(1, "failed", ids=("f",), error="why"))
-    outline = Outline("s", "val_accuracy", ("a", "b", "d", "e"), {"adam": 4})
+    outline = Outline("s", Score.val_accuracy, ("a", "b", "d", "e"), {"adam": 4})
     store.begin(outline, "name: s", {"one": ["a", "b"], "new": ["e"]})
     assert sorted(path.stem for path in store.parts()) == ["part-done", "part-kept"]
     assert store.statuses() == {"d": "finished", "f": "failed"}
@@ -131,9 +132,9 @@ def test_old_rows_of_trials_that_train_anew_are_removed_and_no_others(store):
 
 def test_rows_say_what_a_trial_does_in_the_sweep_that_ran_last(store):
     part(store, "done").add(rows(2, "finished"))
-    store.begin(Outline("s", "val_accuracy", ("b",), {"adam": 2}, confirm_ids=("a",)), "", {})
+    store.begin(Outline("s", Score.val_accuracy, ("b",), {"adam": 2}, confirm_ids=("a",)), "", {})
     assert store.rows().set_index("trial_id")["phase"].to_dict() == {"a": "confirm", "b": "tune"}
-    store.begin(Outline("s", "val_accuracy", ("a",), {"adam": 2}), "", {})
+    store.begin(Outline("s", Score.val_accuracy, ("a",), {"adam": 2}), "", {})
     assert store.rows().set_index("trial_id")["phase"].to_dict() == {"a": "tune", "b": "tune"}
 
 
@@ -143,7 +144,7 @@ def test_two_runs_cannot_write_at_once(store):
 
 
 def test_the_outline_survives(store):
-    assert store.outline() == Outline("s", "val_accuracy", ("a", "b"), {"adam": 2})
+    assert store.outline() == Outline("s", Score.val_accuracy, ("a", "b"), {"adam": 2})
     (store.meta / "outline.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         store.outline()
@@ -173,7 +174,7 @@ def test_newest_is_the_sweep_that_ran_last(tmp_path):
     with pytest.raises(UserError, match="holds no results"):
         newest(tmp_path)
     for name in ("first", "second"):
-        Store(tmp_path / name).begin(Outline(name, "val_accuracy", (), {}), "", {"x": []})
+        Store(tmp_path / name).begin(Outline(name, Score.val_accuracy, (), {}), "", {"x": []})
     import os
 
     os.utime(tmp_path / "first" / "_optbench" / "outline.json", (2e9, 2e9))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
+from optbench.scores import Score
 
 
 def frame(trials):
@@ -62,12 +63,12 @@ def test_the_target_is_the_median_of_the_references():
             "adam": ("adam", [0.9, 0.2]),
         }
     )
-    assert stats.target(table, "val_accuracy") == (pytest.approx(0.8), ["sgd", "nesterov", "adam"])
-    assert stats.target(table, "val_loss") == (pytest.approx(0.2), ["sgd", "nesterov", "adam"])
+    assert stats.target(table, Score.val_accuracy) == (pytest.approx(0.8), ["sgd", "nesterov", "adam"])
+    assert stats.target(table, Score.val_loss) == (pytest.approx(0.2), ["sgd", "nesterov", "adam"])
 
 
 def test_without_references_all_set_the_target():
-    assert stats.target(finals({"a": ("lion", [0.5]), "b": ("muon", [0.7])}), "val_accuracy") == (
+    assert stats.target(finals({"a": ("lion", [0.5]), "b": ("muon", [0.7])}), Score.val_accuracy) == (
         pytest.approx(0.6),
         ["a", "b"],
     )
@@ -75,15 +76,15 @@ def test_without_references_all_set_the_target():
 
 def test_a_reference_is_scored_by_the_mean_over_its_seeds():
     table = pd.concat([finals({"sgd": ("sgd", [0.5, 0.6])}), finals({"sgd": ("sgd", [0.9, 0.6])})])
-    assert stats.target(table, "val_accuracy")[0] == pytest.approx(0.7)
+    assert stats.target(table, Score.val_accuracy)[0] == pytest.approx(0.7)
 
 
 def test_a_reference_that_diverged_counts_as_the_worst():
     table = finals({"sgd": ("sgd", [None]), "adam": ("adam", [0.8]), "adamw": ("adamw", [0.9])})
-    assert stats.target(table, "val_accuracy")[0] == pytest.approx(0.8)
-    value, labels = stats.target(table[table["optimizer"] != "adam"], "val_loss")
+    assert stats.target(table, Score.val_accuracy)[0] == pytest.approx(0.8)
+    value, labels = stats.target(table[table["optimizer"] != "adam"], Score.val_loss)
     assert math.isnan(value) and labels == ["sgd", "adamw"]
-    assert math.isnan(stats.target(table.assign(status="stopped"), "val_accuracy")[0])
+    assert math.isnan(stats.target(table.assign(status="stopped"), Score.val_accuracy)[0])
 
 
 ROWS = [
@@ -99,7 +100,7 @@ ROWS = [
 
 
 def test_the_first_epoch_at_the_target_counts_and_a_miss_is_infinite():
-    found = stats.time_to_target(frame(ROWS), "val_accuracy", 0.5).set_index("trial_id")
+    found = stats.time_to_target(frame(ROWS), Score.val_accuracy, 0.5).set_index("trial_id")
     expected = {"slow": 2, "back": 1, "never": math.inf, "wild": math.inf, "stopped": math.inf, "stopped late": 1}
     assert found["epochs_to"].to_dict() == expected
     assert found["steps_to"].to_dict() == {trial: 10 * epochs for trial, epochs in expected.items()}
@@ -108,7 +109,7 @@ def test_the_first_epoch_at_the_target_counts_and_a_miss_is_infinite():
 
 
 def test_a_loss_reaches_its_target_from_above():
-    found = stats.time_to_target(frame(ROWS), "val_loss", 0.5).set_index("trial_id")
+    found = stats.time_to_target(frame(ROWS), Score.val_loss, 0.5).set_index("trial_id")
     assert found["epochs_to"].tolist() == [2, 1, math.inf, math.inf, math.inf, 1]
 
 
@@ -116,16 +117,16 @@ def test_seconds_are_those_of_trials_that_ran_alone():
     rows = frame(ROWS[:3])
     rows.loc[rows["trial_id"] == "slow", "stack_size"] = 4
     rows.loc[rows["trial_id"] == "never", "workers"] = 2
-    found = stats.time_to_target(rows, "val_accuracy", 0.5)
+    found = stats.time_to_target(rows, Score.val_accuracy, 0.5)
     assert found["seconds_to"].tolist() == pytest.approx([math.nan, 1.5, math.nan], nan_ok=True)
     assert found["epochs_to"].tolist() == [2, 1, math.inf]
 
 
 def test_configurations_can_be_named():
-    found = stats.time_to_target(frame(ROWS), "val_accuracy", 0.5, ["cback", "cwild", "cfailed"])
+    found = stats.time_to_target(frame(ROWS), Score.val_accuracy, 0.5, ["cback", "cwild", "cfailed"])
     assert found["trial_id"].tolist() == ["back", "wild"]
-    assert stats.time_to_target(frame(ROWS), "val_accuracy", 0.5, []).empty
-    assert stats.time_to_target(frame(ROWS)[:0], "val_accuracy", 0.5).empty
+    assert stats.time_to_target(frame(ROWS), Score.val_accuracy, 0.5, []).empty
+    assert stats.time_to_target(frame(ROWS)[:0], Score.val_accuracy, 0.5).empty
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -145,7 +146,7 @@ def test_the_order_of_the_rows_and_how_text_is_kept_do_not_matter(trials, random
     order = list(range(len(rows)))
     random.shuffle(order)
     rows = rows.iloc[order].astype(dict.fromkeys(("trial_id", "configuration_id", "optimizer", "status"), "category"))
-    found = stats.time_to_target(rows, "val_accuracy", 0.5).set_index("trial_id")["epochs_to"].to_dict()
+    found = stats.time_to_target(rows, Score.val_accuracy, 0.5).set_index("trial_id")["epochs_to"].to_dict()
     expected = {}
     for i, (values, status) in enumerate(trials):
         if status in ("finished", "diverged", "stopped"):
@@ -155,7 +156,7 @@ def test_the_order_of_the_rows_and_how_text_is_kept_do_not_matter(trials, random
 
 
 def test_medians_keep_the_misses():
-    times = stats.time_to_target(frame(ROWS), "val_accuracy", 0.5)
+    times = stats.time_to_target(frame(ROWS), Score.val_accuracy, 0.5)
     sgd, adam = stats.summarise_targets(times, ["optimizer"]).to_dict("records")
     assert (sgd["optimizer"], sgd["reached"], sgd["n"]) == ("sgd", 2, 3)
     assert (sgd["epochs_to"], sgd["epochs_to_min"], sgd["epochs_to_max"]) == (2, 1, math.inf)

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
+from optbench.scores import Score
 
 CHECK = settings(max_examples=100, deadline=None, derandomize=True)
 few = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])  # ties are common, and halves add up exactly
@@ -119,7 +120,7 @@ def test_a_curve_orders_by_one_score_and_shows_another():
         + [("sgd", "c", 0.1, 0, 0.7, "finished")]
     )
     table["test_accuracy"] = [0.8, 0.6, 0.3, 0.5, 0.2]
-    curves = stats.tuning_curves(table, ["optimizer"], "val_accuracy", "test_accuracy")
+    curves = stats.tuning_curves(table, ["optimizer"], Score.val_accuracy, Score.test_accuracy)
     assert curves[["optimizer", "n"]].to_numpy().tolist() == [["adam", 1], ["adam", 2], ["sgd", 1]]
     assert curves["expected"].tolist() == pytest.approx([0.55, 0.4, 0.2])
     assert curves["high"].tolist() == pytest.approx([0.7, 0.4, 0.2])
@@ -127,8 +128,8 @@ def test_a_curve_orders_by_one_score_and_shows_another():
 
 def test_the_curve_of_a_loss_falls():
     table = one_each({0.1: 0.5, 0.2: 0.9, 0.3: 0.8})
-    curves = stats.tuning_curves(table, ["optimizer"], "val_loss", "val_loss")
-    mirrored = stats.tuning_curves(table, ["optimizer"], "val_accuracy", "val_accuracy")
+    curves = stats.tuning_curves(table, ["optimizer"], Score.val_loss, Score.val_loss)
+    mirrored = stats.tuning_curves(table, ["optimizer"], Score.val_accuracy, Score.val_accuracy)
     assert curves["expected"].tolist() == pytest.approx((1 - mirrored["expected"]).tolist())
     assert curves["low"].tolist() == pytest.approx((1 - mirrored["high"]).tolist())
     assert curves["high"].tolist() == pytest.approx((1 - mirrored["low"]).tolist())
@@ -136,7 +137,7 @@ def test_the_curve_of_a_loss_falls():
 
 def test_in_a_curve_fewer_seeds_rank_below_more():
     records = [("adam", "lucky", 0.1, 0, 0.9, "finished"), *(("adam", "x", 0.2, s, 0.5, "finished") for s in (0, 1))]
-    found = stats.tuning_curves(finals(records), ["optimizer"], "val_accuracy", "val_accuracy")
+    found = stats.tuning_curves(finals(records), ["optimizer"], Score.val_accuracy, Score.val_accuracy)
     assert found["expected"].tolist() == pytest.approx([0.7, 0.5])
 
 
@@ -156,7 +157,7 @@ def test_in_a_curve_the_stopped_rank_between_the_finished_and_the_diverged():
         ]
     )
     table.loc[table["configuration_id"] == "stopped late", "epoch"] = 2
-    found = stats.tuning_curves(table, ["optimizer"], "val_accuracy", "val_accuracy")
+    found = stats.tuning_curves(table, ["optimizer"], Score.val_accuracy, Score.val_accuracy)
     best_first = [0.3, 0.5, 0.7, 0.9]
     expected = stats.expected_best([*best_first, math.nan], [4, 3, 2, 1, 0])
     assert found["expected"].tolist() == pytest.approx(expected["expected"].tolist(), nan_ok=True)
@@ -169,10 +170,10 @@ def test_text_and_categories_give_the_same():
     categories = table.assign(**{c: table[c].astype("category") for c in ("optimizer", "configuration_id", "status")})
     categories["optimizer"] = categories["optimizer"].cat.add_categories("never used")
     for function, arguments in (
-        (stats.tuning_curves, (["optimizer"], "val_accuracy", "val_accuracy")),
-        (stats.lr_sensitivity, (["optimizer"], "val_accuracy")),
+        (stats.tuning_curves, (["optimizer"], Score.val_accuracy, Score.val_accuracy)),
+        (stats.lr_sensitivity, (["optimizer"], Score.val_accuracy)),
         (stats.divergence, (["optimizer", "lr"],)),
-        (stats.winners_curse, (table, "val_accuracy")),
+        (stats.winners_curse, (table, Score.val_accuracy)),
     ):
         plain, other = function(table, *arguments), function(categories, *arguments)
         names = [name for name in ("optimizer", "configuration_id") if name in plain]
@@ -181,7 +182,7 @@ def test_text_and_categories_give_the_same():
 
 def test_widths_are_interpolated_in_the_logarithm_of_lr():
     table = one_each({1e-4: 0.2, 1e-3: 0.9, 1e-2: 1.0, 1e-1: 0.8, 1.0: 0.99})
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["best_lr"], row["lowest_lr"], row["highest_lr"], row["lrs"], row["edge"]) == (1e-2, 1e-4, 1.0, 5, "")
     assert row["decades_1"] == pytest.approx(0.1 + 0.05)
     assert row["decades_5"] == pytest.approx(0.5 + 0.25)
@@ -190,7 +191,7 @@ def test_widths_are_interpolated_in_the_logarithm_of_lr():
 
 def test_a_loss_may_be_so_much_higher():
     table = one_each({1e-3: 0.0, 1e-2: 0.0, 1e-1: 0.0}).assign(val_loss=[2.2, 2.0, 2.1])
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_loss").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_loss).to_dict("records")
     assert row["best_lr"] == 1e-2
     assert row["decades_1"] == pytest.approx(0.02 / 0.2 + 0.02 / 0.1)
     assert row["decades_5"] == pytest.approx(0.5 + 1.0)
@@ -200,13 +201,13 @@ def test_a_loss_may_be_so_much_higher():
 @pytest.mark.parametrize(("best", "edge"), [(1e-3, "low"), (1e-1, "high"), (1e-2, "")])
 def test_a_best_lr_at_the_edge_is_flagged_and_its_width_is_a_lower_bound(best, edge):
     table = one_each({lr: 0.9 if lr == best else 0.5 for lr in (1e-3, 1e-2, 1e-1)})
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["edge"], row["decades_5_open"]) == (edge, edge != "")
 
 
 def test_a_diverged_lr_is_outside_and_nothing_is_interpolated_towards_it():
     table = one_each({1e-4: None, 1e-3: 0.9, 1e-2: 0.9, 1e-1: None, 1.0: 0.9})
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert row["decades_5"] == pytest.approx(1.0)
     assert (row["decades_5_open"], row["lowest_lr"], row["lrs"]) == (False, 1e-4, 5)
 
@@ -219,37 +220,37 @@ def test_an_lr_at_which_a_seed_diverged_is_outside():
         ]
     )
     table["val_accuracy"] = table["val_accuracy"].where(table["status"] != "diverged")
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["best_lr"], row["edge"], row["decades_5"], row["decades_5_open"]) == (1e-2, "low", 0.0, True)
 
 
 def test_a_best_that_diverged_on_a_seed_has_no_width():
     records = [("adam", f"{lr}", lr, seed, 0.9 if seed else math.nan, "finished" if seed else "diverged")
                for lr in (0.1, 1.0) for seed in (0, 1)]  # fmt: skip
-    (row,) = stats.lr_sensitivity(finals(records), ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(finals(records), ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["decades_1"], row["decades_1_open"]) == (0.0, False)
 
 
 def test_a_stopped_lr_counts_as_tried_and_says_nothing_of_its_score():
     table = one_each({1e-3: 0.9, 1e-2: 0.5, 1e-1: 0.9, 1.0: 0.5})
     table.loc[[1, 3], "status"] = "stopped"
-    (row,) = stats.lr_sensitivity(table, ["optimizer"], "val_accuracy").to_dict("records")
+    (row,) = stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy).to_dict("records")
     assert (row["lrs"], row["highest_lr"]) == (4, 1.0)
     assert (row["decades_5"], row["decades_5_open"]) == (pytest.approx(2.0), True)
 
 
 def test_a_configuration_of_stopped_and_diverged_seeds_has_no_score():
     table = finals([("adam", "x", 0.1, 0, math.nan, "diverged"), ("adam", "x", 0.1, 1, 0.9, "stopped")])
-    assert math.isnan(stats.lr_sensitivity(table, ["optimizer"], "val_accuracy")["best_lr"].item())
+    assert math.isnan(stats.lr_sensitivity(table, ["optimizer"], Score.val_accuracy)["best_lr"].item())
 
 
 def test_an_lr_of_zero_is_on_no_logarithmic_axis():
-    (row,) = stats.lr_sensitivity(one_each({0.0: 0.1, 0.1: 0.9, 1.0: 0.5}), ["optimizer"], "val_accuracy").to_dict(
+    (row,) = stats.lr_sensitivity(one_each({0.0: 0.1, 0.1: 0.9, 1.0: 0.5}), ["optimizer"], Score.val_accuracy).to_dict(
         "records"
     )
     assert (row["lowest_lr"], row["lrs"], row["edge"]) == (0.0, 3, "")
     assert (row["decades_5"], row["decades_5_open"]) == (pytest.approx(0.045 / 0.4), True)
-    (row,) = stats.lr_sensitivity(one_each({0.0: 0.9, 0.1: 0.5, 1.0: 0.5}), ["optimizer"], "val_accuracy").to_dict(
+    (row,) = stats.lr_sensitivity(one_each({0.0: 0.9, 0.1: 0.5, 1.0: 0.5}), ["optimizer"], Score.val_accuracy).to_dict(
         "records"
     )
     assert (row["best_lr"], row["edge"]) == (0.0, "low")
@@ -259,7 +260,7 @@ def test_an_lr_of_zero_is_on_no_logarithmic_axis():
 def test_one_lr_has_no_width_and_no_edge_and_a_group_that_diverged_no_best():
     table = pd.concat([one_each({0.1: 0.9}, "one"), one_each({0.1: None, 0.2: None}, "wild")])
     stopped = one_each({0.1: 0.9, 0.2: 0.8}, "stopped").assign(status="stopped")
-    found = stats.lr_sensitivity(pd.concat([table, stopped]), ["optimizer"], "val_accuracy").set_index("optimizer")
+    found = stats.lr_sensitivity(pd.concat([table, stopped]), ["optimizer"], Score.val_accuracy).set_index("optimizer")
     assert found["edge"].tolist() == ["", "", ""]
     assert found["decades_1"].isna().all() and found["decades_5"].isna().all()
     assert found["best_lr"].tolist() == pytest.approx([0.1, math.nan, math.nan], nan_ok=True)
@@ -271,7 +272,7 @@ def test_one_lr_has_no_width_and_no_edge_and_a_group_that_diverged_no_best():
 def test_the_width_is_that_of_a_fine_grid(scores):
     lrs = np.logspace(-4, -1, len(scores))
     assume(sorted(scores)[-1] - sorted(scores)[-2] > 1e-6)
-    found = stats.lr_sensitivity(one_each(dict(zip(lrs, scores, strict=True))), ["optimizer"], "val_accuracy")
+    found = stats.lr_sensitivity(one_each(dict(zip(lrs, scores, strict=True))), ["optimizer"], Score.val_accuracy)
     x = np.linspace(-4, -1, 30_001)
     inside = np.interp(x, np.log10(lrs), scores) >= 0.95 * max(scores)
     outside = np.flatnonzero(~inside)
@@ -312,7 +313,7 @@ values = st.lists(st.floats(0.0, 1.0), min_size=2, max_size=6)
 
 
 @CHECK
-@given(values, values, st.sampled_from(["val_accuracy", "val_loss"]))
+@given(values, values, st.sampled_from([Score.val_accuracy, Score.val_loss]))
 def test_the_winners_gap_has_welchs_interval(tuning, confirm, metric):
     assume(min(np.std(tuning), np.std(confirm)) > 1e-6)
     frames = [
@@ -334,7 +335,7 @@ def test_the_winner_is_the_configuration_that_was_confirmed():
     tuning = one_each({0.1: 0.9, 0.2: 0.95})
     confirm = finals([("adam", "adam0.1", 0.1, seed, 0.8, "finished") for seed in (7, 8)])
     (row,) = stats.winners_curse(
-        pd.concat([tuning, one_each({0.1: 0.1}, "unconfirmed")]), confirm, "val_accuracy"
+        pd.concat([tuning, one_each({0.1: 0.1}, "unconfirmed")]), confirm, Score.val_accuracy
     ).to_dict("records")
     assert (row["optimizer"], row["configuration_id"], row["tuning"]) == ("adam", "adam0.1", 0.9)
     assert row["gap"] == pytest.approx(0.1)
@@ -345,11 +346,11 @@ def test_the_winner_is_the_configuration_that_was_confirmed():
 def test_a_gap_says_nothing_it_cannot_know():
     same = finals([("adam", "x", 0.1, seed, 0.5, "finished") for seed in (0, 1)])
     lost = finals([("adam", "x", 0.1, seed, math.nan, "diverged") for seed in (2, 3)])
-    (row,) = stats.winners_curse(same, same, "val_accuracy").to_dict("records")
+    (row,) = stats.winners_curse(same, same, Score.val_accuracy).to_dict("records")
     assert (row["gap"], row["gap_low"], row["gap_high"]) == (0.0, 0.0, 0.0)
-    (row,) = stats.winners_curse(same, lost, "val_accuracy").to_dict("records")
+    (row,) = stats.winners_curse(same, lost, Score.val_accuracy).to_dict("records")
     assert (row["tuning"], row["n_tuning"], row["n_confirm"]) == (0.5, 2, 0)
     assert math.isnan(row["confirm"]) and math.isnan(row["gap"])
-    (row,) = stats.winners_curse(same[:0], same, "val_accuracy").to_dict("records")
+    (row,) = stats.winners_curse(same[:0], same, Score.val_accuracy).to_dict("records")
     assert (row["confirm"], row["n_tuning"]) == (0.5, 0)
     assert math.isnan(row["tuning"])

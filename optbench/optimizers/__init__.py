@@ -7,33 +7,16 @@ from elsewhere get their class from `foreign.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from optbench.bounds import BelowOne, NonNegative, UpToOne
+from optbench.hyperparameters import Hyperparameters
 
 Shrinking = Annotated[float, Field(gt=0, lt=1)]
 Growing = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Betas = Annotated[tuple[BelowOne, BelowOne], Field(strict=False)]
-
-
-class Hyperparameters(BaseModel):
-    """What an optimizer takes; the fields' defaults are torch's. Numbers must be numbers, not strings or booleans.
-
-    `algorithm` is the optimizer's name in a sweep file. One with a `stacked` update rule takes its step for many trials
-    at once; any other is a genuine `torch.optim.Optimizer` for each trial. `source` is a digest of code that may change
-    under the same name, empty for the code that belongs to optbench and torch.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    algorithm: ClassVar[str]
-    provider: ClassVar[str] = "torch.optim"
-    stacked: ClassVar[bool] = True
-    source: ClassVar[str] = ""
-
-    lr: NonNegative
 
 
 class SGD(Hyperparameters):

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optbench.optimizers import LBFGS, SAM, Adafactor, Hyperparameters, Muon
+from optbench.hyperparameters import Hyperparameters
+from optbench.optimizers import LBFGS, SAM, Adafactor, Muon
 from optbench.optimizers.foreign import Foreign
 
 Shape = tuple[int, ...]

@@ -21,9 +21,11 @@ import torch
 from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import nn
 
+from optbench.axes import PARAMETERS
 from optbench.bounds import NonNegative
 from optbench.errors import UserError, did_you_mean
-from optbench.optimizers import IMPOSSIBLE, Hyperparameters, library
+from optbench.hyperparameters import Hyperparameters
+from optbench.optimizers import IMPOSSIBLE, library
 
 
 class Foreign(Hyperparameters):
@@ -156,8 +158,7 @@ def _of_library(name: str) -> Any:
 # ---------------------------------------------------------------- signature → hyperparameters
 
 # Arguments that a sweep file cannot set: what these words mean there is said already, or pydantic has a use for them.
-_TAKEN = {"optimizer", "num_samples", "batch_size", "dropout", "schedule", "model", "activation", "loss", "precision"}
-_TAKEN |= {*dir(Foreign), *Foreign.__class_vars__}
+_TAKEN = {"optimizer", "num_samples", *PARAMETERS, *dir(Foreign), *Foreign.__class_vars__}
 _Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from optbench.errors import UserError, did_you_mean
-from optbench.optimizers import IMPOSSIBLE, OPTIMIZERS, Hyperparameters
+from optbench.hyperparameters import Hyperparameters
+from optbench.optimizers import IMPOSSIBLE, OPTIMIZERS
 
 
 def find(name: str, folder: Path) -> type[Hyperparameters]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optbench.errors import warn_slower
-from optbench.optimizers import Hyperparameters
+from optbench.hyperparameters import Hyperparameters
 from optbench.optimizers.adapter import LeafOptimizer, Shape
 from optbench.optimizers.rules import RULES, Tensors, Update
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optbench import stats
+from optbench.axes import COMPARED
 from optbench.report import findings, insights, rankings
 from optbench.report.query import Query
 from optbench.report.results import Results, load
@@ -18,12 +20,40 @@ def build(store: Store, query: Query | None = None) -> Report:
 
 
 def report(results: Results) -> Report:
-    """The report of results that are loaded."""
+    """The report of results that are loaded; where there are several datasets, of each and then over all."""
+    parts = results.on_each_dataset()
+    answers = [_answer(part) for part in parts.values()]
+    if len(parts) > 1:
+        answers = [_on(dataset, *answer) for dataset, answer in zip(parts, answers, strict=True)]
+    sentences = [sentence for found, _ in answers for sentence in found]
+    tables = [table for _, shown in answers for table in shown]
+    if len(parts) > 1 and "dataset" in results.query.by:
+        tables = [rankings.axis(results, _by(results))]
+    elif len(parts) > 1 and not results.query.by and (over_all := insights.workloads(results)):
+        tables.append(over_all)
+    return Report(results.name, results.summary, tuple(sentences), tuple(tables), _note(results, list(parts.values())))
+
+
+def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[str], list[Table]]:
+    """The answer for one of several datasets, which says so."""
+    named = [
+        replace(table, title=f"{table.title} ({dataset})", data=table.data.assign(dataset=dataset)) for table in tables
+    ]
+    return [f"On {dataset}: {sentences[0]}", *sentences[1:]], named
+
+
+def _by(results: Results) -> list[str]:
+    """The columns that the query wants a table of."""
+    return list(dict.fromkeys(map(results.column, results.query.by)))
+
+
+def _answer(results: Results) -> tuple[list[str], list[Table]]:
+    """The findings and the tables of one dataset."""
     optimizers = rankings.optimizers(results)
     sensitivity, shares = insights.sensitivity(results), insights.importance(results)
     targets, curse = insights.targets(results, optimizers.data), insights.selection(results)
     sentences = findings.sentences(results, optimizers, targets, sensitivity, shares, curse)
-    by = list(dict.fromkeys(map(results.column, results.query.by)))
+    by = _by(results)
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
     else:
@@ -47,11 +77,11 @@ def report(results: Results) -> Report:
     if len(set(budgets.values())) > 1:
         unequal = f"The tuning budgets differ: {stats.budgets_in_words(budgets)}."
         shown = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in shown]
-    return Report(results.name, results.summary, tuple(sentences), tuple(shown), _note(results))
+    return sentences, shown
 
 
-def _note(results: Results) -> str:
-    """What holds for all tables."""
+def _note(results: Results, parts: Sequence[Results]) -> str:
+    """What holds for all tables; `parts` are the results on each dataset."""
     text = f"Each row shows its best configuration by mean {results.metric} over the seeds, {results.query.when}."
     if results.confirming is not None:
         text += (
@@ -60,11 +90,11 @@ def _note(results: Results) -> str:
         )
     else:
         text += " The same seeds select and score."
-    budgets = results.outline.budgets if results.outline else {}
-    if budgets and len(set(budgets.values())) == 1:
+    budgets = parts[0].outline.budgets if parts[0].outline else {}
+    if budgets and len({n for part in parts if part.outline for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
-    constant = [f"{name} {results.finals[name].iloc[0]}" for name in stats.AXES if name not in results.varying]
-    constant = [f"dataset {results.finals['dataset'].iloc[0]}", f"{results.finals['epochs'].max()} epochs", *constant]
+    constant = [f"{name} {results.finals[name].iloc[0]}" for name in COMPARED if name not in results.varying]
+    constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")
     return (
         f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "
         "as [low, high]; none for n = 1); diverged: trials whose loss became infinite or NaN, of all trials of the row "

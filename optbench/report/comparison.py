@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,29 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
+from optbench.axes import COMPARED
 from optbench.errors import UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.tables import Column, Report, Table
+from optbench.scores import Score
 from optbench.store import Outline, Store
 
-BY = ("optimizer", "algorithm", "model", "activation", "loss", "schedule", "batch_size", "dropout", "lr")
+_AXES = [name for name, axis in COMPARED.items() if not axis.is_resolved]
+BY = (*_AXES, "algorithm", "lr")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
 }
-_WITH_INTERVAL = (*stats.METRICS, "seconds")
-CONDITIONS = (
-    *_WITH_INTERVAL,
-    *(f"{c}_{end}" for c in _WITH_INTERVAL for end in ("low", "high")),
-    "diverged",
-    "changed",
-)
+# What a condition may be about, and what a value is multiplied by: a difference of accuracies is shown in points.
+_WITH_INTERVAL = {str(score): score.scale for score in Score} | {"seconds": 1.0}
+CONDITIONS = {
+    **_WITH_INTERVAL,
+    **{f"{name}_{end}": scale for name, scale in _WITH_INTERVAL.items() for end in ("low", "high")},
+    "diverged": 1.0,
+    "changed": 1.0,
+}
 _NAMED = 3  # more findings or trials than that, nobody reads in a line
 _MANY = 20  # from so many intervals on, some leave 0 out by chance
 # What may differ between two sides that are compared, and is said.
@@ -49,6 +53,11 @@ class _Side:
     folder: Path
     outline: Outline | None
     rows: pd.DataFrame
+
+    def splits(self, dataset: str) -> dict[str, int]:
+        """How many images each split of a dataset has, where that is known."""
+        known = self.outline.splits if self.outline else {}
+        return known.get(dataset, known.get("", {}))
 
     @property
     def networks(self) -> dict[str, int | None]:
@@ -89,14 +98,12 @@ def _refuse(a: _Side, b: _Side) -> tuple[str, ...]:
         raise UserError(f"{a.folder} and {b.folder} are the same folder")
     both = f"{a.folder} and {b.folder} must not be compared"
     datasets = [sorted(side.rows["dataset"].unique()) for side in (a, b)]
-    if not set(datasets[0]) & set(datasets[1]):
+    common = set(datasets[0]) & set(datasets[1])
+    if not common:
         trained = (f"{side.name} on {', '.join(names)}" for side, names in zip((a, b), datasets, strict=True))
         raise UserError(f"{both}: they trained on different datasets, {' and '.join(trained)}")
-    splits = [side.outline.splits if side.outline else {} for side in (a, b)]
-    differing = [s for s in splits[0] if s in splits[1] and splits[0][s] != splits[1][s]]
-    if differing:
-        images = [f"{split} has {splits[0][split]:,} images in A and {splits[1][split]:,} in B" for split in differing]
-        raise UserError(f"{both}: their splits of the data differ: {'; '.join(images)}")
+    for dataset in sorted(common):
+        _refuse_splits(both, "the data" if len(common) == 1 else dataset, a.splits(dataset), b.splits(dataset))
     here, there = a.networks, b.networks
     if not here.keys() & there.keys():
         raise UserError(f"{both}: they trained different networks, A {', '.join(here)} and B {', '.join(there)}")
@@ -106,11 +113,21 @@ def _refuse(a: _Side, b: _Side) -> tuple[str, ...]:
             raise UserError(
                 f"{both}: model {model} is another network: {sizes[0]:,} parameters in A, {sizes[1]:,} in B"
             )
-    return tuple(
-        f"Only {name} has the model{'s' * (len(only) > 1)} {', '.join(sorted(only))}; compared is what both have."
-        for name, only in (("A", here.keys() - there.keys()), ("B", there.keys() - here.keys()))
-        if only
-    )
+    return (*_one_sided_values("dataset", *datasets), *_one_sided_values("model", here, there))
+
+
+def _refuse_splits(both: str, data: str, a: Mapping[str, int], b: Mapping[str, int]) -> None:
+    differing = [split for split in a if split in b and a[split] != b[split]]
+    if differing:
+        images = [f"{split} has {a[split]:,} images in A and {b[split]:,} in B" for split in differing]
+        raise UserError(f"{both}: their splits of {data} differ: {'; '.join(images)}")
+
+
+def _one_sided_values(axis: str, a: Iterable[str], b: Iterable[str]) -> Iterator[str]:
+    for name, only in (("A", set(a) - set(b)), ("B", set(b) - set(a))):
+        if only:
+            values = f"{axis}{'s' * (len(only) > 1)} {', '.join(sorted(only))}"
+            yield f"Only {name} has the {values}; compared is what both have."
 
 
 def _disjoint(a: _Side, b: _Side, configuration: Iterable[str]) -> str:
@@ -225,7 +242,7 @@ def _one_sided(pairs: pd.DataFrame) -> Table | None:
     if not (lost["a"] ^ lost["b"]).any():
         return None
     pairs, choices = stats.with_hyperparameters(pairs)
-    choices = [*stats.varying(pairs, [name for name in BY if name not in ("optimizer", "algorithm", "lr")]), *choices]
+    choices = [*stats.varying(pairs, [name for name in _AXES if name != "optimizer"]), *choices]
     rows: dict[tuple[str, str, str], list[str]] = {}
     for name, alone in (("A", lost["a"] & ~lost["b"]), ("B", lost["b"] & ~lost["a"])):
         for trial in pairs[alone].sort_values(["optimizer", "seed"]).to_dict("records"):
@@ -340,7 +357,7 @@ class Condition:
 
     def value(self, row: Any) -> float:
         """The column as the tables show it: accuracies in points. Rounded, so that a tie with the limit is one."""
-        return round(float(row[self.column]) * (100 if "accuracy" in self.column else 1), 9)
+        return round(float(row[self.column]) * CONDITIONS[self.column], 9)
 
     def holds(self, row: Any) -> bool:
         """Whether it is so in a row of a comparison; False where the value is NaN."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from optbench.errors import UserError
-from optbench.report.plots import COLOURS, SCALES, Explorer, Plot, Series, plots, rates, words
+from optbench.report.plots import COLOURS, SCALES, Explorer, Plot, Series, plots, rates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def _draw(plot: Plot, figure: Figure, explorer: Explorer) -> None:
     if plot.grid is not None:
         columns = rates(explorer) if plot.name.endswith("_rate") else explorer.axis("dropout").values
         _grid(plot, plot.grid, axes, list(columns), list(explorer.axis("batch_size").values))
-        figure.colorbar(axes.collections[0], ax=axes, pad=0.02, label=words(explorer.score) + unit)
+        figure.colorbar(axes.collections[0], ax=axes, pad=0.02, label=explorer.score.words + unit)
     elif plot.kind == "dots":
         _dots(plot, axes)
     else:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from optbench import stats
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
+from optbench.scores import Score
 
 ALPHA = 0.05  # of the tests, over all pairs of optimizers together
 _NAMED = 4  # optimizers that a sentence names at most
@@ -50,19 +50,13 @@ def names(labels: Sequence[str], most: int = _NAMED) -> str:
     return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))
 
 
-def _words(metric: str) -> str:
-    """A score in words: "test accuracy"."""
-    return metric.replace("val_", "validation_").replace("_", " ")
-
-
 def _recommendation(results: Results, best: Mapping[str, Any]) -> str:
     choices = ["lr", *(name for name in results.choices if name != "lr")]
     how = results.in_words(best["configuration_id"], choices)
-    kind = "loss" if results.score.endswith("loss") else "percent"
-    score = cell(Column(results.score, "", kind), best) + (" %" if kind == "percent" else "")
+    score = cell(Column.of(results.score), best) + ("" if results.score.is_loss else " %")
     fresh = " fresh" if results.confirming is not None else ""
     seeds = f"{best['n']}{fresh} seed{'s' * (best['n'] != 1)}"
-    return f"Take {best['optimizer']} with {how}: {score} {_words(results.score)} over {seeds}."
+    return f"Take {best['optimizer']} with {how}: {score} {results.score.words} over {seeds}."
 
 
 def _ties(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> Iterator[str]:
@@ -72,7 +66,7 @@ def _ties(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> It
         return
     compared = others[others["p"].notna()]
     differs = compared["p"] <= ALPHA
-    ahead = stats.sign(results.score) * compared["difference"] > 0
+    ahead = results.score.sign * compared["difference"] > 0
     worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
     if compared.empty:
         return
@@ -97,14 +91,13 @@ def _are(rows: pd.DataFrame) -> str:
     return "is" if len(rows) == 1 else "are"
 
 
-def _epochs_to(metric: str, targets: pd.DataFrame) -> Iterator[str]:
+def _epochs_to(metric: Score, targets: pd.DataFrame) -> Iterator[str]:
     target = targets["target"].iloc[0]
     order = targets.sort_values("epochs_to", kind="stable")
     reached = order[order["epochs_to"].map(math.isfinite)]
     missed = order[~order["epochs_to"].map(math.isfinite)]["optimizer"].tolist()
     if reached.empty or len(order) < 2:
         return
-    shown = f"{100 * target:.2f} %" if metric.endswith("accuracy") else f"{target:g}"
     least = float(reached["epochs_to"].iloc[0])
     first = reached[reached["epochs_to"] == least]["optimizer"].tolist()
     later = [
@@ -114,7 +107,7 @@ def _epochs_to(metric: str, targets: pd.DataFrame) -> Iterator[str]:
     if len(later) > _NAMED:
         later = [f"{len(later)} others more"]
     need = f"need{'s' * (len(first) == 1)} {least:g} epoch{'s' * (least != 1)}"
-    parts = [f"To {shown} {_words(metric)}, {names(first)} {need}", *([names(later)] if later else [])]
+    parts = [f"To {metric.written(target)} {metric.words}, {names(first)} {need}", *([names(later)] if later else [])]
     if missed:
         parts.append(f"{names(missed)} mostly do{'es' * (len(missed) == 1)} not get there")
     yield "; ".join(parts) + "."
@@ -135,20 +128,20 @@ def _diverged(optimizers: pd.DataFrame) -> Iterator[str]:
         yield f"Trials that diverged: {names(shown)}."
 
 
-def _causes(metric: str, shares: pd.DataFrame) -> Iterator[str]:
+def _causes(metric: Score, shares: pd.DataFrame) -> Iterator[str]:
     large = shares[(shares["share"] >= _WORTH_SAYING) & shares["kind"].isin(["main", "pair"])]
     large = large.sort_values("share", ascending=False, kind="stable").head(3)
     if len(large):
         shown = zip(large["factor"], large["share"], strict=True)
         parts = [f"{name} explains {100 * share:.0f} %" for name, share in shown]
-        yield f"Of the variance of {_words(metric)}, {names(parts)}."
+        yield f"Of the variance of {metric.words}, {names(parts)}."
 
 
 def _selection(results: Results, curse: Table | None) -> Iterator[str]:
-    if curse is not None and len(curse.data) and results.metric.endswith("accuracy"):
+    if curse is not None and len(curse.data) and not results.metric.is_loss:
         gap = 100 * float(curse.data["gap"].mean())
         yield (
-            f"On fresh seeds the selected configurations' {_words(results.metric)} is {abs(gap):.2f} points "
+            f"On fresh seeds the selected configurations' {results.metric.words} is {abs(gap):.2f} points "
             f"{'lower' if gap >= 0 else 'higher'} on average than on those that selected them."
         )
     if results.confirming is None and results.choices:

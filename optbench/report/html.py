@@ -20,7 +20,7 @@ import pandas as pd
 
 from optbench import __version__
 from optbench.report import formats
-from optbench.report.plots import COLOURS, MAX_LINES, SCALES, SYMBOLS, Axis, Explorer, Plot, plots, rates, view, words
+from optbench.report.plots import COLOURS, MAX_LINES, SCALES, SYMBOLS, Axis, Explorer, Plot, plots, rates, view
 from optbench.report.tables import Column, Report, Table
 
 _MARKED = "Bold: the best. Tinted ranks: cannot be told apart from it."
@@ -83,7 +83,7 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
     if score is None:
         return ""
     names, rank = table.columns[: table.keys], next((c for c in table.columns if c.name == "rank"), None)
-    is_loss = score.name.endswith("loss")
+    is_loss = score.kind == "loss"
     best_first = table.data.assign(_order=table.data[score.name].round(9), best=table.data.get("best", False))
     best_first = best_first.sort_values(["_order", "best"], ascending=[is_loss, False], kind="stable")
     data = best_first.head(_COMPACT_ROWS).drop(columns="_order")
@@ -346,7 +346,7 @@ def _data(explorer: Explorer, drawn: Sequence[Plot]) -> str:
     names = [f"{split}{end}" for split in ("val", "train") for end in _ENDS]
     content = {
         "score": score,
-        "words": words(score) + (" %" if score.endswith("accuracy") else ""),
+        "words": score.heading,
         "by": [axis.name for axis in explorer.axes].index(explorer.by),
         "top": MAX_LINES,
         "axes": [{"name": axis.name, "heading": axis.heading, "values": axis.values} for axis in explorer.axes],

@@ -9,7 +9,6 @@ import pandas as pd
 from optbench import stats
 from optbench.report import formats
 from optbench.report.findings import names
-from optbench.report.rankings import METRICS
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 
@@ -81,11 +80,10 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     ]
     if results.query.seconds or data["seconds_to"].notna().any():
         columns.append(Column("seconds_to", "seconds", "times"))
-    shown = f"{100 * target:.2f} %" if results.metric.endswith("accuracy") else f"{target:g}"
     rule = "as asked for" if results.query.target is not None else f"the median of the best of {', '.join(references)}"
     caption = (
-        f"Target: {results.metric} {shown}, {rule}. Median over the seeds; a trial that never reached it counts as "
-        "infinitely long."
+        f"Target: {results.metric} {results.metric.written(target)}, {rule}. Median over the seeds; a trial that never "
+        "reached it counts as infinitely long."
     )
     return Table("Time to target", caption, tuple(columns), data.assign(target=target))
 
@@ -98,7 +96,7 @@ def workloads(results: Results) -> Table | None:
     scores, times = {}, {}
     for key, finals, _, epochs in results.workloads():
         data = stats.compare(finals, ["optimizer"], results.metric, None, results.score).set_index("optimizer")
-        scores[key], times[key] = data[results.score] * stats.sign(results.score), epochs
+        scores[key], times[key] = data[results.score] * results.score.sign, epochs
     fast, ranks = stats.profile_score(pd.DataFrame(times).T), stats.friedman(pd.DataFrame(scores).T)
     data = pd.DataFrame({"mean_rank": ranks.mean_ranks, "profile": fast}).rename_axis("optimizer").reset_index()
     columns = (
@@ -139,12 +137,12 @@ def selection(results: Results) -> Table | None:
     if results.confirming is None:
         return None
     data = stats.winners_curse(results.tuning, results.confirming, results.metric)
-    kind, change = ("loss", "change") if results.metric.endswith("loss") else ("percent", "points")
+    kind = Column.of(results.metric).kind
     columns = (
         Column("optimizer", "optimizer"),
-        Column("tuning", f"{METRICS[results.metric].heading}, tuning seeds", kind),
+        Column("tuning", f"{results.metric.heading}, tuning seeds", kind),
         Column("confirm", "fresh seeds", kind),
-        Column("gap", "too good by", change),
+        Column.of_difference(results.metric, "gap", "too good by"),
     )
     caption = "The winner's curse: to the seeds that selected it, a configuration looks better than it is."
     return Table("Selection and confirmation", caption, columns, data)
@@ -161,7 +159,7 @@ def tuning(results: Results) -> Table | None:
     for n in budgets:
         for name, suffix in (("expected", ""), ("low", "_p10"), ("high", "_p90")):
             data[f"{n}{suffix}"] = data["optimizer"].map(wide[name, n])
-    kind = "loss" if results.score.endswith("loss") else "percent"
+    kind = Column.of(results.score).kind
     columns = (Column("optimizer", "optimizer"), *(Column(str(n), str(n), kind) for n in budgets))
     caption = (
         f"Expected {results.score} of the configuration selected among n tried, n at the head of the column, over all "

@@ -15,7 +15,8 @@ from optbench.bench import Benchmark
 from optbench.check import Finding
 from optbench.datasets import DATASETS, locate
 from optbench.errors import UserError
-from optbench.optimizers import OPTIMIZERS, Hyperparameters, library
+from optbench.hyperparameters import Hyperparameters
+from optbench.optimizers import OPTIMIZERS, library
 from optbench.optimizers.lookup import find
 from optbench.report.tables import Column, Table
 from optbench.schedules import SCHEDULES

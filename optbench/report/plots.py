@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
+from optbench.axes import COMPARED
 from optbench.report.results import Results
+from optbench.scores import Score
 
 # Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
 COLOURS = {
@@ -102,8 +104,8 @@ class Explorer:
     whole: plots that no filter but that of the optimizers changes, with the lines of all optimizers.
     """
 
-    metric: str
-    score: str
+    metric: Score
+    score: Score
     axes: tuple[Axis, ...]
     points: pd.DataFrame
     fresh: pd.DataFrame
@@ -113,8 +115,9 @@ class Explorer:
 
     @property
     def by(self) -> str:
-        """The axis that tells the lines apart."""
-        return next((axis.name for axis in self.axes if len(axis.values) > 1), "optimizer")
+        """The axis that tells the lines apart. Scores on different data do not compare, so each dataset has its own."""
+        varying = [axis.name for axis in self.axes if len(axis.values) > 1]
+        return "dataset" if "dataset" in varying else next(iter(varying), "optimizer")
 
     def axis(self, name: str) -> Axis:
         """The axis of this name."""
@@ -124,21 +127,10 @@ class Explorer:
         """Whether the sweep compares several values of this axis."""
         return any(axis.name == name and len(axis.values) > 1 for axis in self.axes)
 
-    @property
-    def curve_metric(self) -> str:
-        """What the learning curves show, without its split: that of the metric that selects."""
-        return self.metric.partition("_")[2]
 
-
-def words(name: str) -> str:
-    """A column's name as a reader would say it."""
-    parts = {"val": "validation", "lr": "learning rate"}
-    return " ".join(parts.get(part, part) for part in name.split("_"))
-
-
-def unit(name: str) -> str:
+def unit(score: Score) -> str:
     """How values of a score are shown."""
-    return "percent" if name.endswith("accuracy") else "number"
+    return "number" if score.is_loss else "percent"
 
 
 # ---------------------------------------------------------------- rows → Explorer
@@ -163,19 +155,21 @@ def explore(results: Results) -> Explorer:
         counts.agg(trials=("diverged", "size"), diverged=("diverged", "sum")).reset_index(), "left", on=[*names, "lr"]
     )
     points["rate"] = _rates(points["lr"])
-    fresh = _fresh(confirming, columns)
+    fresh = _fresh(confirming[:0] if "dataset" in names else confirming, columns)
     choices = [name for name in results.choices if name not in (*names, "lr")]
     for frame in (points, fresh):
         frame["configuration"] = [results.in_words(i, choices) for i in frame["configuration_id"]]
     first = fresh if len(fresh) else points.drop_duplicates("optimizer")
     axes = [Axis("optimizer", "optimizer", _by_score(points, first, score))]
-    axes += [Axis(name, name.replace("_", " "), _natural(tuning[name].unique())) for name in names[1:]]
+    axes += [Axis(name, COMPARED[name].heading, _natural(tuning[name].unique())) for name in names[1:]]
     kept = _with_curves(points, names)
     of = results.rows[results.rows["status"].eq("finished")]
     of = of[of["configuration_id"].isin({*kept, *fresh["configuration_id"]})]
-    kind = metric.partition("_")[2]
+    kind = metric.kind
     explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
-    whole = (_tuning(explorer, tuning), _targets(explorer, results), _profile(explorer, results))
+    whole = [_profile(explorer, results)]
+    if "dataset" not in names:
+        whole = [_tuning(explorer, tuning), _targets(explorer, results), *whole]
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
 
@@ -228,9 +222,9 @@ def _rates(lr: pd.Series) -> pd.Series:
     return text
 
 
-def _by_score(points: pd.DataFrame, first: pd.DataFrame, score: str) -> tuple[str, ...]:
+def _by_score(points: pd.DataFrame, first: pd.DataFrame, score: Score) -> tuple[str, ...]:
     """All optimizers, best first; `first` has the score of each that has one."""
-    ordered = first.sort_values(score, ascending=score.endswith("loss"), kind="stable", na_position="last")
+    ordered = first.sort_values(score, ascending=score.is_loss, kind="stable", na_position="last")
     return tuple(dict.fromkeys([*ordered["optimizer"], *points["optimizer"]]))
 
 
@@ -306,7 +300,7 @@ def _lines(explorer: Explorer, by: str) -> list[str]:
     if by == "optimizer":  # already in this order
         return list(axis.values[:MAX_LINES])
     frame = explorer.points.drop_duplicates(by).sort_values(by, key=lambda column: column.map(axis.values.index))
-    frame = frame.sort_values(score, ascending=score.endswith("loss"), kind="stable", na_position="last")
+    frame = frame.sort_values(score, ascending=score.is_loss, kind="stable", na_position="last")
     return list(frame[by].head(MAX_LINES))
 
 
@@ -343,7 +337,7 @@ def _curves(explorer: Explorer) -> Plot | None:
             series.append(Series(label, styles[label], data.reset_index(drop=True), split == "train"))
     if not series or max(len(one.points) for one in series) < 2:
         return None
-    kind = explorer.curve_metric
+    kind = explorer.metric.kind
     seeds = (
         "Seen as a whole, optimizers are shown on fresh seeds, which selected nothing; lines of another axis, or under "
         "a filter of one, on the seeds that selected them, which makes winners look a little too good."
@@ -352,7 +346,7 @@ def _curves(explorer: Explorer) -> Plot | None:
     )
     caption = (
         f"Validation {kind} after each epoch, and with dashes, if asked for, training {kind}, both with dropout off: "
-        f"of each line the best configuration by {words(explorer.metric)}, the mean over its n seeds, those that "
+        f"of each line the best configuration by {explorer.metric.words}, the mean over its n seeds, those that "
         "trained to the end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
         f"training. {seeds}"
     )
@@ -363,15 +357,15 @@ def _curves(explorer: Explorer) -> Plot | None:
         "epoch",
         f"validation {kind}",
         by,
-        unit(kind),
+        unit(explorer.metric),
         series=tuple(series),
-        view=_viewed(series, kind == "loss"),
-        is_loss=kind == "loss",
+        view=_viewed(series, explorer.metric.is_loss),
+        is_loss=explorer.metric.is_loss,
     )
 
 
 def _rate(explorer: Explorer) -> Plot | None:
-    by, points, is_loss = explorer.by, explorer.points, explorer.score.endswith("loss")
+    by, points, is_loss = explorer.by, explorer.points, explorer.score.is_loss
     if points.groupby("optimizer")["lr"].nunique().max() < 2:
         return None
     series = [
@@ -379,8 +373,8 @@ def _rate(explorer: Explorer) -> Plot | None:
         for one in _series(explorer, by, "lr", explorer.score)
     ]
     caption = (
-        f"{words(explorer.score).capitalize()} {explorer.when} over the learning rate: at each, the best "
-        f"configuration that has it, by {words(explorer.metric)}; mean over its n seeds, on which it was also "
+        f"{explorer.score.words.capitalize()} {explorer.when} over the learning rate: at each, the best "
+        f"configuration that has it, by {explorer.metric.words}; mean over its n seeds, on which it was also "
         f"selected, and as a band the {_INTERVAL}. A wide plateau forgives a learning "
         "rate that is not quite right. × marks where trials diverged, at the edge where all did; pointing at it "
         "tells how many."
@@ -390,7 +384,7 @@ def _rate(explorer: Explorer) -> Plot | None:
         "Learning-rate sensitivity",
         caption,
         "learning rate",
-        words(explorer.score),
+        explorer.score.words,
         by,
         unit(explorer.score),
         series=tuple(series),
@@ -423,9 +417,9 @@ def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
     grid = grid.sort_values(["y", "x"], key=lambda column: column.map(order), ignore_index=True)
     heading = "learning rate" if x == "rate" else x
     caption = (
-        f"{words(score).capitalize()} {explorer.when}, of the best configuration, by {words(explorer.metric)}, of "
-        f"each {heading} and {words(y)}: the mean over n seeds, on which it was also selected. Pointing at a cell "
-        f"shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; ‘div.’: "
+        f"{score.words.capitalize()} {explorer.when}, of the best configuration, by {explorer.metric.words}, of "
+        f"each {heading} and {COMPARED[y].heading}: the mean over n seeds, on which it was also selected. Pointing at "
+        f"a cell shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; ‘div.’: "
         "every trial diverged."
     )
     return Plot(
@@ -433,13 +427,13 @@ def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
         title,
         caption,
         heading,
-        words(y),
+        COMPARED[y].heading,
         explorer.by,
         unit(score),
         kind="grid",
         grid=grid,
-        view=view(grid["score"], [], [], score.endswith("loss")),
-        is_loss=score.endswith("loss"),
+        view=view(grid["score"], [], [], score.is_loss),
+        is_loss=score.is_loss,
     )
 
 
@@ -454,7 +448,7 @@ def _gap(explorer: Explorer) -> Plot | None:
         series.append(Series(one.label, one.style, ordered))
     caption = (
         f"Training minus validation accuracy {explorer.when}, both measured with dropout off: what is above 0 was "
-        f"learned by heart. At each dropout rate, the best configuration by {words(explorer.metric)}: mean over its n "
+        f"learned by heart. At each dropout rate, the best configuration by {explorer.metric.words}: mean over its n "
         f"seeds, and as a band the {_INTERVAL}."
     )
     return Plot(
@@ -483,7 +477,7 @@ def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
         return None
     series = _of_optimizers(explorer, found)
     caption = (
-        f"Expected {words(score)} of the best of n configurations, by {words(explorer.metric)}, had only n of those "
+        f"Expected {score.words} of the best of n configurations, by {explorer.metric.words}, had only n of those "
         "tried been drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
         "what 10 % and 90 % of the draws reach; it is no interval for other seeds, for each configuration counts with "
         "its mean over its seeds. A line that starts high needs little tuning; it starts where no draw has diverged "
@@ -494,13 +488,13 @@ def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
         "What tuning buys",
         caption,
         "configurations tried",
-        words(score),
+        score.words,
         "optimizer",
         unit(score),
         series=series,
-        view=_viewed(series, score.endswith("loss")),
+        view=_viewed(series, score.is_loss),
         is_log=True,
-        is_loss=score.endswith("loss"),
+        is_loss=score.is_loss,
         is_whole=True,
         banded=3,
     )
@@ -537,13 +531,11 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
         f"{reached} of {n} seeds reach it" + (f"; median: {x:g} epochs, {steps:g} steps" if math.isfinite(x) else "")
         for reached, n, x, steps in zip(*columns, strict=True)
     ]
-    percent = explorer.metric.endswith("accuracy")
-    shown_target = f"{100 * target:.2f} %" if percent else f"{target:.4g}"
     caption = (
-        f"Epochs until {words(explorer.metric)} first reaches {shown_target}, {rule}. Dots: median over the n seeds of "
-        f"the best configuration{' (fresh seeds)' if is_fresh else ''}; bars: from the soonest to the latest seed, "
-        "which is no interval of confidence. A seed that misses the target, or diverges, counts as infinitely late, "
-        "and stands at the right edge."
+        f"Epochs until {explorer.metric.words} first reaches {explorer.metric.written(target, digits=4)}, {rule}. "
+        f"Dots: median over the n seeds of the best configuration{' (fresh seeds)' if is_fresh else ''}; bars: from "
+        "the soonest to the latest seed, which is no interval of confidence. A seed that misses the target, or "
+        "diverges, counts as infinitely late, and stands at the right edge."
     )
     return Plot(
         "targets",
@@ -572,12 +564,13 @@ def _profile(explorer: Explorer, results: Results) -> Plot | None:
     scores = stats.profile_score(table)
     found["low"] = found["high"] = math.nan
     found["about"] = [f"mean height {scores[label]:.2f}" for label in found["optimizer"]]
+    headings = ", ".join(COMPARED[name].heading for name in names)
     caption = (
-        f"Share of the {len(times)} workloads ({', '.join(map(words, names))}) in which an optimizer needs at most τ "
-        "times the epochs of the fastest one to the target, which is that asked for, or for each workload the median "
-        "of what the best of its references end with. Each optimizer with its best configuration there, median over "
-        "the n seeds, misses being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There "
-        "is no interval: these are counts."
+        f"Share of the {len(times)} workloads ({headings}) in which an optimizer needs at most τ times the epochs of "
+        "the fastest one to the target, which is that asked for, or for each workload the median of what the best of "
+        "its references end with. Each optimizer with its best configuration there, median over the n seeds, misses "
+        "being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: "
+        "these are counts."
     )
     return Plot(
         "profile",

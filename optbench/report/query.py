@@ -9,6 +9,7 @@ import pandas as pd
 
 from optbench import stats
 from optbench.errors import UserError, did_you_mean
+from optbench.scores import Score
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Query:
     """
 
     by: tuple[str, ...] = ()
-    metric: str = "test_accuracy"
+    metric: Score = Score.test_accuracy
     at: str | int = "last"
     where: str = ""
     target: float | None = None
@@ -36,9 +37,12 @@ class Query:
         known = {"last": "after the last epoch", "best": "at each trial's best epoch"}
         return known.get(str(self.at), f"after epoch {self.at}")
 
-    def __post_init__(self) -> None:
-        if self.metric not in stats.METRICS:
-            raise UserError(f"--metric {self.metric}: {did_you_mean(self.metric, stats.METRICS)}")
+
+def parse_metric(text: str) -> Score:
+    """A score by its name. Raises `UserError` for anything else."""
+    if text not in Score.__members__:
+        raise UserError(f"--metric {text}: {did_you_mean(text, Score)}")
+    return Score(text)
 
 
 def parse_at(text: str) -> str | int:

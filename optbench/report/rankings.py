@@ -9,28 +9,13 @@ from dataclasses import replace
 import pandas as pd
 
 from optbench import stats
-from optbench.report.results import Results
+from optbench.axes import COMPARED
+from optbench.report.results import Results, configurations
 from optbench.report.tables import Column, Table
+from optbench.scores import Score
 
-_AXES = {
-    "optimizer": ("Optimizers", "optimizer"),
-    "model": ("Model accuracy comparison", "model"),
-    "activation": ("Activation functions", "activation"),
-    "loss": ("Loss functions", "loss"),
-    "precision": ("Precision", "precision"),
-    "schedule": ("Learning-rate schedules", "schedule"),
-    "batch_size": ("Batch sizes and training time", "batch size"),
-    "dropout": ("Dropout rates", "dropout"),
-    "lr": ("Learning rates", "lr"),
-}
-METRICS = {
-    "train_accuracy": Column("train_accuracy", "train accuracy %", "percent"),
-    "val_accuracy": Column("val_accuracy", "validation accuracy %", "percent"),
-    "test_accuracy": Column("test_accuracy", "test accuracy %", "percent"),
-    "train_loss": Column("train_loss", "train loss", "loss"),
-    "val_loss": Column("val_loss", "validation loss", "loss"),
-    "test_loss": Column("test_loss", "test loss", "loss"),
-}
+# Of each axis the title of its table, and its name as a heading.
+_AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | {"lr": ("Learning rates", "lr")}
 _GAP = Column("gap", "train − validation", "points")
 _SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
 _RANK = Column("rank", "rank", "rank")
@@ -38,14 +23,14 @@ _RANK = Column("rank", "rank", "rank")
 
 def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
     """The score that ranks, and other columns beside it."""
-    own = METRICS[results.score]
+    own = Column.of(results.score)
     return (own, *(column for column in others if column != own))
 
 
 def optimizers(results: Results) -> Table:
     """The optimizers, each with its selected configuration, from the best to the worst."""
     table = axis(results, ["optimizer"], results.confirming)
-    budgets = results.outline.budgets if results.outline else _configurations(results)
+    budgets = results.outline.budgets if results.outline else configurations(results.tuning)
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
     data["curve"] = _curves(results, data)
     table = replace(table, data=data)
@@ -62,11 +47,6 @@ def optimizers(results: Results) -> Table:
         if len(missing):
             table = replace(table, caption=f"Not confirmed yet: {', '.join(missing)}.")
     return table
-
-
-def _configurations(results: Results) -> dict[str, int]:
-    counts = results.tuning.groupby("optimizer")["configuration_id"].nunique()
-    return {str(label): int(n) for label, n in counts.items()}
 
 
 def _curves(results: Results, data: pd.DataFrame) -> list[tuple[float, ...]]:
@@ -99,10 +79,9 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     data = optimizers[~optimizers["best"] & optimizers["p"].notna()]
     if data.empty:
         return None
-    kind = "change" if results.score.endswith("loss") else "points"
     columns = (
         Column("optimizer", "optimizer"),
-        Column("difference", f"{METRICS[results.score].heading}, difference", kind),
+        Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
         Column("p", "p (Holm)", "p"),
         Column("seeds_needed", "seeds needed", "seeds"),
         Column("n", "n", "count"),
@@ -125,9 +104,9 @@ def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = 
     by, finals = list(by), results.tuning
     axis = by[-1]
     for name in by:
-        if name not in (*stats.AXES, "lr"):  # a hyperparameter that some optimizers do not have
+        if name not in _AXES:  # a hyperparameter that some optimizers do not have
             finals = finals[finals[name].notna()]
-    if axis not in stats.AXES and by == ["optimizer", axis]:
+    if axis not in COMPARED and by == ["optimizer", axis]:
         values = finals.groupby("optimizer")[axis].nunique()
         finals = finals[finals["optimizer"].isin(values[values > 1].index)]
     data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed)
@@ -143,9 +122,9 @@ def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = 
     title, heading = _AXES.get(axis, (f"Hyperparameter {plain.get(axis, axis)}", plain.get(axis, axis)))
     if len(by) > 2 or (len(by) == 2 and by[0] != "optimizer"):
         title = " × ".join(_AXES.get(name, ("", name))[1] for name in by)
-    others: tuple[Column, ...] = (METRICS["val_accuracy"],)
+    others: tuple[Column, ...] = (Column.of(Score.val_accuracy),)
     if axis == "dropout":
-        others = (METRICS["train_accuracy"], METRICS["val_accuracy"], _GAP)
+        others = (Column.of(Score.train_accuracy), Column.of(Score.val_accuracy), _GAP)
     if axis == "batch_size" or results.query.seconds:
         others = (*others, _SECONDS)
     columns = [Column(name, _AXES.get(name, ("", name))[1]) for name in by[:-1]] + [Column(axis, heading)]

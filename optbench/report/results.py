@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from optbench import stats
+from optbench.axes import COMPARED
 from optbench.errors import UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching
+from optbench.scores import Score
 from optbench.store import COLUMNS, Outline, Store
 
-_WORKLOAD = ("model", "activation", "loss", "batch_size")  # axes that make another task of it
 # What tables, plots and sentences are made from.
 _COLUMNS = [
     name
@@ -46,13 +47,13 @@ class Results:
     tuning: pd.DataFrame
     confirming: pd.DataFrame | None
     timed: pd.DataFrame
-    metric: str
+    metric: Score
     varying: tuple[str, ...]
     hyperparameters: tuple[str, ...]
     searched: frozenset[str]
 
     @property
-    def score(self) -> str:
+    def score(self) -> Score:
         """What rows are ranked by."""
         return self.query.metric
 
@@ -82,6 +83,29 @@ class Results:
         """The score of `metric` to be reached, the query's or that of the references among `finals`, and these."""
         return stats.target(finals, self.metric) if self.query.target is None else (self.query.target, [])
 
+    def on_each_dataset(self) -> dict[str, Results]:
+        """The results on each dataset as if there were no other: scores on different data do not compare."""
+        if "dataset" not in self.varying:
+            return {"": self}
+        return {name: self._on(name) for name in sorted(self.tuning["dataset"].unique())}
+
+    def _on(self, dataset: str) -> Results:
+        rows, finals, tuning, timed = (
+            frame[frame["dataset"] == dataset] for frame in (self.rows, self.finals, self.tuning, self.timed)
+        )
+        confirming = finals[finals["phase"] == "confirm"]
+        return replace(
+            self,
+            outline=self.outline and replace(self.outline, budgets=configurations(tuning)),
+            rows=rows,
+            finals=finals,
+            tuning=tuning,
+            confirming=confirming if len(confirming) else None,
+            timed=timed,
+            varying=tuple(stats.varying(tuning, self.varying)),
+            hyperparameters=tuple(_varying_hyperparameters(finals, self.hyperparameters)),
+        )
+
     def workloads(self) -> Iterator[tuple[Any, pd.DataFrame, float, pd.Series]]:
         """Each combination of the axes that make another task of it: its key, tuning trials, target and epochs to it.
 
@@ -96,12 +120,12 @@ class Results:
     @property
     def workload_axes(self) -> list[str]:
         """The axes that tell the workloads of the sweep apart; none where it has one, or one optimizer."""
-        return [name for name in _WORKLOAD if {name, "optimizer"} <= set(self.varying)]
+        return [name for name in self.varying if COMPARED[name].is_workload and "optimizer" in self.varying]
 
     def column(self, name: str) -> str:
         """The column that a user means by an axis or a hyperparameter. Raises `UserError` for neither."""
         plain = {column.removeprefix(stats.HYPERPARAMETER): column for column in self.hyperparameters}
-        known = plain | {axis: axis for axis in (*stats.AXES, "lr")}
+        known = plain | {axis: axis for axis in (*COMPARED, "lr")}
         if name not in known:
             raise UserError(f"--by {name}: {did_you_mean(name, known)}")
         return known[name]
@@ -129,12 +153,12 @@ def load(store: Store, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
     outline = store.outline()
     rows = store.rows(_COLUMNS, [*outline.trial_ids, *outline.confirm_ids] if outline else None)
-    metric = outline.metric if outline else "val_accuracy"
+    metric = outline.metric if outline else Score.val_accuracy
     summary = count(rows, outline, under_way(store))
     finals = stats.final(rows)
     if finals["status"].isin(["stopped"]).all():
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
-    if query.target is not None and query.target > 1 and metric.endswith("accuracy"):
+    if query.target is not None and query.target > 1 and not metric.is_loss:
         share = f"{query.target:g}% or {query.target / 100:g}"
         raise UserError(f"--target {query.target:g}: {metric} is a share; write {share}")
     finals, hyperparameters = stats.with_hyperparameters(finals)
@@ -148,7 +172,7 @@ def load(store: Store, query: Query) -> Results:
         if not finals["phase"].eq("tune").any():
             raise UserError(f"--where {query.where!r}: leaves only trials that confirm, and none that selects")
         summary += f"; {len(finals)} of {before} where {query.where}"
-        hyperparameters = [h for h in hyperparameters if (finals.groupby("optimizer")[h].nunique() > 1).any()]
+        hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
     searched = frozenset(outline.searched if outline else ())
     if "schedule" in searched:
@@ -167,10 +191,20 @@ def load(store: Store, query: Query) -> Results:
         confirming=confirming if len(confirming) else None,
         timed=store.timed(_COLUMNS),
         metric=metric,
-        varying=tuple(stats.varying(tuning, stats.AXES)),
+        varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),
         searched=searched,
     )
+
+
+def configurations(finals: pd.DataFrame) -> dict[str, int]:
+    """How many configurations of each optimizer there are."""
+    counts = finals.groupby("optimizer")["configuration_id"].nunique()
+    return {str(label): int(n) for label, n in counts.items()}
+
+
+def _varying_hyperparameters(finals: pd.DataFrame, hyperparameters: Iterable[str]) -> list[str]:
+    return [h for h in hyperparameters if (finals.groupby("optimizer")[h].nunique() > 1).any()]
 
 
 def _is_missing(value: Any) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from optbench.scores import Score
+
 
 @dataclass(frozen=True)
 class Column:
@@ -22,6 +24,16 @@ class Column:
     name: str
     heading: str
     kind: str = "text"
+
+    @classmethod
+    def of(cls, score: Score) -> Column:
+        """A column of values of a score."""
+        return cls(str(score), score.heading, "loss" if score.is_loss else "percent")
+
+    @classmethod
+    def of_difference(cls, score: Score, name: str, heading: str) -> Column:
+        """A column of differences of a score's values."""
+        return cls(name, heading, "change" if score.is_loss else "points")
 
     @property
     def is_text(self) -> bool:

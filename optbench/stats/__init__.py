@@ -14,9 +14,7 @@ pairing     what changed between two results of the same trials?
 """
 
 from optbench.stats.finals import (
-    AXES,
     HYPERPARAMETER,
-    METRICS,
     SCORES,
     budgets_in_words,
     final,
@@ -29,15 +27,13 @@ from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
 from optbench.stats.pairing import Matched, changes, match, welch
 from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
-from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select, sign
+from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
 
 __all__ = [
-    "AXES",
     "HYPERPARAMETER",
-    "METRICS",
     "SCORES",
     "Estimate",
     "Friedman",
@@ -66,7 +62,6 @@ __all__ = [
     "resolution",
     "seeds_needed",
     "select",
-    "sign",
     "states",
     "summarise_targets",
     "t_interval",

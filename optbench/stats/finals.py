@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-AXES = ("optimizer", "model", "activation", "loss", "schedule", "batch_size", "dropout", "precision")
-METRICS = ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss")
-SCORES = (*METRICS, "gap")
+from optbench.scores import Score
+
+SCORES = (*map(str, Score), "gap")
 HYPERPARAMETER = "hyperparameter."
 
 

@@ -9,10 +9,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from optbench.scores import Score
+
 _MAX_LEVELS = 8  # numbers with more values than that are binned
 
 
-def importance(finals: pd.DataFrame, factors: Sequence[str], metric: str) -> pd.DataFrame:
+def importance(finals: pd.DataFrame, factors: Sequence[str], metric: Score) -> pd.DataFrame:
     """Shares of the variance of `metric` among the finished trials: columns factor, share and kind.
 
     kind "main": a factor that varies, by what its main effect adds to those of others, averaged over all orders in

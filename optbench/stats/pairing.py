@@ -15,30 +15,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from optbench.axes import AXES
 from optbench.errors import UserError
-from optbench.stats.finals import METRICS, states, with_dropout_labels
+from optbench.scores import Score
+from optbench.stats.finals import states, with_dropout_labels
 from optbench.stats.intervals import Estimate, estimate
 
-# What a configuration is. Its id says less: it changes with the source of an optimizer from elsewhere. Device and
-# precision are not in it: they may be what is compared.
-CONFIGURATION = (
-    "dataset",
-    "epochs",
-    "optimizer",
-    "algorithm",
-    "lr",
-    "hyperparameters",
-    "schedule",
-    "batch_size",
-    "dropout_conv",
-    "dropout_linear",
-    "model",
-    "activation",
-    "loss",
+# What a configuration is. Its id says less: it changes with the source of an optimizer from elsewhere. The device, and
+# what it resolves, are not in it: they may be what is compared.
+_CONFIGURATION = (
+    *(
+        column.name
+        for axis in AXES.values()
+        if axis.name != "seed" and not axis.is_resolved
+        for column in axis.columns
+        if not column.is_redundant
+    ),
     "phase",
 )
 _SETTLED = ("finished", "diverged", "stopped")
-_MEASURED = [*METRICS, "log_seconds"]
+_MEASURED = [*Score, "log_seconds"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ def match(a_rows: pd.DataFrame, b_rows: pd.DataFrame) -> Matched:
     """
     a, b = _trials(a_rows), _trials(b_rows)
     a, b, ignored = _same_hyperparameters(a, b)
-    configuration: tuple[str, ...] = CONFIGURATION
+    configuration: tuple[str, ...] = _CONFIGURATION
     if any(side.duplicated([*configuration, "seed"]).any() for side in (a, b)):
         configuration = (*configuration, "precision")
     key = [*configuration, "seed"]
@@ -146,10 +142,10 @@ def _identical(pairs: pd.DataFrame, a_rows: pd.DataFrame, b_rows: pd.DataFrame) 
     for name, rows in (("trial_id_a", a_rows), ("trial_id_b", b_rows)):
         numbers = pd.Series(pairs.index, index=pd.Index(pairs[name]))
         rows = rows[rows["trial_id"].isin(pairs[name])]
-        sides.append(rows[["epoch", *METRICS]].assign(pair=rows["trial_id"].map(numbers)))
+        sides.append(rows[["epoch", *Score]].assign(pair=rows["trial_id"].map(numbers)))
     both = sides[0].merge(sides[1], on=["pair", "epoch"], suffixes=("_a", "_b"))
     same = pd.Series(True, index=both.index)
-    for score in METRICS:
+    for score in Score:
         here, there = both[f"{score}_a"], both[f"{score}_b"]
         same &= (here == there) | (here.isna() & there.isna())
     return same.groupby(both["pair"], observed=True).all().reindex(pairs.index, fill_value=False)
@@ -183,7 +179,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
 def changes(matched: Matched, by: Sequence[str]) -> pd.DataFrame:
     """One row for each combination of the columns `by` that is on both sides; one for all trials without columns.
 
-    Every score in `METRICS` is B − A of trials that finished on both sides, with its interval from `…_low` to
+    Every score is B − A of trials that finished on both sides, with its interval from `…_low` to
     `…_high`; `seconds` is the ratio B / A of seconds per epoch, a geometric mean over trials that ran alone on both
     sides. Where the seeds pair, the difference is averaged over the configurations of each seed (n_a = n_b = n seeds).
     Where they do not, each side is averaged over the configurations complete on both (n_a and n_b seeds, Welch's
@@ -244,9 +240,9 @@ def _change(pairs: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, configuration
     row: dict[str, Any] = {"paired": paired, "n_a": sizes[0], "n_b": sizes[1], "trials": len(pairs)}
     row["identical"] = int(pairs["identical"].sum())
     row["changed"] = row["trials"] - row["identical"] if len(pairs) else math.nan
-    for score in METRICS:
+    for score in Score:
         found = estimates[score]
-        row |= {score: found.mean, f"{score}_low": found.low, f"{score}_high": found.high}
+        row |= {str(score): found.mean, f"{score}_low": found.low, f"{score}_high": found.high}
     found = estimates["log_seconds"]
     row |= {"seconds": math.exp(found.mean), "seconds_low": math.exp(found.low), "seconds_high": math.exp(found.high)}
     for side, statuses in zip("ab", states, strict=True):

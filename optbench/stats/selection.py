@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from optbench.scores import Score
 from optbench.stats.finals import SCORES
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import rank
@@ -16,12 +17,7 @@ from optbench.stats.ranking import rank
 _DIGITS = 9  # scores that differ by less are equal but for rounding
 
 
-def sign(metric: str) -> float:
-    """1 where more of a metric is better, −1 for a loss."""
-    return -1.0 if metric.endswith("loss") else 1.0
-
-
-def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: str) -> pd.DataFrame:
+def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: Score) -> pd.DataFrame:
     """`finals` with the scores that their finished trials had at another epoch than the last.
 
     `at` is an epoch, or "best" for each trial's epoch of best `metric` (early stopping; the first of equal ones). A
@@ -29,7 +25,7 @@ def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: st
     """
     finished = rows[rows["status"].eq("finished") & rows["trial_id"].isin(finals["trial_id"])]
     if at == "best":
-        score = sign(metric) * finished[metric]
+        score = metric.sign * finished[metric]
         chosen = finished.loc[score.groupby(finished["trial_id"], observed=True, sort=False).idxmax()]
     else:
         chosen = finished[finished["epoch"] == at]
@@ -42,7 +38,7 @@ def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: st
     return result.reset_index()[finals.columns]
 
 
-def ranked(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+def ranked(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.DataFrame:
     """The configurations of all groups, the best first: `by`, `configuration_id`, and what puts it there.
 
     In the order of the highest mean `metric` over a configuration's seeds (the lowest for a loss). Configurations that
@@ -50,7 +46,7 @@ def ranked(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame
     wins against a mean of many; then those with a diverged seed. Stopped ones lost already and are not here.
     """
     trained = finals[finals["status"] != "stopped"]
-    scores = trained.assign(score=sign(metric) * trained[metric], lost=trained["status"] == "diverged")
+    scores = trained.assign(score=metric.sign * trained[metric], lost=trained["status"] == "diverged")
     table = scores.groupby([*by, "configuration_id"], sort=False, observed=True).agg(
         score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
     )
@@ -63,7 +59,7 @@ def ranked(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame
     )
 
 
-def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
+def select(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.Series:
     """The best configuration of each group, the first one that is `ranked`: ids indexed by group."""
     return ranked(finals, by, metric).groupby(list(by), sort=False, observed=True)["configuration_id"].first()
 
@@ -71,9 +67,9 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.Series:
 def compare(
     finals: pd.DataFrame,
     by: Sequence[str],
-    metric: str,
+    metric: Score,
     confirming: pd.DataFrame | None = None,
-    score: str = "test_accuracy",
+    score: Score = Score.test_accuracy,
     timed: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """One row for each group: its best configuration's scores, each with its interval from `…_low` to `…_high`.
@@ -116,7 +112,7 @@ def compare(
         result.append(row)
     table = pd.DataFrame(result)
     table = _with_ranks(table, usable, by, score)
-    order = (-sign(score) * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
+    order = (-score.sign * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
     order = order.sort_values(["score", "behind"], na_position="last", kind="stable")
     return table.loc[order.index].reset_index(drop=True)
 
@@ -131,15 +127,15 @@ def _columns(name: str, values: Sequence[float] | pd.Series) -> dict[str, float]
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], score: str) -> pd.DataFrame:
+def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], score: Score) -> pd.DataFrame:
     """The table with the columns of `ranking.rank`, and whether a row is the best of those it is ranked with."""
     *outer, inner = by
     blocks = usable.groupby(outer, sort=False, observed=True) if outer else [((), usable)]
     ranked: dict[tuple[object, ...], dict[Hashable, Any]] = {}
     for key, block in blocks:
-        wide = block.pivot(index="seed", columns=inner, values=score) * sign(score)
+        wide = block.pivot(index="seed", columns=inner, values=score) * score.sign
         found = rank(wide)
-        if score.endswith("loss"):
+        if score.is_loss:
             found = found.assign(
                 difference=-found["difference"],
                 difference_low=-found["difference_high"],

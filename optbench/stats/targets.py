@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from optbench.stats.selection import select, sign
+from optbench.scores import Score
+from optbench.stats.selection import select
 
 _REFERENCES = ("sgd", "adam", "adamw")
 _MEASURES = {"epochs_to": "epoch", "steps_to": "step", "seconds_to": "train_seconds"}
@@ -23,7 +24,7 @@ _SAME = [
 ]  # in all rows of a trial
 
 
-def target(finals: pd.DataFrame, metric: str) -> tuple[float, list[str]]:
+def target(finals: pd.DataFrame, metric: Score) -> tuple[float, list[str]]:
     """The default target, and the labels of the reference optimizers that set it.
 
     It is the median over them of the mean `metric` of each one's selected configuration. References are the optimizers
@@ -37,15 +38,15 @@ def target(finals: pd.DataFrame, metric: str) -> tuple[float, list[str]]:
     labels = [str(label) for label in references["optimizer"].unique()]
     chosen = select(references, ["optimizer"], metric)
     means = references.groupby("configuration_id", observed=True, sort=False)[metric].mean()
-    scores = sign(metric) * means.reindex(chosen.reindex(labels)).to_numpy(dtype=float)
+    scores = metric.sign * means.reindex(chosen.reindex(labels)).to_numpy(dtype=float)
     if not labels:
         return math.nan, []
     median = float(np.median(np.where(np.isnan(scores), -math.inf, scores)))
-    return sign(metric) * median if math.isfinite(median) else math.nan, labels
+    return metric.sign * median if math.isfinite(median) else math.nan, labels
 
 
 def time_to_target(
-    rows: pd.DataFrame, metric: str, target: float, configurations: Collection[str] | None = None
+    rows: pd.DataFrame, metric: Score, target: float, configurations: Collection[str] | None = None
 ) -> pd.DataFrame:
     """When each trial first reaches the target: `epochs_to`, `steps_to` and `seconds_to`, one row per trial.
 
@@ -58,7 +59,7 @@ def time_to_target(
     start, at = np.zeros(len(ids), dtype=np.int64), np.full(len(ids), -1)
     start[trial[::-1]] = np.arange(len(rows))[::-1]
     epochs = rows["epoch"].to_numpy()
-    hits = np.flatnonzero(sign(metric) * rows[metric].to_numpy(dtype=float) >= sign(metric) * target)
+    hits = np.flatnonzero(metric.sign * rows[metric].to_numpy(dtype=float) >= metric.sign * target)
     soonest = np.full(len(ids), np.iinfo(epochs.dtype).max)
     np.minimum.at(soonest, trial[hits], epochs[hits])
     hits = hits[epochs[hits] == soonest[trial[hits]]]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.stats.selection import select, sign
+from optbench.scores import Score
+from optbench.stats.selection import select
 
 _MAX_BUDGETS = 100  # a curve needs no more points
 _BAND = (0.1, 0.9)
@@ -62,7 +63,7 @@ def expected_best(
     return result
 
 
-def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: str, score: str) -> pd.DataFrame:
+def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: Score, score: Score) -> pd.DataFrame:
     """`expected_best` of each group's configurations: the columns of `by`, then n, expected, low and high.
 
     A configuration is ordered by its mean `metric` over the seeds and has its mean `score`, of the seeds that did not
@@ -77,8 +78,8 @@ def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: str, score: s
         finals.assign(
             lost=finals["status"] == "diverged",
             stopped_after=finals["epoch"].astype(float).where(stopped, math.inf),
-            ordered=sign(metric) * finals[metric],
-            scored=sign(score) * finals[score],
+            ordered=metric.sign * finals[metric],
+            scored=score.sign * finals[score],
         )
         .groupby([*by, "configuration_id"], observed=True, sort=False)
         .agg(
@@ -95,7 +96,7 @@ def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: str, score: s
     curves = []
     for key, group in table.groupby(list(by), observed=True, sort=False):
         curve = expected_best(group["scored"].to_numpy(), group["rank"].to_numpy())
-        if sign(score) < 0:
+        if score.is_loss:
             curve = curve.assign(expected=-curve["expected"], low=-curve["high"], high=-curve["low"])
         for place, (name, value) in enumerate(zip(by, _tuple(key), strict=True)):
             curve.insert(place, name, value)
@@ -103,7 +104,7 @@ def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: str, score: s
     return pd.concat(curves or [pd.DataFrame(columns=[*by, "n", "expected", "low", "high"])], ignore_index=True)
 
 
-def lr_sensitivity(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
+def lr_sensitivity(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.DataFrame:
     """How much the choice of lr matters to each group: one row per group.
 
     `best_lr` is that of the configuration that `select` takes, NaN where none was trained to its end; `lowest_lr`,
@@ -121,7 +122,7 @@ def lr_sensitivity(finals: pd.DataFrame, by: Sequence[str], metric: str) -> pd.D
     keys = list(by)
     trained = finals[finals["status"] != "stopped"]
     means = (
-        trained.assign(score=sign(metric) * trained[metric], lost=trained["status"] == "diverged")
+        trained.assign(score=metric.sign * trained[metric], lost=trained["status"] == "diverged")
         .groupby("configuration_id", observed=True, sort=False)
         .agg(score=("score", "mean"), lost=("lost", "any"), lr=("lr", "first"))
     )
@@ -209,7 +210,7 @@ def divergence(finals: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return table.assign(probability=share, low=low, high=high)
 
 
-def winners_curse(tuning: pd.DataFrame, confirming: pd.DataFrame, metric: str) -> pd.DataFrame:
+def winners_curse(tuning: pd.DataFrame, confirming: pd.DataFrame, metric: Score) -> pd.DataFrame:
     """How much better each optimizer's selected configuration looked on the seeds that selected it than on fresh ones.
 
     The selected configuration is the one that confirms; an optimizer without such trials has no row. `tuning` and
@@ -221,7 +222,7 @@ def winners_curse(tuning: pd.DataFrame, confirming: pd.DataFrame, metric: str) -
 
     confirmed = _moments(confirming, metric)
     tuned = _moments(tuning, metric).reindex(confirmed.index)
-    gap = sign(metric) * (tuned["mean"] - confirmed["mean"])
+    gap = metric.sign * (tuned["mean"] - confirmed["mean"])
     square = tuned["square"] + confirmed["square"]
     freedom = square**2 / (tuned["square"] ** 2 / (tuned["n"] - 1) + confirmed["square"] ** 2 / (confirmed["n"] - 1))
     half = np.sqrt(square) * stdtrit(freedom.where(square != 0, 1.0), 0.975)
@@ -238,7 +239,7 @@ def winners_curse(tuning: pd.DataFrame, confirming: pd.DataFrame, metric: str) -
     ).reset_index()
 
 
-def _moments(finals: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _moments(finals: pd.DataFrame, metric: Score) -> pd.DataFrame:
     """Of each optimizer's configurations the mean of its finished trials, its squared standard error, and their number.
 
     The error is NaN for fewer than two.
