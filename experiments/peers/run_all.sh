@@ -14,7 +14,7 @@ cd "$(dirname "$0")/../.."
 
 folder=${1:-results/throughput}
 what=${2:-all}
-limit=${LIMIT:-500}     # seconds for everything; what has begun by then ends within the tenth minute
+limit=${LIMIT:-500}     # seconds for everything, with some to spare before ten minutes are over
 device=${DEVICE:-cuda}  # cpu: only to try the script
 same=(--device "$device" --dataset "${DATASET:-mnist}" --batch-size "${BATCH_SIZE:-64}" --precision "${PRECISION:-tf32}"
     --output "$folder")
