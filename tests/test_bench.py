@@ -225,7 +225,10 @@ def test_ctrl_c_ends_it():
         (["--device", "tpu"], "--device tpu: valid: auto, cpu, cuda, cuda:N"),
         (["--output", "no/such/file"], "no/such/file: cannot be written: no such folder"),
         (["--workers", "0"], "workers"),
-        (["--device", "cpu", "--precision", "tf32"], "precision tf32 needs an NVIDIA GPU of compute capability 8.0 or newer; on a CPU: fp32 or bf16"),
+        (
+            ["--device", "cpu", "--precision", "tf32"],
+            "precision tf32 needs an NVIDIA GPU of compute capability 8.0 or newer; on a CPU: fp32 or bf16",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_exit_code_2(arguments, expected):

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from optbench import engine, step
 from optbench.datasets import load
+from optbench.device import allow_tf32, clock, make_deterministic
 from optbench.model import CLASSES, Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.optimizers.rules import RULES
@@ -57,9 +58,9 @@ def milliseconds(work: Callable[[], object], given: argparse.Namespace) -> float
     """Median of some calls, after one that warms up."""
     seconds = []
     for _ in range(1 + given.repeats):
-        started = step.clock(given.device)
+        started = clock(given.device)
         work()
-        seconds.append(step.clock(given.device) - started)
+        seconds.append(clock(given.device) - started)
     return 1e3 * median(seconds[1:])
 
 
@@ -76,7 +77,7 @@ def convolution(name: str, given: argparse.Namespace) -> Iterator[Figures]:
     expected = Network().loss_and_gradients(*in_double)
     for precision in given.precision:
         network = Network(precision=precision, convolution=name)
-        engine.allow_tf32(precision == "tf32")
+        allow_tf32(precision == "tf32")
         found = network.loss_and_gradients(*(x.to(given.device) for x in batch(given.trials)))
         loss_error, gradient_error = map(relative_error, found, expected)
         of = {"convolution": name, "precision": precision, "batch_size": given.batch_size}
@@ -188,7 +189,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="append the lines of JSON to this file")
     given = parser.parse_args()
-    engine.make_deterministic(given.device)
+    make_deterministic(given.device)
     are_right = True
     for figures in KINDS[given.kind](given.name, given):
         print(json.dumps(figures), flush=True)

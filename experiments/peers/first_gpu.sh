@@ -19,7 +19,7 @@ peers=experiments/peers
 . $peers/steps.sh
 
 if [[ $device == cuda ]]; then
-    candidate=() triton=() profiled=(32 128) profile=() benched=(32 128 8 1 256) bench=(--repeats 3) halving=()
+    candidate=() triton=() profiled=(32 128) profile=() benched=(32 128 8 1 256) bench=(--repeats 3 --seconds 0.5) halving=()
     compared=(--dataset mnist --trials 64,128 --precision tf32 --epochs 10 --repeats 9 --budget 3)
 else
     export TRITON_INTERPRET=1 OMP_NUM_THREADS=1
@@ -35,9 +35,9 @@ tests=(python3 -m pytest -o addopts= -o faulthandler_timeout=60 -p no:cacheprovi
 part1() {
     local name figures=(--device "$device" --output "$out/part1.jsonl")
     rm -f "$out/part1.jsonl"
-    step 20 versions python3 -m torch.utils.collect_env
+    step 15 versions python3 -m torch.utils.collect_env
     for name in tf32 bf16 fp32; do
-        step 30 "triton-$name" python3 $peers/candidates.py convolution triton --precision "$name" \
+        step 40 "triton-$name" python3 $peers/candidates.py convolution triton --precision "$name" \
             "${candidate[@]}" "${triton[@]}" "${figures[@]}"
     done
     for name in grouped grouped_channels_last unfolded loop; do
@@ -46,9 +46,9 @@ part1() {
     for name in adam adamw sgd; do
         step 15 "update-$name" python3 $peers/candidates.py update "$name" "${candidate[@]}" "${figures[@]}"
     done
-    step 20 recorded-step python3 $peers/candidates.py step adam "${candidate[@]}" "${figures[@]}"
+    step 45 recorded-step python3 $peers/candidates.py step adam "${candidate[@]}" "${figures[@]}"
     for name in "${profiled[@]}"; do
-        step 30 "profile-T$name" python3 $peers/profile_step.py --trials "$name" "${profile[@]}" "${figures[@]}"
+        step 50 "profile-T$name" python3 $peers/profile_step.py --trials "$name" "${profile[@]}" "${figures[@]}"
     done
     for name in $(grep --files-with-matches --fixed-strings mark.gpu tests/*.py); do
         step 60 "$(basename "$name" .py)" "${tests[@]}" -k "not beyond_the_memory" "$name"
@@ -58,14 +58,14 @@ part1() {
 part2() {
     local name
     for name in "${benched[@]}"; do
-        step 60 "bench-T$name" python3 -m optbench bench --device "$device" --trials "$name" "${bench[@]}" \
+        step 70 "bench-T$name" python3 -m optbench bench --device "$device" --trials "$name" "${bench[@]}" \
             -o "$out/bench-T$name.json"
     done
     local halve=(python3 -m optbench run experiments/halving.yaml "${halving[@]}")
     step 40 halving-cpu "${halve[@]}" --device cpu -o "$scratch/cpu"
-    step 60 halving "${halve[@]}" --device "$device" --stack-size 27 -o "$scratch/device"  # not measured first
-    step 10 halving-verdicts python3 $peers/verdicts.py "$scratch"/{cpu,device}/halving --output "$out/halving.parquet"
-    step 60 out-of-memory "${tests[@]}" -k beyond_the_memory tests/test_gpu.py
+    step 50 halving "${halve[@]}" --device "$device" --stack-size 27 -o "$scratch/device"  # not measured first
+    step 5 halving-verdicts python3 $peers/verdicts.py "$scratch"/{cpu,device}/halving --output "$out/halving.parquet"
+    step 40 out-of-memory "${tests[@]}" -k beyond_the_memory tests/test_gpu.py
 }
 
 part3() {

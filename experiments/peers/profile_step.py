@@ -13,7 +13,6 @@ import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -23,6 +22,7 @@ from candidates import Figures, append
 from torch.profiler import ProfilerActivity, profile
 
 from optbench import bench, engine, step
+from optbench.device import make_deterministic
 
 _WIDTH = 90  # of a kernel's name, which has all its template's arguments
 
@@ -32,14 +32,13 @@ def of_epochs(given: argparse.Namespace, profiler: profile) -> float:
     stack = bench.stack_of(given.trials, given.batch_size, given.precision)
     training = bench.on_random_images(stack, given.steps * given.batch_size, 3, given.device)
     _, warm, timed = (next(training)[0]["train_seconds"] for _ in range(3))
-    train_epoch = step.Step.train_epoch
+    epoch = engine.Training.epoch
 
-    def profiled(*arguments: Any) -> None:
+    def profiled(training: engine.Training) -> None:
         with profiler:
-            train_epoch(*arguments)
-            step.clock(given.device)
+            epoch(training)
 
-    with mock.patch.object(step.Step, "train_epoch", profiled):
+    with mock.patch.object(engine.Training, "epoch", profiled):
         next(training)
     return 1e3 * (timed - warm) / given.steps
 
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="append the figures to this file, a line of JSON")
     given = parser.parse_args()
-    engine.make_deterministic(given.device)
+    make_deterministic(given.device)
     activities = [ProfilerActivity.CPU] if given.device == "cpu" else [ProfilerActivity.CUDA]
     for how in ("recorded", "launched"):
         unrecorded = mock.patch.object(step, "record", return_value=None)
