@@ -526,7 +526,7 @@ def bench(
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole, so that it is one whenever the run ends; a pipe or a link is left alone."""
+    """Replace a file in one step: whenever a run is killed, there is a whole one. Leaves pipes and links alone."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return
     temporary = path.with_name(f".{path.name}.tmp")

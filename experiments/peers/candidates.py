@@ -2,7 +2,7 @@
 
     python3 experiments/peers/candidates.py convolution triton --precision tf32,bf16
     python3 experiments/peers/candidates.py update adam
-    python3 experiments/peers/candidates.py step
+    python3 experiments/peers/candidates.py step adam
 
 A kernel that writes where it must not breaks what its process does afterwards, so each candidate is for a process of
 its own. Every figure is printed as soon as there is one, as a line of JSON. Errors are relative, in the 2-norm, the
@@ -48,7 +48,7 @@ _LR = 0.01
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Of the last dimension, the largest of the others; not a number where any is not."""
+    """In the 2-norm over the last dimension: the largest one, NaN where any is."""
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     errors = torch.linalg.vector_norm(found - expected, dim=-1) / torch.linalg.vector_norm(expected, dim=-1)
     return float(errors.max())
@@ -112,14 +112,14 @@ def update(name: str, given: argparse.Namespace) -> Iterator[Figures]:
     from optbench.kernels.updates import UPDATES
 
     options = {"momentum": 0.9} if name == "sgd" else {}
-    given_T = [OPTIMIZERS[name](lr=_LR, weight_decay=0.01, **options).model_dump()] * given.trials
+    hyperparameters_T = [OPTIMIZERS[name](lr=_LR, weight_decay=0.01, **options).model_dump()] * given.trials
     generator = torch.Generator().manual_seed(0)
     start_TP, *gradients_NTP = torch.randn(11, given.trials, given.parameters, generator=generator)
     rule = RULES[name]
 
     def ten_updates(apply: Callable[..., None], device: str, dtype: torch.dtype) -> Callable[[], Tensor]:
         p, *gradients = (x.to(device, dtype, copy=True) for x in (start_TP, *gradients_NTP))
-        columns = _columns(given_T, p)
+        columns = _columns(hyperparameters_T, p)
         needed = [*rule.state, *(buffer for key, buffer in rule.optional.items() if key in columns)]
         state = {buffer: torch.zeros_like(p) for buffer in needed}
         lr_T1 = torch.full((given.trials, 1), _LR, device=device, dtype=dtype)
@@ -164,7 +164,7 @@ KINDS: dict[str, Callable[[str, argparse.Namespace], Iterator[Figures]]] = {
 
 
 def append(figures: Figures, output: Path | None) -> None:
-    """A line of JSON at the end of the file."""
+    """Add a line of JSON to the file."""
     if output:
         with output.open("a", encoding="utf-8") as stream:
             print(json.dumps(figures), file=stream)
@@ -176,7 +176,7 @@ def with_commas(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 def main() -> int:
-    """The exit code."""
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("name", help="a way to convolve, or an optimizer")
@@ -195,7 +195,7 @@ def main() -> int:
         print(json.dumps(figures), flush=True)
         append(figures, given.output)
         errors = [value for key, value in figures.items() if key.endswith("error")]
-        are_right &= all(error <= figures["tolerance"] for error in errors)  # one that is not a number is not
+        are_right &= all(error <= figures["tolerance"] for error in errors)  # NaN is not
     return int(not are_right)
 
 

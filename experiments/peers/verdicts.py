@@ -30,7 +30,7 @@ def best(last: pd.DataFrame) -> tuple[str, float]:
 
 
 def main() -> int:
-    """The exit code."""
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("a", type=Path, help="folder of the results of a sweep")
     parser.add_argument("b", type=Path, help="the same sweep on another device")
