@@ -88,7 +88,7 @@ def main() -> None:
     for how in ("recorded", "launched"):
         unrecorded = mock.patch.object(step, "record", return_value=None)
         with unrecorded if how == "launched" else nullcontext():
-            profiler = profile(activities=activities)
+            profiler = profile(activities=activities, acc_events=True)
             milliseconds = of_epochs(given, profiler)
         rows = kernels(profiler, given)
         print(f"\nT = {given.trials}, {how}: {table(rows, milliseconds, given.top)}", flush=True)
