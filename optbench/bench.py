@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -131,7 +132,8 @@ class Measurement:
 class Benchmark:
     """All that was measured on a device, one value for each repeat; rates are in bytes and operations per second.
 
-    `workers` are processes with a stack each, None on a GPU; `threads` are those of the sequential loop on a CPU.
+    `workers` are processes with a stack each, None on a GPU; `threads` are those of the sequential loop on a CPU. While
+    it is not complete, repeats, or all figures of a stack, are still missing.
     """
 
     device: str
@@ -143,6 +145,7 @@ class Benchmark:
     matmul_rates: tuple[float, ...]
     convolution_rates: tuple[float, ...]
     measurements: tuple[Measurement, ...]
+    is_complete: bool = True
 
     @property
     def repeats(self) -> int:
@@ -169,7 +172,7 @@ class Benchmark:
         return memory, step_operations(1, measurement.batch_size) / self.arithmetic_rate
 
     def content(self) -> dict[str, Any]:
-        """Everything as plain data for JSON, in bytes, operations and seconds."""
+        """Everything as plain data for JSON, in bytes, operations and seconds; a rate not measured yet is null."""
         measurements = []
         for measurement in self.measurements:
             memory, arithmetic = self.bounds(measurement)
@@ -189,6 +192,7 @@ class Benchmark:
             )
         return {
             "version": JSON_VERSION,
+            "complete": self.is_complete,
             "device": self.device,
             "workers": self.workers,
             "threads": self.threads,
@@ -210,15 +214,17 @@ class Benchmark:
         }
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
+def _spread(values: Sequence[float]) -> dict[str, Any] | None:
+    if not values:
+        return None
     return {"median": median(values), "min": min(values), "max": max(values), "values": list(values)}
 
 
 # ---------------------------------------------------------------- training on random images
 
 
-def _on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Rows:
-    """Training of the stack's trials for so many epochs on so many random images."""
+def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Rows:
+    """Training of the stack's trials for so many epochs on so many random images; the weights hardly move."""
     generator = torch.Generator().manual_seed(0)
 
     def split(size: int) -> Split:
@@ -245,7 +251,7 @@ def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     steps = max(fewest, _CALIBRATION_IMAGES // stack.batch_size)
     images = min(DATASETS[stack.dataset].train, steps * stack.batch_size)
     trained, clocks = [], []
-    for rows in _on_random_images(stack, images, 2, device):
+    for rows in on_random_images(stack, images, 2, device):
         trained.append(rows[0]["train_seconds"])
         clocks.append(time.perf_counter())
     if len(trained) < 3:  # every optimizer failed, and will soon again
@@ -255,8 +261,8 @@ def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     return training / images, max(0.0, evaluation) / (3 * _EVALUATED)
 
 
-def _stack(trials: int, batch_size: int, precision: str) -> Stack:
-    """Trials of one seed, as stacks hold them where they can."""
+def stack_of(trials: int, batch_size: int, precision: str) -> Stack:
+    """Trials of one seed, as stacks hold them where they can, with Adam and dropout."""
     parameters = f"{{dropout: {_DROPOUT}, precision: {precision}}}"
     (trial,) = expand(parse(f"dataset: {_DATASET}\nepochs: 1\nparameters: {parameters}\noptimizers: {{adam: }}"))
     return Stack((dataclasses.replace(trial, batch_size=batch_size),) * trials)
@@ -374,14 +380,14 @@ class _Meter:
 
     def step_seconds(self, trials: int, batch_size: int) -> float:
         """Seconds for a step of a stack, about."""
-        training, _ = seconds_per_image(_stack(trials, batch_size, self._precision), self._device)
+        training, _ = seconds_per_image(stack_of(trials, batch_size, self._precision), self._device)
         return training * batch_size
 
     def start(self, trials: int, batch_size: int, steps: int, epochs: int) -> float:
         """Begin to train a stack that can be asked for so many epochs; returns what the first, a warm-up, measured."""
         key = trials, batch_size
-        stack = _stack(trials, batch_size, self._precision)
-        training = _on_random_images(stack, steps * batch_size, epochs, self._device)
+        stack = stack_of(trials, batch_size, self._precision)
+        training = on_random_images(stack, steps * batch_size, epochs, self._device)
         self._training[key], self._trained[key] = training, next(training)[0]["train_seconds"]
         return self.throughput(trials, batch_size, steps)
 
@@ -459,12 +465,13 @@ def measure(
     repeats: int,
     seconds: float,
     say: Callable[[str], None],
-) -> Benchmark:
+) -> Generator[Benchmark, None, None]:
     """Measure first the ceilings, then for each batch size the sequential loop and the stacks in alternation.
 
-    Each measurement takes about `seconds`, after a warm-up as long. `device` is resolved, `precision` one that a sweep
-    file may name; `say` is told what is done next. Raises `UserError` for counts that cannot be, for a precision that
-    the device has not got, and where memory runs out.
+    Yields what there is after each single measurement, at last all of it. Each takes about `seconds`, after a warm-up
+    as long. `device` is resolved, `precision` one that a sweep file may name; `say` is told each figure, and what takes
+    time without one. Raises `UserError` for counts that cannot be, for a precision that the device has not got, and
+    where memory runs out.
     """
     if not 0 < seconds < math.inf:
         raise UserError(f"--seconds {seconds:g}: must be more than 0")
@@ -477,42 +484,60 @@ def measure(
     on_cpu = device == "cpu"
     precision = precision_on(device, precision)
     workers = workers if on_cpu else 1
-    copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
-    ceilings = {
-        "copy_rate": (copied,),
-        "matmul_rate": (_MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE,),
-        "convolution_rate": _CONVOLUTION_CPU if on_cpu else _CONVOLUTION,
-    }
-    rates: dict[str, list[float]] = {method: [] for method in ceilings}
-    measurements = []
+    rates: dict[str, list[float]] = {"copy": [], "matmul": [], "convolution": []}
+    measured: dict[tuple[int | None, int], list[float]] = {}
+
+    def so_far(is_complete: bool = False) -> Benchmark:
+        return Benchmark(
+            device=f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device),
+            precision=precision,
+            workers=workers if on_cpu else None,
+            threads=torch.get_num_threads(),
+            seconds=seconds,
+            copy_rates=tuple(rates["copy"]),
+            matmul_rates=tuple(rates["matmul"]),
+            convolution_rates=tuple(rates["convolution"]),
+            measurements=tuple(
+                Measurement(n, size, tuple(values), tuple(map(operator.truediv, values, measured[None, size])))
+                for (n, size), values in measured.items()
+            ),
+            is_complete=is_complete,
+        )
+
     say("starting")
     try:
         with _meters(device, precision, workers) as ask:
             for repeat in range(repeats):
-                say(f"ceilings: repeat {repeat + 1}/{repeats}")
-                for method, sizes in ceilings.items():
-                    rates[method].append(sum(ask(method, *sizes, seconds)))
+                for name, rate in _ceilings(ask, device, workers, seconds):
+                    rates[name].append(rate)
+                    unit = "GB/s" if name == "copy" else "GFLOP/s"
+                    say(f"{name}, repeat {repeat + 1}/{repeats}: {rate / 1e9:,.1f} {unit}")
+                    yield so_far()
             for batch_size in dict.fromkeys(batch_sizes):
-                measurements += _at(
+                stacks = _in_turn(
                     ask, device, precision, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say
                 )
+                for n, throughput in stacks:
+                    values = measured.setdefault((n, batch_size), [])
+                    values.append(throughput)
+                    name = f"{n or 'loop'} × {batch_size}"
+                    say(f"{name}, repeat {len(values)}/{repeats}: {throughput:,.0f} images × trials per second")
+                    yield so_far()
     except torch.OutOfMemoryError:
         raise UserError(_OUT_OF_MEMORY) from None
-    name = f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device)
-    return Benchmark(
-        device=name,
-        precision=precision,
-        workers=workers if on_cpu else None,
-        threads=torch.get_num_threads(),
-        seconds=seconds,
-        copy_rates=tuple(rates["copy_rate"]),
-        matmul_rates=tuple(rates["matmul_rate"]),
-        convolution_rates=tuple(rates["convolution_rate"]),
-        measurements=tuple(measurements),
-    )
+    yield so_far(is_complete=True)
 
 
-def _at(
+def _ceilings(ask: _Ask, device: str, workers: int, seconds: float) -> Iterator[tuple[str, float]]:
+    """What the device can do in a second: bytes copied, operations of matrix products and of convolutions."""
+    on_cpu = device == "cpu"
+    copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
+    yield "copy", sum(ask("copy_rate", copied, seconds))
+    yield "matmul", sum(ask("matmul_rate", _MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE, seconds))
+    yield "convolution", sum(ask("convolution_rate", *(_CONVOLUTION_CPU if on_cpu else _CONVOLUTION), seconds))
+
+
+def _in_turn(
     ask: _Ask,
     device: str,
     precision: str,
@@ -521,23 +546,25 @@ def _at(
     repeats: int,
     seconds: float,
     say: Callable[[str], None],
-) -> list[Measurement]:
-    """The sequential loop and the stacks at one batch size."""
-    steps = {}
-    for n in trials:
-        say(f"batch size {batch_size}: warming up, {n} trial{'s' * (n != 1)}")
-        steps[n] = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
-        ask("start", n, batch_size, steps[n], repeats + 1)
-    say(f"batch size {batch_size}: warming up, sequential loop")
-    loop = _SequentialLoop(batch_size, device, precision, seconds)
-    measured: dict[int | None, list[float]] = {n: [] for n in (None, *trials)}
-    for repeat in range(repeats):
-        say(f"batch size {batch_size}: repeat {repeat + 1}/{repeats}")
-        measured[None].append(loop.throughput())
-        for n in trials:
-            measured[n].append(sum(ask("throughput", n, batch_size, steps[n])))
+) -> Iterator[tuple[int | None, float]]:
+    """Throughput of the sequential loop (None), then of stacks of so many trials, over and over.
+
+    Each warms up right before it is first measured, so that what fails takes no figure of those before it along.
+    """
+
+    def warmed_up(n: int | None) -> Callable[[], float]:
+        say(f"{n or 'loop'} × {batch_size}: warming up")
+        if n is None:
+            return _SequentialLoop(batch_size, device, precision, seconds).throughput
+        steps = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
+        ask("start", n, batch_size, steps, repeats + 1)
+        return lambda: sum(ask("throughput", n, batch_size, steps))
+
+    throughput: dict[int | None, Callable[[], float]] = {}
+    for n in (None, *trials):
+        throughput[n] = warmed_up(n)
+        yield n, throughput[n]()
+    for _ in range(repeats - 1):
+        for n, once_more in throughput.items():
+            yield n, once_more()
     ask("forget")
-    return [
-        Measurement(n, batch_size, tuple(values), tuple(a / b for a, b in zip(values, measured[None], strict=True)))
-        for n, values in measured.items()
-    ]

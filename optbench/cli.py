@@ -498,7 +498,10 @@ def bench(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
-    """How fast this device trains stacks, against a sequential PyTorch loop and against what it could do at best."""
+    """How fast this device trains stacks, against a sequential PyTorch loop and against what it could do at best.
+
+    A JSON file has each figure as soon as it is measured; it is whole once it says "complete": true.
+    """
     sizes = _numbers("--batch-size", batch_size)
     stacked = _numbers("--trials", trials) if trials is not None else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):  # before the work, rather than after it
@@ -512,25 +515,43 @@ def bench(
         from optbench.run import resolve_device
 
     where = resolve_device(device)
-    default = bench.TRIALS_CPU if where == "cpu" else bench.TRIALS
+    counts = stacked or (bench.TRIALS_CPU if where == "cpu" else bench.TRIALS)
+    processes = workers or execution.default_workers()
+    name = format.value if format else "json" if formats.by_ending(output) == "json" else "table"
+
+    def text(benchmark: bench.Benchmark) -> str:
+        if name == "table":
+            return formats.plain_table(listings.throughput(benchmark))
+        return f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n"
+
     try:
         with progress.interruptible(), _one_line(console) as say:
-            processes = workers or execution.default_workers()
-            benchmark = bench.measure(
-                where, precision.value, processes, stacked or default, sizes, repeats, seconds, say
-            )
+            measured = bench.measure(where, precision.value, processes, counts, sizes, repeats, seconds, say)
+            with closing(measured):
+                for benchmark in measured:
+                    if output is not None and name == "json":
+                        _replace(output, text(benchmark))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    name = format.value if format else "json" if formats.by_ending(output) == "json" else "table"
-    text = f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n" if name == "json" else ""
-    table = listings.throughput(benchmark)
     if output is not None:
-        _write(output, text or formats.plain_table(table), name)
-    elif text:
-        sys.stdout.write(text)
+        _write(output, text(benchmark), name)
+    elif name == "json":
+        sys.stdout.write(text(benchmark))
     else:
-        formats.print_table(table, _console())
+        formats.print_table(listings.throughput(benchmark), _console())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file in one step: whenever a run is killed, there is a whole one. Leaves pipes and links alone."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(optionalhook=True)  # so that the tests run without xdist, too
 def pytest_xdist_auto_num_workers(config):
     """As many processes as cores, but one where there is a GPU: they would share its memory."""
     return 1 if torch.cuda.is_available() else None

@@ -6,9 +6,12 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
+from itertools import islice
 
 import pytest
 import torch
@@ -144,7 +147,46 @@ def test_json_holds_everything_that_was_measured():
     for spread in spreads:
         assert len(spread["values"]) == 2
         assert 0 < spread["min"] <= spread["median"] <= spread["max"] < math.inf
-    assert "batch size 8: repeat 2/2\n" in err
+    assert content["complete"]
+    for name in ("copy", "matmul", "convolution", "loop × 8", "2 × 16"):
+        assert re.search(rf"^{name}, repeat 2/2: [\d,.]+ (GB/s|GFLOP/s|images × trials per second)$", err, re.MULTILINE)
+
+
+def test_a_run_that_is_killed_leaves_what_it_measured_as_json(tmp_path):
+    path = tmp_path / "throughput.json"
+    path.write_text("of an earlier run", encoding="utf-8")
+    with start(*TINY, "--batch-size", "8", "-o", path) as process:
+        for line in process.stderr:
+            if line.startswith("matmul, repeat 1/1"):
+                early = json.loads(path.read_text(encoding="utf-8"))
+            if line == "1 × 8: warming up\n":
+                break
+        process.kill()
+    assert early["ceilings"]["copy_bytes_per_second"]["values"] and not early["measurements"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["complete"] is False
+    assert all(len(spread["values"]) == 1 for spread in content["ceilings"].values())
+    (loop,) = content["measurements"]
+    assert loop["trials"] is None and loop["throughput"]["median"] > 0
+
+
+def test_what_was_measured_before_memory_ran_out_is_there(monkeypatch):
+    @contextmanager
+    def meters(*_):
+        def ask(method, *arguments):
+            if method == "start" and arguments[0] == 2:
+                raise torch.OutOfMemoryError
+            return [1.0]
+
+        yield ask
+
+    monkeypatch.setattr(bench, "_meters", meters)
+    measured = bench.measure("cpu", "fp32", 1, [1, 2, 4], [8], 2, 0.01, lambda _: None)
+    *_, last = islice(measured, 2 * 3 + 2)  # the ceilings twice, the loop and one trial once
+    with pytest.raises(UserError, match="too little memory"):
+        next(measured)
+    assert [(m.trials, len(m.throughput), len(m.ratios)) for m in last.measurements] == [(None, 1, 1), (1, 1, 1)]
+    assert last.repeats == 2 and not last.is_complete
 
 
 def test_the_table_goes_to_a_file(tmp_path):
@@ -164,7 +206,7 @@ def test_the_table_goes_to_a_file(tmp_path):
 
 def test_ctrl_c_ends_it():
     with start(*TINY, "--repeats", "1000") as process:
-        assert [process.stderr.readline() for _ in range(2)] == ["starting\n", "ceilings: repeat 1/1000\n"]
+        assert [process.stderr.readline().split(":")[0] for _ in range(2)] == ["starting\n", "copy, repeat 1/1000"]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,29 +24,33 @@ def drivers(monkeypatch):
 
 
 def test_quick_comparison_has_figures_or_a_reason_for_every_contestant(tmp_path):
-    command = [sys.executable, str(PEERS / "compare.py"), "--quick", "--output", str(tmp_path)]
+    command = [sys.executable, str(PEERS / "compare.py"), "--quick", "--seeds", "own,shared", "--output", str(tmp_path)]
     # Threads that wait for each other on shared cores are slow.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| `optbench`" in done.stdout
+    assert "| `optbench, T = 2`" in done.stdout
     report = json.loads((tmp_path / "cpu-digits-T2-fp32.json").read_text(encoding="utf-8"))
     assert (tmp_path / "cpu-digits-T2-fp32.md").read_text(encoding="utf-8").strip() == done.stdout.strip()
     assert report["environment"]["torch"]
-    assert set(report["contestants"]) == {*ON_ANY_CPU, *NEED_A_GPU, "hfta", "ray_tune"}
-    for name, entry in report["contestants"].items():
-        if name in NEED_A_GPU:
-            assert "cuda" in entry["reason"]
-        elif name in ON_ANY_CPU or "reason" not in entry:
+    entries = report["contestants"]
+    assert next(iter(entries)) == "optbench, T = 2"
+    assert {entry["contestant"] for entry in entries.values()} == {*ON_ANY_CPU, *NEED_A_GPU, "hfta", "ray_tune"}
+    assert [label for label in entries if "one seed" in label] == ["optbench, T = 2, one seed", "vmap, T = 2, one seed"]
+    for name, entry in entries.items():
+        if entry["contestant"] in NEED_A_GPU:
+            assert "cuda" in entry["failures"][0]["reason"]
+        elif entry["contestant"] in ON_ANY_CPU or not entry["failures"]:
             (run,) = entry["runs"]
             assert run["images"] == 2 * (1200 // 64) * 64, name  # two trials, one epoch
-            assert len(run["val_accuracy"]) == 2
+            assert len(run["val_accuracy"]) == (1 if entry["has_shared_seed"] else 2)
             assert all(0.1 < accuracy <= 1 for accuracy in run["val_accuracy"]), name
             for key in ("images_per_second", "trial_epochs_per_second", "with_evaluation", "setup_seconds"):
                 assert entry[key]["median"] > 0
-            assert name == "optbench" or entry["ratio"]["median"] > 0
+            if entry["contestant"] != "optbench":
+                assert {"optbench, T = 2", "optbench, T = 2, one seed"} == entry["ratio"].keys()
         else:
-            assert entry["reason"]
+            assert entry["failures"][0]["reason"]
 
 
 def test_ratios_are_taken_within_rounds_that_both_have(drivers):
@@ -61,13 +66,57 @@ def test_ratios_are_taken_within_rounds_that_both_have(drivers):
             "evaluation_images_per_trial": [10, 10],
         }
 
-    runs = {"optbench": {0: run(400), 2: run(800)}, "eager": {0: run(200), 1: run(100), 2: run(100)}, "vmap": {}}
+    optbench, eager, *vmap = compare.entries(["optbench", "eager", "vmap"], [64, 128], ["own"])[1:]
+    assert optbench.label == "optbench, T = 128" and eager.label == "eager"
+    runs = {optbench: {0: run(400), 2: run(800)}, eager: {0: run(200), 1: run(100), 2: run(100)}, vmap[0]: {}}
     summary = compare.summarise(runs, images_per_epoch=100)
-    assert set(summary) == {"optbench", "eager"}
-    assert summary["eager"]["ratio"]["values"] == [2.0, 8.0]
-    assert summary["eager"]["images_per_second"] == {"median": 50, "min": 50, "max": 100, "values": [100, 50, 50]}
+    assert set(summary) == {optbench, eager}
+    assert summary[eager]["ratio"]["optbench, T = 128"]["values"] == [2.0, 8.0]
+    assert summary[eager]["images_per_second"] == {"median": 50, "min": 50, "max": 100, "values": [100, 50, 50]}
     # One epoch in 100 / 200 seconds, one evaluation of 20 images at 10 per second.
-    assert summary["optbench"]["with_evaluation"]["values"][0] == pytest.approx(1 / (0.5 + 2))
+    assert summary[optbench]["with_evaluation"]["values"][0] == pytest.approx(1 / (0.5 + 2))
+
+
+def test_what_is_equal_for_all_T_is_measured_once(drivers):
+    compare, _ = drivers
+    labels = [e.label for e in compare.entries(["optbench", "vmap", "hfta", "stock"], [64, 128], ["own", "shared"])]
+    both = ["T = 64", "T = 64, one seed", "T = 128", "T = 128, one seed"]
+    assert labels == [
+        *(f"{name}, {kind}" for name in ("optbench", "vmap") for kind in both),
+        "hfta, T = 64",
+        "hfta, T = 128",
+        "stock",
+    ]
+
+
+def test_a_contestant_without_a_result_leaves_what_it_printed(drivers, monkeypatch, tmp_path):
+    import launch
+
+    (tmp_path / "child.py").write_text("import time\nprint('capturing', flush=True)\ntime.sleep(60)", encoding="utf-8")
+    monkeypatch.setattr(launch, "HERE", tmp_path)
+    outcome = launch.run_contestant("eager", {}, limit=1)
+    assert outcome == {"reason": "no result after 1 seconds: capturing", "printed": ["capturing"]}
+    (tmp_path / "child.py").write_text("print('loading')\n1 / 0", encoding="utf-8")
+    outcome = launch.run_contestant("eager", {}, limit=60)
+    assert outcome["reason"] == "failed with exit code 1: ZeroDivisionError: division by zero"
+    assert outcome["printed"][0] == "loading"
+
+
+def test_a_driver_that_is_terminated_takes_its_contestant_along(tmp_path):
+    pid = tmp_path / "pid"
+    child = "import os, time\nwith open('pid', 'w') as file: print(os.getpid(), file=file)\ntime.sleep(60)"
+    (tmp_path / "child.py").write_text(child, encoding="utf-8")
+    driver = (
+        "import pathlib, launch\nlaunch.HERE = pathlib.Path.cwd()\n"
+        "launch.end_contestants_with_this_process()\nlaunch.run_contestant('eager', {}, 60)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PEERS)}
+    with subprocess.Popen([sys.executable, "-c", driver], cwd=tmp_path, env=environment) as process:
+        while not (pid.exists() and pid.read_text().endswith("\n")):
+            time.sleep(0.01)
+        process.terminate()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_verdicts_on_accuracy(drivers):

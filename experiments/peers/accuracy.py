@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from compare import complete, heading, parser, recorded, settings_of, write
-from launch import CONTESTANTS, run_contestant, unavailable
+from compare import complete, failure_of, heading, parser, recorded, settings_of, write
+from launch import CONTESTANTS, end_contestants_with_this_process, run_contestant, unavailable
 
 TOLERANCE = 0.1  # percentage points
 QUICK = {"dataset": "digits", "device": "cpu", "trials": 2, "epochs": 1}
@@ -89,7 +89,7 @@ def main() -> None:
     arguments.set_defaults(budget=None)
     given = arguments.parse_args()
     names = complete(given, QUICK)
-    names.sort(key=lambda name: name != "optbench")  # without it there is nothing to compare with
+    end_contestants_with_this_process()
     settings = settings_of(given)
     path = given.output / f"accuracy-{given.device}-{given.dataset}-{given.precision}.json"
     report: dict[str, Any] = {
@@ -126,8 +126,7 @@ def main() -> None:
             report["environment"] = outcome["environment"]
             print(f"{name}: {100 * statistics.mean(values):.2f} % over {len(values)} seeds", file=sys.stderr)
         else:
-            report["contestants"][name] = {"reason": outcome["reason"]}
-            print(f"{name}: {outcome['reason']}", file=sys.stderr)
+            report["contestants"][name] = failure_of(name, outcome)
         save()
     print(table(report))
 

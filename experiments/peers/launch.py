@@ -27,25 +27,33 @@ class Contestant:
     title: str
     module: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_stacked: bool = False  # trains all T trials at once, so that its speed depends on T
+    can_share: bool = False  # gains from trials that share their seed, and so their batches
     device: str | None = None  # the only one it is for
     package: str | None = None
     absent: str = ""  # what to say where the package is missing
 
 
+# In the order in which they run: without optbench there is nothing to compare with, and the slow ones can wait.
 CONTESTANTS = {
-    "stock": Contestant("stock script, DataLoader", "stock"),
-    "eager": Contestant("eager, data on the device, fused Adam", "eager"),
-    "cuda_graph": Contestant("the same in a CUDA graph", "cuda_graph", device="cuda"),
+    "optbench": Contestant("one stack", "optbench", is_stacked=True, can_share=True),
+    "vmap": Contestant("vmap(grad)", "vmap", is_stacked=True, can_share=True),
+    "hfta": Contestant(
+        "fused operators",
+        "hfta",
+        is_stacked=True,
+        package="hfta",
+        absent="HFTA is not installed; it is not on PyPI, see requirements.txt",
+    ),
+    "cuda_graph": Contestant("eager in a CUDA graph", "cuda_graph", device="cuda"),
+    "eager": Contestant("data on the device, fused Adam", "eager"),
     "processes": Contestant("one eager process per core", "processes", device="cpu"),
     "processes_8": Contestant("8 eager processes share the GPU", "processes", {"processes": 8}, device="cuda"),
     "processes_16": Contestant("16 eager processes share the GPU", "processes", {"processes": 16}, device="cuda"),
-    "vmap": Contestant("vmap(grad)", "vmap"),
-    "hfta": Contestant(
-        "HFTA", "hfta", package="hfta", absent="HFTA is not installed; it is not on PyPI, see requirements.txt"
-    ),
     "ray_tune": Contestant("Ray Tune", "ray_tune", package="ray", absent="Ray is not installed, see requirements.txt"),
-    "optbench": Contestant("optbench", "optbench"),
+    "stock": Contestant("stock script, DataLoader", "stock"),
 }
+_PRINTED_LINES = 30  # of what a contestant without a result printed, at the end
 
 
 def unavailable(name: str, device: str) -> str | None:
@@ -58,8 +66,16 @@ def unavailable(name: str, device: str) -> str | None:
     return None
 
 
+def end_contestants_with_this_process() -> None:
+    """A driver that is asked to terminate (SIGTERM) takes the contestant along, which has a session of its own."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+
+
 def run_contestant(name: str, settings: Mapping[str, Any], limit: float) -> dict[str, Any]:
-    """What `child` wrote: {"result": …, "environment": …}; {"reason": …} if there is none within `limit` seconds."""
+    """What `child` wrote: {"result": …, "environment": …}.
+
+    If there is no result within `limit` seconds: {"reason": …, "printed": the last lines of its output}.
+    """
     environment = os.environ | {
         # Processes that a contestant starts find its modules by this path, and optbench in this checkout.
         "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -77,10 +93,11 @@ def run_contestant(name: str, settings: Mapping[str, Any], limit: float) -> dict
                 env=environment,
                 start_new_session=True,
             )
+            is_late = False
             try:
                 process.wait(None if limit == math.inf else limit)
             except subprocess.TimeoutExpired:
-                return {"reason": f"no result after {limit:.0f} seconds"}
+                is_late = True
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
@@ -88,5 +105,5 @@ def run_contestant(name: str, settings: Mapping[str, Any], limit: float) -> dict
         if process.returncode == 0 and out.exists():
             return json.loads(out.read_text(encoding="utf-8"))
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        print("\n".join(lines[-30:]), file=sys.stderr)
-        return {"reason": f"failed with exit code {process.returncode}: {lines[-1] if lines else ''}"}
+        what = f"no result after {limit:.0f} seconds" if is_late else f"failed with exit code {process.returncode}"
+        return {"reason": f"{what}: {lines[-1] if lines else 'no output'}", "printed": lines[-_PRINTED_LINES:]}

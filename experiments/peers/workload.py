@@ -33,7 +33,8 @@ class Settings:
     """Equal for all contestants.
 
     `budget` is the number of seconds of training after which measuring ends, wherever it then is; without one every
-    trial trains all its epochs. `launched` is when the process was started, in seconds since 1970.
+    trial trains all its epochs. `launched` is when the process was started, in seconds since 1970. Each trial has a
+    seed of its own, or all share one, and with it initial weights, batches and dropout draws.
     """
 
     dataset: str
@@ -45,10 +46,12 @@ class Settings:
     precision: str  # fp32 or tf32
     budget: float | None
     launched: float
+    has_shared_seed: bool = False
 
     @property
     def seeds(self) -> list[int]:
-        return list(range(self.trials))
+        """The seed of each trial."""
+        return [0] * self.trials if self.has_shared_seed else list(range(self.trials))
 
     def load(self) -> Dataset:
         """The dataset on the CPU."""
@@ -62,7 +65,8 @@ class Result:
     `images` were trained on in `train_seconds`, `evaluated_images` evaluated in `evaluation_seconds`; `setup_seconds`
     is everything between the start of the process and the first measured step: imports, data, compiling, capture,
     warm-up.
-    `accuracies`: seed → split → share classified correctly, of the trials that trained all their epochs.
+    `accuracies`: seed → split → share classified correctly, of the trials that trained all their epochs; where they
+    share a seed, of the last one.
     """
 
     setup_seconds: float

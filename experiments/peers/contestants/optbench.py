@@ -31,17 +31,24 @@ def _on_gpu(settings: Settings, stacks: list[Stack]) -> Iterator[tuple[Stack, li
             yield stack, rows
 
 
+def _sweep(settings: Settings) -> str:
+    """A sweep file of so many trials: seeds, or learning rates with one seed."""
+    shared = settings.has_shared_seed
+    rates = [round(1e-3 * (1 + i / 1000), 6) for i in range(settings.trials)] if shared else 1e-3
+    return (
+        f"dataset: {settings.dataset}\nepochs: {settings.epochs}\nseeds: {1 if shared else settings.trials}\n"
+        f"parameters: {{dropout: {DROPOUT}, batch_size: {settings.batch_size}, precision: {settings.precision}}}\n"
+        f"optimizers: {{adam: {{lr: {rates}}}}}"
+    )
+
+
 def run(settings: Settings) -> Result:
     """All trials."""
-    sweep = parse(
-        f"dataset: {settings.dataset}\nepochs: {settings.epochs}\nseeds: {settings.trials}\n"
-        f"parameters: {{dropout: {DROPOUT}, batch_size: {settings.batch_size}, precision: {settings.precision}}}\n"
-        "optimizers: {adam: }"
-    )
+    trials = expand(parse(_sweep(settings)))
     on_cpu = settings.device == "cpu"
     workers = execution.default_workers() if on_cpu else 1
     share = -(-settings.trials // workers)
-    stacks = plan(expand(sweep), size=min(share, _STACK_ON_CPU) if on_cpu else settings.trials)
+    stacks = plan(trials, size=min(share, _STACK_ON_CPU) if on_cpu else settings.trials)
     workers = min(workers, len(stacks))
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     events = execution.run(stacks, "cpu", workers, data_dir) if on_cpu else _on_gpu(settings, stacks)

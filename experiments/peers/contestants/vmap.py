@@ -1,6 +1,7 @@
 """All trials at once through `torch.func`: vmap over grad, parameters stacked, one Adam over the stack.
 
-Adam is elementwise, so one optimizer over tensors with a leading dimension T is T optimizers.
+Adam is elementwise, so one optimizer over tensors with a leading dimension T is T optimizers. Trials that share a seed
+share their batches and dropout draws.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ class Vmap:
     def __init__(self, data: DeviceData, settings: Settings) -> None:
         self.data, self.settings = data, settings
         self.skeleton = Net().to("meta")  # the weights come from the stack
-        self.gradients = vmap(grad(self._loss), randomness="different")
+        of_batch = None if settings.has_shared_seed else 0
+        randomness = "same" if settings.has_shared_seed else "different"
+        self.gradients = vmap(grad(self._loss), in_dims=(0, of_batch, of_batch), randomness=randomness)
         self.outputs = vmap(self._output, in_dims=(0, None))
 
     def _output(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -42,12 +45,14 @@ class Vmap:
     def epoch(self) -> Iterator[int]:
         self.skeleton.train()
         trials = len(next(iter(self.values.values())))
-        for batch_TB in self.data.batches(self.settings.batch_size, trials):
-            gradients = self.gradients(self.values, self.data.images[batch_TB], self.data.labels[batch_TB])
+        is_shared = self.settings.has_shared_seed
+        for batch_TB in self.data.batches(self.settings.batch_size, 1 if is_shared else trials):
+            batch = batch_TB[0] if is_shared else batch_TB
+            gradients = self.gradients(self.values, self.data.images[batch], self.data.labels[batch])
             for name, parameter in self.parameters.items():
                 parameter.grad = gradients[name]
             self.optimizer.step()
-            yield batch_TB.numel()
+            yield trials * self.settings.batch_size
 
     def evaluate(self) -> dict[str, list[float]]:
         self.skeleton.eval()
