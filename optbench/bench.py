@@ -14,14 +14,12 @@ Shape suffixes: T trials, B batch, C channels, H W image, F features, K classes.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import operator
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
@@ -31,25 +29,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optbench import __version__, engine, execution
-from optbench.datasets import DATASETS, Dataset, Split
-from optbench.device import allow_tf32, clock, make_deterministic, precision_on
-from optbench.errors import UserError
+from optbench.datasets import DATASETS
+from optbench.device import allow_tf32, clock, device_name, make_deterministic, precision_on
+from optbench.errors import ArgumentError, UserError
 from optbench.model import CLASSES, MODELS
 from optbench.spec import parse
+from optbench.speed import LEARNING_RATE, SIDE, on_random_images, seconds_per_image
 from optbench.stacks import Stack
 from optbench.trials import expand
 
 JSON_VERSION = 1
 # How many trials a stack has, where nothing else is asked for.
 TRIALS_CPU, TRIALS = (1, 4), (1, 8, 32, 128)
-_DATASET, _DROPOUT, _SIDE = "mnist", 0.25, 28
-# Weights move so little that no trial diverges, and leaves the stack; the arithmetic is the same.
-_LEARNING_RATE = 1e-12
-_EVALUATED, _CALIBRATION_STEPS, _CALIBRATION_IMAGES, _FEWEST_STEPS = 256, 4, 256, 3
-_CALIBRATION_STEPS_GPU = 200  # else it is the drawing of an epoch's numbers that is timed
+_DATASET, _DROPOUT, _CALIBRATION_STEPS, _FEWEST_STEPS = "mnist", 0.25, 4, 3
 # What is copied must be far larger than all caches; on a CPU the workers share it, with so much for each at least.
 _COPIED_BYTES_CPU, _COPIED_BYTES_PER_WORKER, _COPIED_BYTES = 2**29, 2**26, 2**30
-_OUT_OF_MEMORY = "too little memory; try fewer --trials, fewer --workers or a smaller --batch-size"
+_OUT_OF_MEMORY = "too little memory; try fewer trials, fewer workers or a smaller batch size"
 _MATRIX_SIDE_CPU, _MATRIX_SIDE = 1024, 8192
 _CONVOLUTION_CPU, _CONVOLUTION = (8, 128), (256, 256)  # images, channels
 _CONVOLUTION_SIDE = 32
@@ -74,7 +69,7 @@ def step_operations(trials: int, batch_size: int) -> int:
     Left out, about a fiftieth of it at batch size 64: biases, activations, pooling, dropout, the loss and the update;
     and conv1 once more, which `step_bytes` takes for computed again.
     """
-    side, forward, first = _SIDE, 0, 0
+    side, forward, first = SIDE, 0, 0
     for name, (shape, _) in MODELS["cnn"].shapes.items():
         if name.endswith(".bias"):
             continue
@@ -103,7 +98,7 @@ def step_bytes(trials: int, batch_size: int, precision: str = "fp32") -> int:
     """
     model = MODELS["cnn"]
     pooled = model.shapes["linear1.weight"][0][1]
-    images, activations = 2 * _SIDE**2, 2 * pooled * ((2 if precision == "bf16" else 4) + 1)
+    images, activations = 2 * SIDE**2, 2 * pooled * ((2 if precision == "bf16" else 4) + 1)
     return images * batch_size + activations * batch_size * trials + 10 * 4 * model.parameters * trials
 
 
@@ -220,52 +215,14 @@ def _spread(values: Sequence[float]) -> dict[str, Any] | None:
     return {"median": median(values), "min": min(values), "max": max(values), "values": list(values)}
 
 
-# ---------------------------------------------------------------- training on random images
-
-
-def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> engine.Rows:
-    """Training of the stack's trials for so many epochs on so many random images; the weights hardly move."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(size: int) -> Split:
-        pixels = torch.randint(256, (size, _SIDE, _SIDE), generator=generator, dtype=torch.uint8)
-        return Split(pixels, torch.randint(CLASSES, (size,), generator=generator))
-
-    evaluated = split(_EVALUATED)
-    info = dataclasses.replace(DATASETS[stack.dataset], val=_EVALUATED)
-    data = Dataset(stack.dataset, info, split(images), evaluated, evaluated, evaluated)
-    changes = {"lr": _LEARNING_RATE}
-    trials = [
-        dataclasses.replace(t, epochs=epochs, hyperparameters=t.hyperparameters.model_copy(update=changes))
-        for t in stack.trials
-    ]
-    return engine.train(Stack(tuple(trials)), data, device)
-
-
-def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
-    """Seconds for one image of every trial of the stack: to train on it and to evaluate it.
-
-    Measured over a few steps on random images. Zeros where every optimizer failed.
-    """
-    fewest = _CALIBRATION_STEPS if device == "cpu" else _CALIBRATION_STEPS_GPU
-    steps = max(fewest, _CALIBRATION_IMAGES // stack.batch_size)
-    images = min(DATASETS[stack.dataset].train, steps * stack.batch_size)
-    trained, clocks = [], []
-    for rows in on_random_images(stack, images, 2, device):
-        trained.append(rows[0]["train_seconds"])
-        clocks.append(time.perf_counter())
-    if len(trained) < 3:  # every optimizer failed, and will soon again
-        return 0.0, 0.0
-    training = trained[2] - trained[1]  # the first epoch warms up
-    evaluation = (clocks[2] - clocks[1]) - training
-    return training / images, max(0.0, evaluation) / (3 * _EVALUATED)
+# ---------------------------------------------------------------- what is measured
 
 
 def stack_of(trials: int, batch_size: int, precision: str) -> Stack:
     """Trials of one seed, as stacks hold them where they can, with Adam and dropout."""
     parameters = f"{{dropout: {_DROPOUT}, precision: {precision}}}"
     (trial,) = expand(parse(f"dataset: {_DATASET}\nepochs: 1\nparameters: {parameters}\noptimizers: {{adam: }}"))
-    return Stack((dataclasses.replace(trial, batch_size=batch_size),) * trials)
+    return Stack((replace(trial, batch_size=batch_size),) * trials)
 
 
 class SequentialNet(nn.Module):
@@ -296,7 +253,7 @@ class _SequentialLoop:
         self._batch_size, self._device, self._precision = batch_size, device, precision
         self._net = SequentialNet().to(device)
         fused = True if device != "cpu" else None
-        self._optimizer = torch.optim.Adam(self._net.parameters(), lr=_LEARNING_RATE, fused=fused)
+        self._optimizer = torch.optim.Adam(self._net.parameters(), lr=LEARNING_RATE, fused=fused)
         self._load(_CALIBRATION_STEPS)
         self.throughput()
         self._load(_steps(seconds, batch_size / self.throughput(), batch_size))
@@ -304,7 +261,7 @@ class _SequentialLoop:
 
     def _load(self, steps: int) -> None:
         images = steps * self._batch_size
-        self._images = torch.randn(images, 1, _SIDE, _SIDE, device=self._device)
+        self._images = torch.randn(images, 1, SIDE, SIDE, device=self._device)
         self._labels = torch.randint(CLASSES, (images,), device=self._device)
 
     def throughput(self) -> float:
@@ -456,44 +413,47 @@ def _work(connection: Connection, precision: str) -> None:
         pass
 
 
-def measure(
-    device: str,
-    precision: str,
-    workers: int,
-    trials: Sequence[int],
-    batch_sizes: Sequence[int],
-    repeats: int,
-    seconds: float,
-    say: Callable[[str], None],
-) -> Generator[Benchmark, None, None]:
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured.
+
+    device: a resolved one.   precision: as a sweep file names it.   workers: processes on a CPU.
+    trials, batch_sizes: of the stacks, each with each.   repeats: how often everything is measured.
+    seconds: what one measurement takes, about, after a warm-up as long.
+    """
+
+    device: str
+    precision: str
+    workers: int
+    trials: Sequence[int]
+    batch_sizes: Sequence[int]
+    repeats: int
+    seconds: float
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether workers train, each a stack of its own at the same time."""
+        return self.device == "cpu"
+
+
+def measure(request: Request, say: Callable[[str], None]) -> Generator[Benchmark, None, None]:
     """Measure first the ceilings, then for each batch size the sequential loop and the stacks in alternation.
 
-    Yields what there is after each single measurement, at last all of it. Each takes about `seconds`, after a warm-up
-    as long. `device` is resolved, `precision` one that a sweep file may name; `say` is told each figure, and what takes
-    time without one. Raises `UserError` for counts that cannot be, for a precision that the device has not got, and
+    Yields what there is after each single measurement, at last all of it. `say` is told each figure, and what takes
+    time without one. Raises `UserError` for counts that cannot be, for a precision that the device does not have, and
     where memory runs out.
     """
-    if not 0 < seconds < math.inf:
-        raise UserError(f"--seconds {seconds:g}: must be more than 0")
-    if min(*trials, *batch_sizes, workers, repeats) < 1:
-        raise UserError("trials, batch sizes, workers and repeats must be at least 1")
-    if max(batch_sizes) > DATASETS[_DATASET].train:
-        raise UserError(
-            f"--batch-size {max(batch_sizes)}: larger than the training set of {DATASETS[_DATASET].train} images"
-        )
-    on_cpu = device == "cpu"
-    precision = precision_on(device, precision)
-    workers = workers if on_cpu else 1
+    request = _checked(request)
     rates: dict[str, list[float]] = {"copy": [], "matmul": [], "convolution": []}
     measured: dict[tuple[int | None, int], list[float]] = {}
 
     def so_far(is_complete: bool = False) -> Benchmark:
         return Benchmark(
-            device=f"{execution.default_workers()}-core CPU" if on_cpu else torch.cuda.get_device_name(device),
-            precision=precision,
-            workers=workers if on_cpu else None,
+            device=f"{execution.default_workers()}-core CPU" if request.is_on_cpu else device_name(request.device),
+            precision=request.precision,
+            workers=request.workers if request.is_on_cpu else None,
             threads=torch.get_num_threads(),
-            seconds=seconds,
+            seconds=request.seconds,
             copy_rates=tuple(rates["copy"]),
             matmul_rates=tuple(rates["matmul"]),
             convolution_rates=tuple(rates["convolution"]),
@@ -506,46 +466,54 @@ def measure(
 
     say("starting")
     try:
-        with _meters(device, precision, workers) as ask:
-            for repeat in range(repeats):
-                for name, rate in _ceilings(ask, device, workers, seconds):
+        with _meters(request.device, request.precision, request.workers) as ask:
+            for repeat in range(request.repeats):
+                for name, rate in _ceilings(ask, request):
                     rates[name].append(rate)
                     unit = "GB/s" if name == "copy" else "GFLOP/s"
-                    say(f"{name}, repeat {repeat + 1}/{repeats}: {rate / 1e9:,.1f} {unit}")
+                    say(f"{name}, repeat {repeat + 1}/{request.repeats}: {rate / 1e9:,.1f} {unit}")
                     yield so_far()
-            for batch_size in dict.fromkeys(batch_sizes):
-                stacks = _in_turn(
-                    ask, device, precision, list(dict.fromkeys(trials)), batch_size, repeats, seconds, say
-                )
-                for n, throughput in stacks:
+            for batch_size in request.batch_sizes:
+                for n, throughput in _in_turn(batch_size, ask, request, say):
                     values = measured.setdefault((n, batch_size), [])
                     values.append(throughput)
                     name = f"{n or 'loop'} × {batch_size}"
-                    say(f"{name}, repeat {len(values)}/{repeats}: {throughput:,.0f} images × trials per second")
+                    say(f"{name}, repeat {len(values)}/{request.repeats}: {throughput:,.0f} images × trials per second")
                     yield so_far()
     except torch.OutOfMemoryError:
         raise UserError(_OUT_OF_MEMORY) from None
     yield so_far(is_complete=True)
 
 
-def _ceilings(ask: _Ask, device: str, workers: int, seconds: float) -> Iterator[tuple[str, float]]:
-    """What the device can do in a second: bytes copied, operations of matrix products and of convolutions."""
-    on_cpu = device == "cpu"
-    copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // workers) if on_cpu else _COPIED_BYTES
+def _checked(request: Request) -> Request:
+    """The request with its precision resolved and every size once."""
+    if not 0 < request.seconds < math.inf:
+        raise ArgumentError("seconds", f"{request.seconds:g}", "must be more than 0")
+    if min(*request.trials, *request.batch_sizes, request.workers, request.repeats) < 1:
+        raise UserError("trials, batch sizes, workers and repeats must be at least 1")
+    images = DATASETS[_DATASET].train
+    if max(request.batch_sizes) > images:
+        raise ArgumentError("batch_size", max(request.batch_sizes), f"larger than the training set of {images} images")
+    return replace(
+        request,
+        precision=precision_on(request.device, request.precision),
+        workers=request.workers if request.is_on_cpu else 1,
+        trials=list(dict.fromkeys(request.trials)),
+        batch_sizes=list(dict.fromkeys(request.batch_sizes)),
+    )
+
+
+def _ceilings(ask: _Ask, request: Request) -> Iterator[tuple[str, float]]:
+    """What the whole device can do in a second: bytes copied, operations of matrix products and of convolutions."""
+    on_cpu, seconds = request.is_on_cpu, request.seconds
+    copied = max(_COPIED_BYTES_PER_WORKER, _COPIED_BYTES_CPU // request.workers) if on_cpu else _COPIED_BYTES
     yield "copy", sum(ask("copy_rate", copied, seconds))
     yield "matmul", sum(ask("matmul_rate", _MATRIX_SIDE_CPU if on_cpu else _MATRIX_SIDE, seconds))
     yield "convolution", sum(ask("convolution_rate", *(_CONVOLUTION_CPU if on_cpu else _CONVOLUTION), seconds))
 
 
 def _in_turn(
-    ask: _Ask,
-    device: str,
-    precision: str,
-    trials: Sequence[int],
-    batch_size: int,
-    repeats: int,
-    seconds: float,
-    say: Callable[[str], None],
+    batch_size: int, ask: _Ask, request: Request, say: Callable[[str], None]
 ) -> Iterator[tuple[int | None, float]]:
     """Throughput of the sequential loop (None), then of stacks of so many trials, over and over.
 
@@ -555,16 +523,16 @@ def _in_turn(
     def warmed_up(n: int | None) -> Callable[[], float]:
         say(f"{n or 'loop'} × {batch_size}: warming up")
         if n is None:
-            return _SequentialLoop(batch_size, device, precision, seconds).throughput
-        steps = _steps(seconds, max(ask("step_seconds", n, batch_size)), batch_size)
-        ask("start", n, batch_size, steps, repeats + 1)
+            return _SequentialLoop(batch_size, request.device, request.precision, request.seconds).throughput
+        steps = _steps(request.seconds, max(ask("step_seconds", n, batch_size)), batch_size)
+        ask("start", n, batch_size, steps, request.repeats + 1)
         return lambda: sum(ask("throughput", n, batch_size, steps))
 
     throughput: dict[int | None, Callable[[], float]] = {}
-    for n in (None, *trials):
+    for n in (None, *request.trials):
         throughput[n] = warmed_up(n)
         yield n, throughput[n]()
-    for _ in range(repeats - 1):
+    for _ in range(request.repeats - 1):
         for n, once_more in throughput.items():
             yield n, once_more()
     ask("forget")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -14,12 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from optbench import __version__
-from optbench.errors import PerformanceWarning, UserError
+from optbench.errors import ArgumentError, PerformanceWarning, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from optbench.run import Plan
+    from optbench.store import Store
 
 OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 _MANY_RUNS = 100
@@ -33,7 +34,8 @@ class _Commands(TyperGroup):
             with _performance_warnings_as_text():
                 return super().invoke(ctx)
         except UserError as error:
-            print(f"optbench: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+            text = _in_words(error)
+            print(f"optbench: {text}" if "\n" not in text else text, file=sys.stderr)
             raise typer.Exit(USAGE) from None
         except BrokenPipeError:  # `optbench report | head`
             sys.stderr.close()
@@ -53,6 +55,13 @@ def _performance_warnings_as_text() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = original
+
+
+def _in_words(error: UserError) -> str:
+    """What is wrong, with the option that was typed where it is about an argument."""
+    if isinstance(error, ArgumentError):
+        return f"--{error.argument.replace('_', '-')} {error.value}: {error.problem}"
+    return str(error)
 
 
 app = typer.Typer(
@@ -158,81 +167,54 @@ def run(
     parsed = spec.load(sweep, settings or [])
     console = _console(stderr=not dry_run)
     with _waiting(console, "planning …"):
-        from optbench import datasets, progress
-        from optbench.report import build, formats
-        from optbench.run import execute, make_plan
+        from optbench import run, screen
+        from optbench.job import Job
+        from optbench.store import Store
 
-        plan = make_plan(parsed, output, device, workers, stack_size)
-    _describe(plan, console)
-    if timing and plan.stacks:
-        console.print("then one seed of each configuration that a table shows, alone, to measure its seconds")
-    if dry_run:
-        later = None if plan.stacks else _next(plan, timing)
-        while later:
-            _describe(later, console)
-            later = None if later.stacks else _next(later, timing)
-        return
-    failed, ran = 0, False
-    phase: Plan | None = plan
-    while phase is not None:
-        for name in phase.datasets:  # downloads it, and a damaged file is found before anything trains
-            datasets.load(name, data_dir)
-        if phase.phase != "tune" and phase.stacks:
-            _describe(phase, console)
-        with progress.Progress(phase, console) as display, progress.interruptible():
-            try:
-                with closing(execute(phase, data_dir)) as events:
-                    for event in events:
-                        display.update(event)
-            except KeyboardInterrupt:
-                display.stop()
-                resume = f"{phase.done()}; resume with: {progress.command_line(sys.argv)}"
-                console.print(resume, soft_wrap=True, markup=False)
-                raise typer.Exit(INTERRUPTED) from None
-        if phase.stacks:
-            console.print(display.summary(), soft_wrap=True, markup=False)
-        failed, ran = failed + display.failed, ran or bool(phase.stacks)
-        timed = f", {len(phase.trials)} of them timed" if phase.phase == "timing" else ""
-        with _waiting(console, "planning …"):
-            phase = _next(phase, timing)
-    if not ran:
-        console.print(f"nothing to do: all {plan.total} trials are in {plan.store.folder}{timed}", soft_wrap=True)
+        store = Store(output / parsed.name)
+        job = Job(parsed, store, device, workers, stack_size, data_dir, timing)
+    shown = screen.Screen(console, every_phase=dry_run)
     try:
-        path = plan.store.write_meta("report.md", formats.markdown(build.build(plan.store)))
-        console.print(f"tables: optbench report {plan.store.folder}", soft_wrap=True, markup=False)
-        console.print(f"page: optbench report {plan.store.folder} -o report.html", soft_wrap=True, markup=False)
-        console.print(f"report: {path}", soft_wrap=True, markup=False)
-    except UserError as error:
-        console.print(f"no report: {error}", soft_wrap=True, markup=False)
-    if failed:
+        happening = run.preview(job) if dry_run else run.events(job)
+        with shown, screen.interruptible(), closing(happening) as events:
+            for event in events:
+                shown.show(event)
+    except KeyboardInterrupt:
+        if dry_run or shown.phase is None:
+            raise
+        resume = f"{shown.phase.progress()}; resume with: {_command_line(sys.argv)}"
+        console.print(resume, soft_wrap=True, markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if dry_run:
+        return
+    if shown.phase and not shown.trained:
+        console.print(shown.phase.nothing_to_do(), soft_wrap=True)
+    _leave_report(store, console)
+    if shown.failed:
         raise typer.Exit(TRIAL_FAILED)
 
 
-def _next(plan: Plan, timing: bool) -> Plan | None:
-    """The phase of a run after this one."""
-    from optbench.report import build
+def _command_line(argv: Sequence[str]) -> str:
+    """The command that was typed, to be typed again."""
+    program = Path(argv[0]).name
+    return shlex.join([*(["python", "-m", "optbench"] if program == "__main__.py" else [program]), *argv[1:]])
 
-    if plan.phase == "tune" and (confirmation := plan.confirmation()):
-        return confirmation
-    if not timing or plan.phase == "timing":
-        return None
+
+def _leave_report(store: Store, console: Console) -> None:
+    """Write the tables beside the rows, and say how to see more of them."""
+    from optbench.report import build, formats
+
     try:
-        built = build.build(plan.store)
-    except UserError:  # nothing has finished
-        return None
-    shown = [table.data["configuration_id"] for table in built.tables if "configuration_id" in table.data]
-    return plan.timing({i for column in shown for i in column.dropna() if i})
-
-
-def _describe(plan: Plan, console: Console) -> None:
-    """Print the plan, and what it costs: a few steps are timed for that, of optimizers from elsewhere, too."""
-    from optbench import estimate, progress
-
-    console.print(progress.describe(plan))
-    if plan.stacks:
-        with _waiting(console, "timing a few steps …"):
-            seconds = estimate.seconds(plan)
-        console.print(progress.cost(plan, seconds, estimate.disk_bytes(plan)))
+        path = store.write_meta("report.md", formats.markdown(build.build(store)))
+    except UserError as error:
+        console.print(f"no report: {error}", soft_wrap=True, markup=False)
+        return
+    for line in (
+        f"tables: optbench report {store.folder}",
+        f"page: optbench report {store.folder} -o report.html",
+        f"report: {path}",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -502,21 +484,22 @@ def bench(
 
     A JSON file has each figure as soon as it is measured; it is whole once it says "complete": true.
     """
-    sizes = _numbers("--batch-size", batch_size)
-    stacked = _numbers("--trials", trials) if trials is not None else None
+    sizes = _numbers("batch_size", batch_size)
+    stacked = _numbers("trials", trials) if trials is not None else None
     if output is not None and (output.is_dir() or not output.parent.is_dir()):  # before the work, rather than after it
         raise UserError(f"{output}: cannot be written: {'it is a folder' if output.is_dir() else 'no such folder'}")
     import json
 
     console = _console(stderr=True)
     with _waiting(console, "starting …"):
-        from optbench import bench, execution, progress
+        from optbench import bench, execution, screen
+        from optbench.device import resolve_device
         from optbench.report import formats, listings
-        from optbench.run import resolve_device
 
     where = resolve_device(device)
     counts = stacked or (bench.TRIALS_CPU if where == "cpu" else bench.TRIALS)
     processes = workers or execution.default_workers()
+    request = bench.Request(where, precision.value, processes, counts, sizes, repeats, seconds)
     name = format.value if format else "json" if formats.by_ending(output) == "json" else "table"
 
     def text(benchmark: bench.Benchmark) -> str:
@@ -525,8 +508,8 @@ def bench(
         return f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n"
 
     try:
-        with progress.interruptible(), _one_line(console) as say:
-            measured = bench.measure(where, precision.value, processes, counts, sizes, repeats, seconds, say)
+        with screen.interruptible(), _one_line(console) as say:
+            measured = bench.measure(request, say)
             with closing(measured):
                 for benchmark in measured:
                     if output is not None and name == "json":
@@ -571,14 +554,14 @@ def _one_line(console: Console) -> Iterator[Callable[[str], None]]:
             print(f"\r{' ' * (console.width - 1)}\r", end="", file=sys.stderr, flush=True)
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def _numbers(argument: str, text: str) -> list[int]:
     """Whole numbers from 1, with commas between."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        raise UserError(f"{option} {text}: must be whole numbers of at least 1 with commas between, as in 1,4")
+        raise ArgumentError(argument, text, "must be whole numbers of at least 1 with commas between, as in 1,4")
     return numbers
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +18,36 @@ from pathlib import Path
 import torch
 
 from optbench import __version__
-from optbench.errors import UserError
+from optbench.errors import ArgumentError, UserError
 
 # How numbers are rounded in the forward and the backward pass.
 PRECISIONS = ("fp32", "tf32", "bf16")
 _TENSOR_CORES = (8, 0)  # the compute capability from which they multiply tf32 and bf16: NVIDIA's Ampere
 
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _DRIVER = Path("/proc/driver/nvidia/version")
 # As torch, the CPU's allocator, the driver, Triton, cuBLAS and cuDNN put it. "Not initialised" is what cuBLAS and cuDNN
 # say of a handle for which there is no memory.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "status_not_initialized")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` → cuda where there is one, else cpu. Raises `ArgumentError` for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ArgumentError("device", device, "valid: auto, cpu, cuda, cuda:N")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise ArgumentError("device", device, f"this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def device_name(device: str) -> str:
+    """A device as the rows name it."""
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def make_deterministic(device: str) -> None:
@@ -32,12 +55,35 @@ def make_deterministic(device: str) -> None:
 
     On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` takes it back).
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order
+    os.environ.setdefault(_CUBLAS, ":4096:8")  # else cuBLAS may sum in another order
     if device == "cpu":
         torch.set_flush_denormal(True)  # moments of dead units decay into denormals, which a CPU computes 100× slower
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     allow_tf32(False)
+
+
+@contextmanager
+def settings_given_back() -> Iterator[None]:
+    """Whatever is set meanwhile of torch's threads, denormals, determinism and TF32 is afterwards as it was before."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    threads, flushed, cublas = torch.get_num_threads(), _are_denormals_flushed(), os.environ.get(_CUBLAS)
+    switches = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = switches
+        if cublas is None:
+            os.environ.pop(_CUBLAS, None)
+        else:
+            os.environ[_CUBLAS] = cublas
+
+
+def _are_denormals_flushed() -> bool:
+    """Torch sets the processor's mode but cannot be asked for it; what the processor computes tells."""
+    return sys.float_info.min / 2 == 0.0
 
 
 def allow_tf32(allowed: bool) -> None:

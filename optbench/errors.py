@@ -1,4 +1,4 @@
-"""What the user can mend: one exception, caught once, in `cli`; and what only makes it slower: one warning."""
+"""What the user can mend: an exception and a kind of it, caught once, in `cli`; what is only slower: a warning."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ _REASON = 300  # characters: a compiler's may have thousands
 
 class UserError(Exception):
     """A problem that the user can mend; its text is shown without a traceback and the exit code is 2."""
+
+
+class ArgumentError(UserError):
+    """An argument with a value that cannot be; the command line puts its option in the argument's place."""
+
+    def __init__(self, argument: str, value: object, problem: str) -> None:
+        super().__init__(f"{argument} {value}: {problem}")
+        self.argument, self.value, self.problem = argument, value, problem
 
 
 class PerformanceWarning(UserWarning):

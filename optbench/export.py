@@ -115,15 +115,11 @@ class Exported:
 def load(store: Store) -> Exported:
     """The rows of the sweep that ran last in the folder. Raises `UserError` where there are none."""
     rows, outline = store.rows(), store.outline()
-    if outline is not None:
-        order = {trial_id: i for i, trial_id in enumerate((*outline.trial_ids, *outline.confirm_ids))}
-        rows = rows[rows["trial_id"].isin(list(order))]
-    else:
-        order = {trial_id: i for i, trial_id in enumerate(rows["trial_id"].unique())}
+    order = {trial_id: i for i, trial_id in enumerate(outline.ids)}
     if rows.empty:
         raise UserError(f"{store.folder}: no trial has begun yet")
     rows = rows.assign(order=rows["trial_id"].map(order)).sort_values(["order", "epoch"], ignore_index=True)
-    return Exported(outline.name if outline else store.folder.name, rows.drop(columns="order"))
+    return Exported(outline.name, rows.drop(columns="order"))
 
 
 def configuration_name(row: Any, choices: list[str]) -> str:

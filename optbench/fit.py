@@ -9,8 +9,8 @@ import torch
 
 from optbench import device as devices
 from optbench.autotune import Choice, remembered, with_convolution
-from optbench.bench import seconds_per_image
 from optbench.optimizers import OPTIMIZERS
+from optbench.speed import seconds_per_image
 from optbench.stacks import SHARED, Stack
 from optbench.trials import Trial
 

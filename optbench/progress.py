@@ -1,16 +1,11 @@
-"""What a person sees while a sweep runs, on stderr: a live display in a terminal, else one plain line per stack."""
+"""What a person sees while a phase trains: a live display in a terminal, else one plain line per stack."""
 
 from __future__ import annotations
 
 import math
-import shlex
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,10 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from optbench.execution import Event, Failure, Split, Stopped
-from optbench.run import Plan
+from optbench.execution import Failure, Split, Stopped
+from optbench.phases import Phase
+from optbench.run import StackEvent
 from optbench.stacks import Stack
 from optbench.trials import Trial
+from optbench.wording import count
 
 
 def duration(seconds: float) -> str:
@@ -35,95 +32,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _count(n: int, noun: str, plural: str = "") -> str:
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e3:.0f} kB" if n < 1e6 else f"{n / 1e6:.1f} MB" if n < 1e9 else f"{n / 1e9:.1f} GB"
-
-
-def describe(plan: Plan) -> RenderableType:
-    """The plan in words: trials per optimizer and what becomes of them."""
-    sweep = plan.sweep
-    table = Table(box=None, pad_edge=False)
-    for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
-        table.add_column(heading, justify="left" if heading == "optimizer" else "right")
-    n = 1 if plan.phase == "timing" else len({trial.seed for trial in plan.trials})
-    for label, trials in plan.per_optimizer.items():
-        table.add_row(Text(label), str(trials // n), str(n), str(trials), str(plan.missing[label]))
-    head = f"{sweep.name}: {_count(len(plan.trials), 'trial')} of {_count(sweep.epochs, 'epoch')}"
-    head += f" on {' and '.join(sweep.datasets)}"
-    if plan.phase == "confirm":
-        head += ", to confirm each optimizer's selected configuration on fresh seeds"
-    elif plan.phase == "timing":
-        head = (
-            f"{sweep.name}, timing: {_count(len(plan.trials), 'trial')}, one at a time; let nothing else run meanwhile"
-        )
-    parts: list[RenderableType] = [Text(head, style="bold"), table]
-    halving = sweep.search.halving if sweep.search else None
-    if halving and plan.phase == "tune":
-        rungs = ", ".join(map(str, halving.rungs(sweep.epochs)))
-        parts.append(
-            Text(
-                f"halving: after epoch {rungs} the best 1/{halving.factor} of each optimizer's configurations train on"
-            )
-        )
-    if sweep.confirm and plan.phase == "tune" and plan.stacks:
-        n = plan.selections.total() * len(sweep.confirm)
-        seeds = _count(len(sweep.confirm), "fresh seed")
-        parts.append(Text(f"then each optimizer's selected configuration on {seeds}: {_count(n, 'trial')} more"))
-    if plan.phase == "tune":
-        parts += [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
-    return Group(*parts)
-
-
-def cost(plan: Plan, seconds: float, disk_bytes: int) -> RenderableType:
-    """What will run, and what that takes."""
-    return Text(
-        f"{_count(plan.missing.total(), 'trial')} to run in {_count(len(plan.stacks), 'stack')} "
-        f"on {plan.device} ({_count(plan.workers, 'process', 'processes')}): about {duration(seconds)} "
-        f"(from a few timed steps), {_size(disk_bytes)} in {plan.store.folder}"
-    )
-
-
-def command_line(argv: Sequence[str]) -> str:
-    """The command that was typed, to be typed again."""
-    program = Path(argv[0]).name
-    return shlex.join([*(["python", "-m", "optbench"] if program == "__main__.py" else [program]), *argv[1:]])
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM, which batch systems send, ends a run like Ctrl-C: what is finished is kept."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class Progress:
-    """Counts what the events say; use as a context manager around them."""
+    """Counts what the events of a phase say; shows that in a terminal from `start` to `stop`."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan, self._console = plan, console
-        self._trials = {trial.trial_id: trial for trial in plan.trials}
-        self._done = plan.per_optimizer - plan.missing
+    def __init__(self, phase: Phase, console: Console) -> None:
+        self._phase, self._console = phase, console
+        self._metric = phase.job.sweep.metric
+        self._trials = {trial.trial_id: trial for trial in phase.trials}
+        self._done = phase.per_optimizer - phase.missing
         self._epochs: Counter[str] = Counter()  # of each trial; one that ended early has nothing left to do
-        self._all_epochs = sum(len(stack) * stack.epochs for stack in plan.stacks)
+        self._all_epochs = sum(len(stack) * stack.epochs for stack in phase.stacks)
         self._best: dict[str, tuple[float, Trial, int]] = {}
         self._last: dict[str, float] = {}
         self._settled: dict[str, str] = {}  # status of the trials of this run that have come to an end
         if self.done:
             self._recall()
-        self._stacks_done, self._stacks = 0, len(plan.stacks)
+        self._stacks_done, self._stacks = 0, len(phase.stacks)
         self._started = time.monotonic()
-        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(plan.stacks)
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(phase.stacks)
         # A terminal is redrawn by Live's own thread, so the clock runs on between events.
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -140,15 +66,10 @@ class Progress:
     def _number(self, status: str) -> int:
         return sum(other == status for other in self._settled.values())
 
-    def __enter__(self) -> Progress:
+    def start(self) -> None:
+        """Begin to show it."""
         if self._is_live:
             self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Take the live display away."""
@@ -160,12 +81,13 @@ class Progress:
         took = duration(time.monotonic() - self._started)
         stopped = f", {self._number('stopped')} stopped early" if self._number("stopped") else ""
         return (
-            f"{self.done}/{len(self._plan.trials)} trials {self._word} ({self._number('diverged')} diverged and "
+            f"{self.done}/{len(self._phase.trials)} trials {self._phase.done} ({self._number('diverged')} diverged and "
             f"{self.failed} failed in this run{stopped}, {took})"
         )
 
-    def update(self, event: Event) -> None:
-        stack, message = event
+    def update(self, event: StackEvent) -> None:
+        """Take in what happened to a stack."""
+        stack, message = event.stack, event.message
         if isinstance(message, Split):
             for trial in stack.trials:
                 self._unsettle(trial)
@@ -204,7 +126,7 @@ class Progress:
 
     def _result(self, stack: Stack) -> str:
         """The best trial of a stack that is done, and what became of the others."""
-        metric, ids = self._plan.sweep.metric, {trial.trial_id for trial in stack.trials}
+        metric, ids = self._metric, {trial.trial_id for trial in stack.trials}
         parts = []
         best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
         if best:
@@ -216,14 +138,10 @@ class Progress:
                 parts.append(f"all {status}" if n == len(ids) else f"{n} {status}")
         return ", ".join(parts)
 
-    @property
-    def _word(self) -> str:
-        return "timed" if self._plan.phase == "timing" else "done"
-
     def _recall(self) -> None:
         """Keep the best of each optimizer in mind among the trials that earlier runs have trained."""
-        metric, missing = self._plan.sweep.metric, {t.trial_id for stack in self._plan.stacks for t in stack.trials}
-        rows = self._plan.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
+        metric, missing = self._metric, {t.trial_id for stack in self._phase.stacks for t in stack.trials}
+        rows = self._phase.job.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
         rows = rows.dropna(subset=[metric])
         groups = rows.groupby("optimizer", observed=True)[metric]
         for row in rows.loc[groups.idxmin() if metric.is_loss else groups.idxmax()].to_dict("records"):
@@ -231,8 +149,8 @@ class Progress:
 
     def _compare(self, row: Mapping[Any, Any]) -> None:
         """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
-        self._last[row["trial_id"]] = row[self._plan.sweep.metric]
-        trial, metric = self._trials[row["trial_id"]], self._plan.sweep.metric
+        trial, metric = self._trials[row["trial_id"]], self._metric
+        self._last[trial.trial_id] = row[metric]
         value = metric.sign * row[metric]
         if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
             self._best[trial.optimizer] = value, trial, row["epoch"]
@@ -241,9 +159,9 @@ class Progress:
         self._stacks_done += 1
         if not self._is_live:
             line = (
-                f"stack {self._stacks_done}/{self._stacks}: {_count(len(stack), 'trial')}, "
-                f"batch_size {stack.batch_size}, {result}; {self.done}/{len(self._plan.trials)} trials {self._word}, "
-                f"{self._time_left()}"
+                f"stack {self._stacks_done}/{self._stacks}: {count(len(stack), 'trial')}, "
+                f"batch_size {stack.batch_size}, {result}; "
+                f"{self.done}/{len(self._phase.trials)} trials {self._phase.done}, {self._time_left()}"
             )
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -260,7 +178,7 @@ class Progress:
     def _render(self) -> RenderableType:
         elapsed = duration(time.monotonic() - self._started)
         head = Text(
-            f"{self._plan.sweep.name}: {self.done}/{len(self._plan.trials)} trials · "
+            f"{self._phase.job.sweep.name}: {self.done}/{len(self._phase.trials)} trials · "
             f"{self._epochs_done()}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
         )
         counts = {status: self._number(status) for status in ("diverged", "failed", "stopped")}
@@ -269,15 +187,15 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
         table.add_column("trials", justify="right", no_wrap=True)
-        table.add_column(f"best {self._plan.sweep.metric}", justify="right", no_wrap=True)
+        table.add_column(f"best {self._metric}", justify="right", no_wrap=True)
         table.add_column("with")  # it alone gives way where the terminal is narrow
-        for label, total in self._plan.per_optimizer.items():
+        for label, total in self._phase.per_optimizer.items():
             best, value, where = self._best.get(label), "–", ""
             if best:
                 value = f"{abs(best[0]):.4f}"
                 trial, epoch = best[1], best[2]
                 where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
-                if len(self._plan.sweep.datasets) > 1:
+                if len(self._phase.job.sweep.datasets) > 1:
                     where = f"{trial.dataset} {where}"
             table.add_row(
                 Text(label), f"{self._done[label]}/{total}", value, Text(where, no_wrap=True, overflow="ellipsis")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,13 +85,14 @@ SCHEMA = pa.schema(
     metadata={parts.VERSION_KEY: str(SCHEMA_VERSION)},
 )
 
-# The fields of an outline that are tuples, which JSON does not have.
+# The fields of an outline that are tuples; JSON has lists.
 _LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
 
 # A part is rewritten as epochs finish, but not more often than this, nor for more than a small share of the time.
 _SECONDS_BETWEEN_WRITES = 1.0
 _SHARE_OF_WRITING = 0.05
 
+_METRIC = Score.val_accuracy  # selects where a folder does not say what does
 _ATTEMPTS = 10  # to read parts that go meanwhile, as those of a run do when it merges or retrains them
 
 
@@ -118,6 +120,11 @@ class Outline:
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All trials of the sweep, in its order."""
+        return (*self.trial_ids, *self.confirm_ids)
+
 
 class Store:
     """The results of one sweep, in `folder`."""
@@ -131,12 +138,13 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one run at a time may write to the folder. Raises `UserError` when another one does."""
-        lock = FileLock(self.meta / "lock", timeout=0)
+        # The thread that ends a run need not be the one that began it.
+        lock = FileLock(self.meta / "lock", timeout=0, thread_local=False)
         try:
             self.meta.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise UserError(f"another 'optbench run' is writing to {self.folder}") from None
+            raise UserError(f"another run is writing to {self.folder}") from None
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
         try:
@@ -233,30 +241,45 @@ class Store:
         table = self._read(["trial_id", "status"], last=True)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True)) if table else {}
 
-    def outline(self) -> Outline | None:
-        """The sweep that ran last in this folder; None when there is none."""
+    def outline(self) -> Outline:
+        """The sweep that ran last in this folder; where the folder does not say, as much of it as the rows do."""
+        path = self.meta / "outline.json"
         try:
-            data = json.loads((self.meta / "outline.json").read_text(encoding="utf-8"))
+            data = json.loads(path.read_text(encoding="utf-8"))
             data |= {name: tuple(data.get(name, ())) for name in _LISTS} | {"metric": Score(data["metric"])}
             if "train" in data.get("splits", {}):
                 data["splits"] = {"": data["splits"]}
             return Outline(**data)
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return self._outline_of_rows()
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.meta / 'outline.json'}: damaged: {error}; 'optbench run' writes it anew") from None
+            raise UserError(f"{path}: damaged: {error}; the next run of the sweep writes it anew") from None
+
+    def _outline_of_rows(self) -> Outline:
+        table = self._read(["trial_id", "configuration_id", "optimizer", "phase"], last=True)
+        trials = table.to_pylist() if table else []
+        tuned, confirmed = ([t for t in trials if t["phase"] == phase] for phase in ("tune", "confirm"))
+        return Outline(
+            name=self.folder.name,
+            metric=_METRIC,
+            trial_ids=tuple(trial["trial_id"] for trial in tuned),
+            optimizers=Counter(trial["optimizer"] for trial in [*tuned, *confirmed]),
+            budgets=Counter(label for label, _ in {(t["optimizer"], t["configuration_id"]): None for t in tuned}),
+            confirm_ids=tuple(trial["trial_id"] for trial in confirmed),
+        )
 
     def rows(
         self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
     ) -> DataFrame:
-        """All rows as a data frame, or some columns of them, or the rows of some trials, or the last row of each trial.
+        """The rows of the sweep that ran last as a data frame, or some columns of them, or the last row of each trial.
 
-        Texts are categoricals, with categories in alphabetical order: they sort and group as texts do, but group them
-        with `observed=True`. Raises `UserError` for no results, a foreign file or another schema version.
+        `trial_ids` asks for other trials instead, which the folder may hold of earlier sweeps. Texts are categoricals,
+        with categories in alphabetical order: they sort and group as texts do, but group them with `observed=True`.
+        Raises `UserError` for no results, a foreign file or another schema version.
         """
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder of results")
-        table = self._read(columns, trial_ids, last)
+        table = self._read(columns, self.outline().ids if trial_ids is None else trial_ids, last)
         if table is None:
             sweeps = ", ".join(sorted(str(path.parent.parent) for path in self.folder.glob("*/_optbench/outline.json")))
             raise UserError(f"{self.folder}: holds no results" + (f"; name one of {sweeps}" if sweeps else ""))

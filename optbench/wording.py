@@ -81,3 +81,8 @@ def show(value: Any) -> str:
         return f"[{', '.join(map(show, value))}]"
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """A number of things: 1 trial, 2 trials."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"

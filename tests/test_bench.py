@@ -181,7 +181,7 @@ def test_what_was_measured_before_memory_ran_out_is_there(monkeypatch):
         yield ask
 
     monkeypatch.setattr(bench, "_meters", meters)
-    measured = bench.measure("cpu", "fp32", 1, [1, 2, 4], [8], 2, 0.01, lambda _: None)
+    measured = bench.measure(bench.Request("cpu", "fp32", 1, [1, 2, 4], [8], 2, 0.01), lambda _: None)
     *_, last = islice(measured, 2 * 3 + 2)  # the ceilings twice, the loop and one trial once
     with pytest.raises(UserError, match="too little memory"):
         next(measured)

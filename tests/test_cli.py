@@ -153,15 +153,19 @@ def test_a_longer_sweep_trains_only_what_is_missing_also_after_its_parts_were_me
 
 def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
     from optbench import run
+    from optbench.job import Job
+    from optbench.phases import Tune
+    from optbench.store import Store
 
     monkeypatch.setattr(run, "_MANY_PARTS", 3)
     text = "name: s\ndataset: digits\nepochs: 1\nparameters: {model: softmax}\noptimizers: {sgd: {lr: [0.1, 0.2, 0.3]}}"
     for sweep, parts in ((parse(text), 3), (parse(f"{text}\nseeds: 2"), 1)):
-        for _ in run.execute(run.make_plan(sweep, tmp_path, "cpu", 1, None), None):
+        job = Job(sweep, Store(tmp_path / "s"), "cpu", workers=1)
+        for _ in run.events(job):
             pass
         assert len(list((tmp_path / "s").glob("*.parquet"))) == parts
     assert len(pd.read_parquet(tmp_path / "s")) == 6 * 2
-    assert run.make_plan(sweep, tmp_path, "cpu", 1, None).stacks == []
+    assert Tune(job).stacks == []
 
 
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
@@ -195,14 +199,17 @@ def test_a_damaged_dataset_is_found_before_anything_trains(tmp_path):
 
 def test_a_run_that_another_one_overtook_says_so(tmp_path):
     from optbench.errors import UserError
-    from optbench.run import execute, make_plan
+    from optbench.job import Job
+    from optbench.phases import Tune
+    from optbench.run import execute
+    from optbench.store import Store
 
     sweep = parse("name: s\ndataset: digits\nepochs: 1\noptimizers: {adam: }")
-    early, late = (make_plan(sweep, tmp_path, "cpu", 1, None) for _ in range(2))
-    for _ in execute(early, None):
+    early, late = (Tune(Job(sweep, Store(tmp_path / "s"), "cpu", workers=1)) for _ in range(2))
+    for _ in execute(early):
         pass
     with pytest.raises(UserError, match="another run has finished trials meanwhile"):
-        next(execute(late, None))
+        next(execute(late))
 
 
 def test_the_report_comes_in_every_format(finished, tmp_path):

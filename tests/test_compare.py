@@ -19,9 +19,9 @@ import optbench
 from optbench import stats
 from optbench.datasets import DATASETS
 from optbench.errors import UserError
+from optbench.job import Job
 from optbench.model import MODELS
 from optbench.report import comparison, formats
-from optbench.run import Plan
 from optbench.scores import Score
 from optbench.spec import parse, to_yaml
 from optbench.store import SCHEMA, Store
@@ -79,13 +79,13 @@ def frame(score=score, text=SWEEP, **columns):
 def written(folder, score=score, text=SWEEP, outline=None, **columns):
     """A folder of results as a run leaves it; where the sweep confirms, each optimizer's first configuration."""
     sweep = parse(text, folder=folder)
-    tuning = expand(sweep)
+    store = Store(Path(folder))
+    job = Job(sweep, store, "cpu")
+    tuning = job.tuning
     first = {trial.optimizer: trial for trial in reversed(tuning)}
     chosen = [first[label].configuration_id for label in sweep.optimizers]
     fresh = confirmations(tuning, chosen, sweep.confirm)
-    store = Store(Path(folder))
-    plan = Plan(sweep, "confirm" if fresh else "tune", tuning, fresh or tuning, [], store, "cpu", 1, None)
-    store.begin(dataclasses.replace(plan.outline, **(outline or {})), to_yaml(sweep), {"all": ()})
+    store.begin(dataclasses.replace(job.outline(fresh), **(outline or {})), to_yaml(sweep), {"all": ()})
     store.replace("all", rows_of([*tuning, *fresh], score, **columns))
     return store
 

@@ -12,12 +12,15 @@ import torch
 from rich.console import Console
 
 from optbench import engine, estimate, execution
-from optbench.execution import Failure, Split, processes
+from optbench.execution import Failure, Split, workers
 from optbench.execution.in_process import run_in_process
+from optbench.job import Job
+from optbench.phases import Tune
 from optbench.progress import Progress
-from optbench.run import execute, make_plan
+from optbench.run import execute
 from optbench.spec import parse
 from optbench.stacks import Stack, plan
+from optbench.store import Store
 from optbench.trials import expand
 
 SWEEP = "{adam: {lr: [1e-3, 3e-3]}, sgd: {lr: [0.05, 1e30], momentum: 0.9}}"
@@ -67,7 +70,7 @@ def test_a_dead_workers_stack_is_tried_again_and_the_others_go_on(stacks):
 
 
 def test_a_stack_whose_workers_keep_dying_is_given_up(stacks, monkeypatch):
-    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    monkeypatch.setattr(workers, "ATTEMPTS", 1)
     failures, finished = [], set()
     for stack, message in execution.run(stacks, "cpu", 1, None):
         if isinstance(message, Failure):
@@ -131,7 +134,7 @@ def test_the_estimate_takes_halves_where_the_run_will(trials_of, monkeypatch):
             raise torch.OutOfMemoryError
         return 2.0, 1.0
 
-    monkeypatch.setattr(estimate.bench, "seconds_per_image", seconds_per_image)
+    monkeypatch.setattr(estimate.speed, "seconds_per_image", seconds_per_image)
     (whole,) = plan(trials_of(SWEEP, *LINES), 8)
     assert estimate._seconds_per_image(whole, "cuda") == (8.0, 4.0)
 
@@ -147,13 +150,13 @@ def test_a_sweep_of_stacks_that_do_not_fit_has_all_its_rows(tmp_path, monkeypatc
     text = f"name: s\ndataset: digits\noptimizers: {SWEEP}\n" + "\n".join(LINES).replace("epochs: 2", "epochs: 1")
 
     def rows(folder):
-        planned = make_plan(parse(text), folder, "cpu", 1, 8)
-        display = Progress(planned, Console(quiet=True))
-        for event in execute(planned, None):
+        phase = Tune(Job(parse(text), Store(folder / "s"), "cpu", workers=1, stack_size=8))
+        display = Progress(phase, Console(quiet=True))
+        for event in execute(phase):
             display.update(event)
-            planned.store.rows()
+            phase.store.rows()
         assert display.done == 4
-        found = planned.store.rows().sort_values(["trial_id", "epoch"])
+        found = phase.store.rows().sort_values(["trial_id", "epoch"])
         return found.drop(columns=["train_seconds", "stack", "stack_size"]).reset_index(drop=True), found["stack_size"]
 
     monkeypatch.setattr(execution, "run", lambda stacks, *rest: run_in_process(stacks, "cpu", None, execution.never))
@@ -166,7 +169,7 @@ def test_a_sweep_of_stacks_that_do_not_fit_has_all_its_rows(tmp_path, monkeypatc
 
 
 def test_what_kills_its_worker_ends_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "ATTEMPTS", 1)
+    monkeypatch.setattr(workers, "ATTEMPTS", 1)
     (tmp_path / "own.py").write_text(
         "import os, torch\nclass Kills(torch.optim.SGD):\n    def step(self, closure=None):\n        os._exit(7)\n"
     )

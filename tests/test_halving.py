@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import random
+from contextlib import closing
+from itertools import islice
 
 import pandas as pd
 import pytest
@@ -11,10 +13,13 @@ from hypothesis import strategies as st
 
 from optbench import execution
 from optbench.halving import Judge
-from optbench.run import execute, make_plan
+from optbench.job import Job
+from optbench.phases import Tune
+from optbench.run import StackEvent, events
 from optbench.scores import Score
 from optbench.spec import Halving, parse
 from optbench.stacks import plan
+from optbench.store import Store
 from optbench.trials import expand
 
 
@@ -135,19 +140,19 @@ optimizers:
 """
 
 
-def run(folder, text=SWEEP, events=10**9, workers=1):
-    """Run a sweep up to so many events, through both phases; returns the rows that are then on disk."""
-    phase = make_plan(parse(text), folder, "cpu", workers, None)
-    store = phase.store
-    while phase:
-        generator = execute(phase, None)
-        for _ in generator:
-            events -= 1
-            if events == 0:
-                generator.close()
-                return store.rows()
-        phase = phase.confirmation() if phase.phase == "tune" else None
-    return store.rows()
+def job_of(folder, text=SWEEP, workers=1, **options):
+    sweep = parse(text)
+    return Job(sweep, Store(folder / sweep.name), "cpu", workers, **options)
+
+
+def run(folder, text=SWEEP, most=10**9, workers=1):
+    """Run a sweep up to so many events of its stacks, through both phases; returns the rows that are then on disk."""
+    job = job_of(folder, text, workers)
+    with closing(events(job)) as happening:
+        stacks = (event for event in happening if isinstance(event, StackEvent))
+        for _ in islice(stacks, most):
+            pass
+    return job.store.rows()
 
 
 def content(rows):
@@ -182,9 +187,9 @@ def test_a_stopped_trial_is_as_good_as_one_that_was_not(undisturbed, tmp_path):
     assert merged["val_loss"].equals(merged["val_loss_whole"])
 
 
-@pytest.mark.parametrize("events", [3, 35, 70])
-def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(events, undisturbed, tmp_path):
-    partly = run(tmp_path, events=events, workers=2)
+@pytest.mark.parametrize("most", [3, 35, 70])
+def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(most, undisturbed, tmp_path):
+    partly = run(tmp_path, most=most, workers=2)
     assert len(partly) < len(undisturbed)
     again = run(tmp_path, workers=1)
     pd.testing.assert_frame_equal(content(again), content(undisturbed))
@@ -198,9 +203,9 @@ def test_interrupted_among_trials_that_diverged_it_goes_on_to_the_same_rows(tmp_
     whole = run(tmp_path / "whole", exploding)
     last = whole[whole["phase"] == "tune"].groupby("trial_id", observed=True)[["epoch", "status"]].last()
     assert (last[last["epoch"] > 1]["status"] == "diverged").any()  # behind the first rung
-    for events in (14, 22):
-        folder = tmp_path / str(events)
-        partly = run(folder, exploding, events=events, workers=1)
+    for most in (14, 22):
+        folder = tmp_path / str(most)
+        partly = run(folder, exploding, most=most, workers=1)
         assert len(partly) < len(whole)
         pd.testing.assert_frame_equal(content(run(folder, exploding, workers=1)), content(whole))
 
@@ -208,8 +213,7 @@ def test_interrupted_among_trials_that_diverged_it_goes_on_to_the_same_rows(tmp_
 def test_a_longer_search_keeps_what_was_trained_to_its_end_and_races_the_others_again(undisturbed, tmp_path):
     run(tmp_path)
     longer = SWEEP.replace("num_samples: 4", "num_samples: 6")
-    planned = make_plan(parse(longer), tmp_path, "cpu", 2, None)
-    assert planned.missing.total() == 2 * (6 - 1) * 2  # all but each optimizer's winner
+    assert Tune(job_of(tmp_path, longer)).missing.total() == 2 * (6 - 1) * 2  # all but each optimizer's winner
     rows = run(tmp_path, longer).query("phase == 'tune'")
     afresh = run(tmp_path / "afresh", longer).query("phase == 'tune'")
     # What won the shorter race may lose the longer one; its later epochs stay all the same.
@@ -224,7 +228,7 @@ def test_a_longer_search_keeps_what_was_trained_to_its_end_and_races_the_others_
 def test_a_longer_search_of_one_optimizer_leaves_the_other_races_alone(tmp_path):
     run(tmp_path, SWEEP.replace("confirm: {seeds: 2}", ""))
     longer = SWEEP.replace("sgd: {", "sgd: {num_samples: 5, ")
-    assert set(make_plan(parse(longer), tmp_path, "cpu", 2, None).missing) == {"sgd"}
+    assert set(Tune(job_of(tmp_path, longer)).missing) == {"sgd"}
 
 
 def test_a_worker_that_dies_with_stacks_waiting_in_it_costs_nothing_but_time(undisturbed, tmp_path, monkeypatch):
@@ -281,8 +285,8 @@ def test_in_this_process_it_is_the_same(undisturbed, tmp_path):
     """As on a GPU: one process, stacks of all that fit, waiting for each other."""
     from optbench.execution.in_process import run_in_process
 
-    phase = make_plan(parse(SWEEP), tmp_path, "cpu", 1, 3)
-    judge = Judge(phase.tuning, Halving(factor=2), Score.val_accuracy)
+    phase = Tune(job_of(tmp_path, stack_size=3))
+    judge = Judge(phase.trials, Halving(factor=2), Score.val_accuracy)
     rows = []
     stopped = set()
     for _, message in run_in_process(phase.stacks, "cpu", None, judge.verdict):

@@ -21,12 +21,12 @@ from optbench.scores import Score
 from optbench.store import SCHEMA, Outline, Store
 
 TEXTS = [field.name for field in SCHEMA if field.type == pa.string()]
-OUTLINE = Outline("s", Score.val_accuracy, (), {})
 
 
 def row(trial, epoch):
     """A row of the trial with this number; three seeds make a configuration, and four configurations an optimizer."""
     return {
+        "phase": "tune",
         "trial_id": f"trial-{trial * 7 % 101:03}",
         "configuration_id": f"configuration-{trial // 3 * 5 % 11:02}",
         "optimizer": "sgd" if trial < 12 else "adam",
@@ -37,6 +37,9 @@ def row(trial, epoch):
         "dropout": None if trial % 2 else 0.5,
         "error": "Traceback: why" if trial % 5 == 0 else None,
     }
+
+
+OUTLINE = Outline("s", Score.val_accuracy, tuple(row(trial, 0)["trial_id"] for trial in range(21)), {})
 
 
 def fill(folder, stacks, epochs=2):

@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from optbench.errors import UserError
+from optbench.job import Job
 from optbench.optimizers import OPTIMIZERS
+from optbench.phases import Tune
 from optbench.report import build, formats, listings, status
 from optbench.report.query import Query
-from optbench.run import Plan
 from optbench.scores import Score
 from optbench.spec import parse, to_yaml
 from optbench.store import Part, Store
@@ -36,16 +37,13 @@ optimizers:
 """
 
 
-def plan_of(sweep, trials, store):
-    return Plan(sweep, "tune", trials, trials, [], store, "cpu", 1, None)
-
-
 def fill(folder, text, value=lambda trial, epoch: 0.5, status=lambda trial: "finished", epochs=None, **columns):
     """Write the rows of a sweep as a run would, with made-up accuracies."""
     sweep = parse(text, folder=folder)
-    trials = expand(sweep)
     store = Store(folder / sweep.name)
-    store.begin(plan_of(sweep, trials, store).outline, to_yaml(sweep), {"all": [t.trial_id for t in trials]})
+    job = Job(sweep, store, "cpu")
+    trials = job.tuning
+    store.begin(job.outline(), to_yaml(sweep), {"all": [t.trial_id for t in trials]})
     defaults = {"sweep": sweep.name, "stack": "all", "stack_size": 4, "workers": 2} | columns
     part = Part(store, "all", {trial.trial_id: defaults | trial.columns() for trial in trials})
     for epoch in range((sweep.epochs if epochs is None else epochs) + 1):
@@ -288,9 +286,8 @@ def test_a_long_label_folds_and_leaves_the_numbers_whole(tmp_path):
 
 def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
     store = fill(tmp_path, SWEEP, accuracy)
-    smaller = expand(parse(SWEEP.replace("seeds: 3", "seeds: 2")))
-    sweep = parse(SWEEP.replace("seeds: 3", "seeds: 2"))
-    store.begin(plan_of(sweep, smaller, store).outline, "", {})
+    smaller = Job(parse(SWEEP.replace("seeds: 3", "seeds: 2")), store, "cpu")
+    store.begin(smaller.outline(), "", {})
     report = build.build(store)
     assert report.summary == "80 trials: 80 finished"
     assert report.tables[0].data["n"].tolist() == [2, 2]
@@ -417,14 +414,13 @@ def by_lr(trial, epoch):
 
 def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     store = fill(tmp_path, SEARCHED, by_lr)
-    sweep = parse(SEARCHED)
-    plan = plan_of(sweep, expand(sweep), store).confirmation()
-    best = {trial.optimizer: trial.hyperparameters.lr for trial in plan.trials}
+    phase = Tune(Job(parse(SEARCHED), store, "cpu")).following()
+    best = {trial.optimizer: trial.hyperparameters.lr for trial in phase.trials}
     assert best["sgd"] == 0.3
-    assert [trial.seed for trial in plan.trials] == [10000, 10000, 10001, 10001, 10002, 10002]
-    store.begin(plan.outline, "", {"fresh": [trial.trial_id for trial in plan.trials]})
+    assert [trial.seed for trial in phase.trials] == [10000, 10000, 10001, 10001, 10002, 10002]
+    phase.begin()
     part = Part(
-        store, "fresh", {t.trial_id: {"sweep": "s", "stack_size": 1, "workers": 1} | t.columns() for t in plan.trials}
+        store, "fresh", {t.trial_id: {"sweep": "s", "stack_size": 1, "workers": 1} | t.columns() for t in phase.trials}
     )
     for epoch in range(3):
         part.add(
@@ -436,7 +432,7 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
                     "val_loss": 0.1,
                 }
                 | {f"{split}_accuracy": 0.25 + (t.seed - 10001) / 100 for split in ("train", "val", "test")}
-                for t in plan.trials
+                for t in phase.trials
             ]
         )
     report = build.build(store)

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from optbench import stats
-from optbench.run import execute, make_plan
+from optbench.job import Job
+from optbench.phases import Timing, Tune
+from optbench.run import execute
 from optbench.spec import parse
 from optbench.store import SCHEMA, Store
 from tests.test_cli import optbench_, start
@@ -137,8 +139,14 @@ def lost(trial):
 
 
 def made_up(folder, **columns):
-    fill(folder, MADE_UP, status=lambda t: "diverged" if lost(t) else "finished", device="cpu", **columns)
-    return make_plan(parse(MADE_UP), folder, "cpu", 4, None)
+    store = fill(folder, MADE_UP, status=lambda t: "diverged" if lost(t) else "finished", device="cpu", **columns)
+    return Tune(Job(parse(MADE_UP), store, "cpu", workers=4))
+
+
+def timing_of(tune, configuration_ids=None):
+    """The phase that times these configurations of a made-up sweep, or all of them."""
+    ids = {trial.configuration_id for trial in tune.trials} if configuration_ids is None else configuration_ids
+    return Timing(tune.job, ids, [tune])
 
 
 def change(store, **columns):
@@ -148,14 +156,13 @@ def change(store, **columns):
 
 
 def test_the_first_seed_that_finished_is_timed(tmp_path):
-    plan = made_up(tmp_path)
-    ids = {trial.configuration_id for trial in plan.trials}
-    timing = plan.timing(ids)
+    tune = made_up(tmp_path)
+    timing = timing_of(tune)
     assert [(t.hyperparameters.lr, t.seed, t.phase) for t in timing.trials] == [(0.1, 0, "timing"), (0.2, 1, "timing")]
     assert [len(stack) for stack in timing.stacks] == [1, 1]
     assert timing.workers == 1
-    assert [t.hyperparameters.lr for t in plan.timing({timing.trials[1].configuration_id}).trials] == [0.2]
-    assert plan.timing({"unknown"}).trials == []
+    assert [t.hyperparameters.lr for t in timing_of(tune, {timing.trials[1].configuration_id}).trials] == [0.2]
+    assert timing_of(tune, {"unknown"}).trials == []
 
 
 def test_trials_of_the_sweep_that_ran_alone_on_this_device_count(tmp_path):
@@ -164,39 +171,39 @@ def test_trials_of_the_sweep_that_ran_alone_on_this_device_count(tmp_path):
         ("two processes", {"stack_size": 1}, [0.1, 0.2]),
         ("stack", {"workers": 1}, [0.1, 0.2]),
     ):
-        plan = made_up(tmp_path / name, **columns)
-        timing = plan.timing({trial.configuration_id for trial in plan.trials})
+        tune = made_up(tmp_path / name, **columns)
+        timing = timing_of(tune)
         assert len(timing.trials) == 2
         assert [t.hyperparameters.lr for stack in timing.stacks for t in stack.trials] == missing
-        found = stats.final(plan.store.timed())
+        found = stats.final(tune.store.timed())
         assert len(found) == (0 if missing else 9)
-    plan = made_up(tmp_path / "gpu", stack_size=1, workers=1)
-    change(plan.store, device="NVIDIA H100")
-    assert len(plan.timing({trial.configuration_id for trial in plan.trials}).stacks) == 2
+    tune = made_up(tmp_path / "gpu", stack_size=1, workers=1)
+    change(tune.store, device="NVIDIA H100")
+    assert len(timing_of(tune).stacks) == 2
 
 
 def test_timed_rows_come_from_both_places_each_trial_once(tmp_path, monkeypatch):
-    plan = made_up(tmp_path)
-    assert len(plan.store.timed()) == 0
-    assert list(plan.store.timed(["seed", "epoch"]).columns) == ["seed", "epoch"]
-    timing = plan.timing({trial.configuration_id for trial in plan.trials})
-    for _ in execute(timing, None):
-        assert plan.store.is_locked()  # a run of the same sweep would take time from the one that is measured
-    rows = plan.store.timed()
+    tune = made_up(tmp_path)
+    assert len(tune.store.timed()) == 0
+    assert list(tune.store.timed(["seed", "epoch"]).columns) == ["seed", "epoch"]
+    timing = timing_of(tune)
+    for _ in execute(timing):
+        assert tune.store.is_locked()  # a run of the same sweep would take time from the one that is measured
+    rows = tune.store.timed()
     assert sorted(rows["trial_id"].unique()) == sorted(trial.trial_id for trial in timing.trials)
     assert len(rows) == 2 * 3
     finals = stats.final(rows)
     assert (finals["train_seconds"] > 0).all()
     assert finals["phase"].tolist() == ["timing"] * 2
-    assert len(plan.store.timed(["epoch"], last=True)) == 2
-    assert plan.timing({trial.configuration_id for trial in plan.trials}).stacks == []
+    assert len(tune.store.timed(["epoch"], last=True)) == 2
+    assert timing_of(tune).stacks == []
     # Now all trials of the sweep ran alone, and two of them twice; but on another device.
-    change(plan.store, stack_size=1, workers=1, device="GPU")
-    rows = stats.final(plan.store.timed())
+    change(tune.store, stack_size=1, workers=1, device="GPU")
+    rows = stats.final(tune.store.timed())
     assert rows["trial_id"].is_unique
     assert rows["device"].value_counts().to_dict() == {"GPU": 7, "cpu": 2}
     assert rows["status"].value_counts().to_dict() == {"finished": 5, "diverged": 4}
     # On that device they are timed already, whatever the folder says about this one.
-    monkeypatch.setattr("optbench.run._name", lambda device: "GPU")
-    again = plan.timing({trial.configuration_id for trial in plan.trials})
+    monkeypatch.setattr("optbench.phases.device_name", lambda device: "GPU")
+    again = timing_of(tune)
     assert again.settled() == {trial.trial_id for trial in again.trials}

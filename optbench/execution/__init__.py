@@ -6,10 +6,20 @@ import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure, Split, Stopped, Verdict, never
+from optbench.execution.event import Event, Failure, Message, Split, Stopped, Verdict, never
 from optbench.stacks import Stack
 
-__all__ = ["Event", "Failure", "Split", "Stopped", "Verdict", "default_workers", "never", "run"]
+__all__ = [
+    "Event",
+    "Failure",
+    "Message",
+    "Split",
+    "Stopped",
+    "Verdict",
+    "default_workers",
+    "never",
+    "run",
+]
 
 
 def default_workers() -> int:

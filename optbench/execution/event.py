@@ -32,7 +32,8 @@ class Stopped:
     trial_ids: frozenset[str]
 
 
-Event = tuple[Stack, list[dict[str, Any]] | Failure | Stopped | Split]
+Message = list[dict[str, Any]] | Failure | Stopped | Split
+Event = tuple[Stack, Message]
 
 
 def split(stack: Stack, new: deque[Stack]) -> Split:

@@ -19,6 +19,14 @@ def build(store: Store, query: Query | None = None) -> Report:
     return report(load(store, query or Query()))
 
 
+def configurations(store: Store) -> set[str]:
+    """Ids of the configurations in the tables of a folder's report. Raises `UserError` when it would have none."""
+    results = load(store, Query())
+    optimizers, *others = rankings.groups(results)
+    ids = rankings.selected(results, optimizers, results.confirming)
+    return ids.union(*(rankings.selected(results, group) for group in others))
+
+
 def report(results: Results) -> Report:
     """The report of results that are loaded; where there are several datasets, of each and then over all."""
     parts = results.on_each_dataset()
@@ -57,12 +65,11 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
     else:
-        outer = ["optimizer"] if "optimizer" in results.varying else []
+        _, *others = rankings.groups(results)
         tables = [
             optimizers,
             rankings.differences(results, optimizers.data),
-            *(rankings.axis(results, [*outer, axis]) for axis in results.varying if axis != "optimizer"),
-            *(rankings.axis(results, ["optimizer", name]) for name in results.listed),
+            *(rankings.axis(results, group) for group in others),
             sensitivity,
             insights.divergence(results),
             targets,
@@ -73,7 +80,7 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
             insights.epochs(results, optimizers.data),
         ]
     shown = [table for table in tables if table is not None]
-    budgets = results.outline.budgets if results.outline else {}
+    budgets = results.outline.budgets
     if len(set(budgets.values())) > 1:
         unequal = f"The tuning budgets differ: {stats.budgets_in_words(budgets)}."
         shown = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in shown]
@@ -90,8 +97,8 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
         )
     else:
         text += " The same seeds select and score."
-    budgets = parts[0].outline.budgets if parts[0].outline else {}
-    if budgets and len({n for part in parts if part.outline for n in part.outline.budgets.values()}) == 1:
+    budgets = parts[0].outline.budgets
+    if len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
     constant = [f"{name} {results.finals[name].iloc[0]}" for name in COMPARED if name not in results.varying]
     constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")

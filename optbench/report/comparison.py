@@ -51,24 +51,23 @@ class _Side:
 
     name: str
     folder: Path
-    outline: Outline | None
+    outline: Outline
     rows: pd.DataFrame
 
     def splits(self, dataset: str) -> dict[str, int]:
         """How many images each split of a dataset has, where that is known."""
-        known = self.outline.splits if self.outline else {}
+        known = self.outline.splits
         return known.get(dataset, known.get("", {}))
 
     @property
     def networks(self) -> dict[str, int | None]:
         """The models trained, and how many parameters each has where that is known."""
-        known = self.outline.networks if self.outline else {}
-        return {model: known.get(model) for model in self.rows["model"].unique()}
+        return {model: self.outline.networks.get(model) for model in self.rows["model"].unique()}
 
     @property
     def in_words(self) -> str:
         found: dict[Any, int] = stats.states(self.rows)["status"].value_counts().to_dict()
-        total = sum(self.outline.optimizers.values()) if self.outline else sum(found.values())
+        total = sum(self.outline.optimizers.values())
         found["missing"] = total - sum(found.values())
         words = {"stopped": "stopped early", "running": "unfinished"}
         shown = (f"{n} {words.get(status, status)}" for status, n in found.items() if n)
@@ -77,12 +76,8 @@ class _Side:
 
 def _side(name: str, store: Store) -> _Side:
     rows, outline = store.rows(), store.outline()
-    if outline is not None:
-        order = {trial_id: i for i, trial_id in enumerate((*outline.trial_ids, *outline.confirm_ids))}
-        rows = rows[rows["trial_id"].isin(list(order))]
-        rows = rows.sort_values(
-            "trial_id", key=lambda ids: ids.astype(object).map(order), kind="stable", ignore_index=True
-        )
+    order = {trial_id: i for i, trial_id in enumerate(outline.ids)}
+    rows = rows.sort_values("trial_id", key=lambda ids: ids.astype(object).map(order), kind="stable", ignore_index=True)
     timed = store.timed(["trial_id", "train_seconds"], last=True).set_index("trial_id")["train_seconds"]
     again = rows["trial_id"].isin(timed.index)
     rows.loc[again, ["stack_size", "workers"]] = 1
@@ -193,7 +188,7 @@ def build(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
         note += _SECONDS
     if one_sided:
         tables.append(one_sided)
-    names = dict.fromkeys(side.outline.name if side.outline else side.folder.name for side in sides)
+    names = dict.fromkeys(side.outline.name for side in sides)
     summary = "; ".join(side.in_words for side in sides)
     return Report(" and ".join(names), summary, (*findings, *not_compared), tuple(tables), note)
 
@@ -230,7 +225,7 @@ def _diverged(row: Any) -> str:
 
 def _lost(data: pd.DataFrame, sides: Sequence[_Side]) -> pd.DataFrame:
     """Rows for the optimizers that belong to both sweeps but have no trial yet on one side."""
-    labels = [list(side.outline.optimizers) if side.outline else [] for side in sides]
+    labels = [list(side.outline.optimizers) for side in sides]
     lost = [label for label in labels[0] if label in labels[1] and label not in set(data["optimizer"])]
     counts = ("n_a", "n_b", "trials", "identical", "trials_a", "diverged_a", "trials_b", "diverged_b")
     return pd.DataFrame([{"optimizer": label, "paired": True} | dict.fromkeys(counts, 0) for label in lost])

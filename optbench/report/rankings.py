@@ -10,7 +10,7 @@ import pandas as pd
 
 from optbench import stats
 from optbench.axes import COMPARED
-from optbench.report.results import Results, configurations
+from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.scores import Score
 
@@ -30,12 +30,11 @@ def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
 def optimizers(results: Results) -> Table:
     """The optimizers, each with its selected configuration, from the best to the worst."""
     table = axis(results, ["optimizer"], results.confirming)
-    budgets = results.outline.budgets if results.outline else configurations(results.tuning)
+    budgets = results.outline.budgets
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
     data["curve"] = _curves(results, data)
     table = replace(table, data=data)
-    if results.outline:
-        table = _with_all(table, results.outline.optimizers)
+    table = _with_all(table, results.outline.optimizers)
     columns = list(table.columns)
     at = columns.index(Column("n", "n", "count")) + 1
     columns.insert(at, Column("budget", "budget", "count"))
@@ -99,17 +98,34 @@ def _pairs(groups: int) -> str:
     return f"{groups * (groups - 1) // 2:,}"
 
 
-def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> Table:
-    """A table with a row for each combination of the columns `by`: the best configuration of all else."""
-    by, finals = list(by), results.tuning
-    axis = by[-1]
+def groups(results: Results) -> list[list[str]]:
+    """The columns of each ranking in a report: the optimizers, then each axis and each listed hyperparameter."""
+    outer = ["optimizer"] if "optimizer" in results.varying else []
+    axes = [[*outer, axis] for axis in results.varying if axis != "optimizer"]
+    return [["optimizer"], *axes, *(["optimizer", name] for name in results.listed)]
+
+
+def selected(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> set[str]:
+    """Ids of the configurations that the table `axis` of the same arguments shows."""
+    return set(stats.chosen(_ranked(results, by), by, results.metric, confirming))
+
+
+def _ranked(results: Results, by: Sequence[str]) -> pd.DataFrame:
+    """The tuning trials that a ranking by these columns selects from."""
+    finals, axis = results.tuning, by[-1]
     for name in by:
         if name not in _AXES:  # a hyperparameter that some optimizers do not have
             finals = finals[finals[name].notna()]
-    if axis not in COMPARED and by == ["optimizer", axis]:
+    if axis not in COMPARED and list(by) == ["optimizer", axis]:
         values = finals.groupby("optimizer")[axis].nunique()
         finals = finals[finals["optimizer"].isin(values[values > 1].index)]
-    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed)
+    return finals
+
+
+def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> Table:
+    """A table with a row for each combination of the columns `by`: the best configuration of all else."""
+    by, axis = list(by), by[-1]
+    data = stats.compare(_ranked(results, by), by, results.metric, confirming, results.score, results.timed)
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]

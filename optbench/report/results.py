@@ -41,7 +41,7 @@ class Results:
     name: str
     summary: str
     query: Query
-    outline: Outline | None
+    outline: Outline
     rows: pd.DataFrame
     finals: pd.DataFrame
     tuning: pd.DataFrame
@@ -96,7 +96,7 @@ class Results:
         confirming = finals[finals["phase"] == "confirm"]
         return replace(
             self,
-            outline=self.outline and replace(self.outline, budgets=configurations(tuning)),
+            outline=replace(self.outline, budgets=configurations(tuning)),
             rows=rows,
             finals=finals,
             tuning=tuning,
@@ -152,8 +152,7 @@ class Results:
 def load(store: Store, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
     outline = store.outline()
-    rows = store.rows(_COLUMNS, [*outline.trial_ids, *outline.confirm_ids] if outline else None)
-    metric = outline.metric if outline else Score.val_accuracy
+    rows, metric = store.rows(_COLUMNS), outline.metric
     summary = count(rows, outline, under_way(store))
     finals = stats.final(rows)
     if finals["status"].isin(["stopped"]).all():
@@ -174,14 +173,14 @@ def load(store: Store, query: Query) -> Results:
         summary += f"; {len(finals)} of {before} where {query.where}"
         hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
-    searched = frozenset(outline.searched if outline else ())
+    searched = frozenset(outline.searched)
     if "schedule" in searched:
         names = finals["schedule"].str.partition("(")[0]
-        drawn = names.isin(outline.searched_schedules if outline else ())
+        drawn = names.isin(outline.searched_schedules)
         finals = finals.assign(drawn_schedule=finals["schedule"], schedule=finals["schedule"].where(~drawn, names))
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     return Results(
-        name=outline.name if outline else store.folder.name,
+        name=outline.name,
         summary=summary,
         query=query,
         outline=outline,
@@ -222,10 +221,10 @@ def under_way(store: Store) -> str:
     return "running" if store.is_locked() else "interrupted"
 
 
-def count(rows: pd.DataFrame, outline: Outline | None, under_way: str) -> str:
+def count(rows: pd.DataFrame, outline: Outline, under_way: str) -> str:
     """How many trials there are in which state, in words."""
     states = stats.states(rows)["status"].value_counts().to_dict()
-    total = sum(outline.optimizers.values()) if outline else sum(states.values())
+    total = sum(outline.optimizers.values())
     states["missing"] = total - sum(states.values())
     words = {
         "finished": "finished",

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pandas as pd
 
 from optbench import stats
-from optbench.errors import UserError
 from optbench.report.results import under_way
 from optbench.report.tables import Column, Table
 from optbench.store import Store
@@ -16,9 +15,6 @@ from optbench.store import Store
 def status(store: Store) -> Table:
     """How many trials of each optimizer are in which state; works while the sweep runs."""
     rows, outline = store.rows(), store.outline()
-    if outline is None:
-        raise UserError(f"{store.folder}: no sweep has run here")
-    rows = rows[rows["trial_id"].isin([*outline.trial_ids, *outline.confirm_ids])]
     states = ["finished", "diverged", *(["stopped"] if outline.halving else []), "failed", "running"]
     counts = stats.states(rows).groupby("optimizer")["status"].value_counts().unstack(fill_value=0)
     data = pd.DataFrame({"optimizer": list(outline.optimizers), "trials": list(outline.optimizers.values())})

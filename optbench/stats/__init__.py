@@ -27,7 +27,7 @@ from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
 from optbench.stats.pairing import Matched, changes, match, welch
 from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
-from optbench.stats.selection import at_epoch, by_epoch, compare, ranked, select
+from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
@@ -42,6 +42,7 @@ __all__ = [
     "budgets_in_words",
     "by_epoch",
     "changes",
+    "chosen",
     "compare",
     "differences",
     "divergence",

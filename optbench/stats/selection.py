@@ -64,6 +64,19 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.Series:
     return ranked(finals, by, metric).groupby(list(by), sort=False, observed=True)["configuration_id"].first()
 
 
+def chosen(finals: pd.DataFrame, by: Sequence[str], metric: Score, confirming: pd.DataFrame | None = None) -> pd.Series:
+    """The configuration that stands for each group: ids indexed by group.
+
+    It is the best among `finals` by `metric`, but where a configuration of the group was confirmed it is that one: the
+    sweep has selected already, and other seeds, filters or epochs could select another.
+    """
+    best = select(finals, by, metric)
+    if confirming is None:
+        return best
+    confirmed = confirming.drop_duplicates(by).set_index(list(by))["configuration_id"]
+    return confirmed.reindex(best.index).where(lambda ids: ids.notna(), best)
+
+
 def compare(
     finals: pd.DataFrame,
     by: Sequence[str],
@@ -83,13 +96,10 @@ def compare(
     `p` and `seeds_needed` against the `best` of them (see `ranking.rank`).
     """
     by = list(by)
-    chosen = select(finals, by, metric)
-    if confirming is not None:  # the sweep has selected already; other seeds, filters or epochs could select another
-        confirmed = confirming.drop_duplicates(by).set_index(by)["configuration_id"]
-        chosen = confirmed.reindex(chosen.index).where(lambda ids: ids.notna(), chosen)
+    ids = chosen(finals, by, metric, confirming)
     everything = finals if confirming is None else pd.concat([finals, confirming])
     scoring = finals if confirming is None else confirming
-    usable = scoring[scoring["configuration_id"].isin(chosen) & (scoring["status"] == "finished")]
+    usable = scoring[scoring["configuration_id"].isin(ids) & (scoring["status"] == "finished")]
     seeds = {_key(key): group for key, group in usable.groupby(by, sort=False, observed=True)}
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
@@ -99,7 +109,7 @@ def compare(
     result = []
     for key, group in everything.groupby(by, sort=False, observed=True):
         key = _key(key)
-        best = chosen.get(key if len(by) > 1 else key[0], "")
+        best = ids.get(key if len(by) > 1 else key[0], "")
         found = seeds.get(key, usable.iloc[:0])
         row = dict(zip(by, key, strict=True))
         for name in SCORES:
