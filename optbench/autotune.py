@@ -24,7 +24,7 @@ from optbench import device as devices
 from optbench.device import clock
 from optbench.errors import warn_slower
 from optbench.isolation import CallFailedError, Isolated
-from optbench.model import CLASSES, CONVOLUTIONS, Network
+from optbench.networks.network import Network
 from optbench.step import RecordingError, record
 
 _log = logging.getLogger(__name__)
@@ -89,10 +89,12 @@ def with_convolution(network: Network, trials: int, batch_size: int, device: tor
 
     On a CPU that is the loop over the trials, whatever their number, so that a trial's bits do not depend on its stack.
     """
-    if network.model != "cnn" or device.type == "cpu":
+    if device.type == "cpu" or not network.ways:
         return network
     trials = 1 << (trials - 1).bit_length()
-    key = f"{devices.key(device)}, convolution, {network.activation}, {network.precision}, {trials} × {batch_size}"
+    names = (network.model, network.activation, network.precision)
+    images = f"{batch_size} × {' × '.join(map(str, network.image))}"
+    key = f"{devices.key(device)}, convolution, {', '.join(names)}, {trials} × {images}"
     return replace(network, convolution=str(remembered(key, lambda: fastest(network, trials, batch_size, device))))
 
 
@@ -107,7 +109,7 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
     seconds: dict[str, float] = {}
     failures: dict[str, str] = {}
     is_too_large = False
-    for name in CONVOLUTIONS:
+    for name in network.ways:
         if name == "loop" and device.type == "cuda":  # it asks the host for the trials' seeds, which ends a recording
             continue
         candidate = replace(network, convolution=name)
@@ -166,16 +168,16 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     devices.make_deterministic(device)
     devices.allow_tf32(network.precision == "tf32")
     generator = torch.Generator().manual_seed(0)
-    images_SBCHW = torch.randn(1, batch_size, 1, 28, 28, generator=generator)
-    labels_SB = torch.randint(CLASSES, (1, batch_size), generator=generator)
-    one_T = torch.zeros(1, dtype=torch.int64)
+    images_SBCHW = torch.randn(1, batch_size, *network.image, generator=generator)
+    labels_SB = torch.randint(network.classes, (1, batch_size), generator=generator)
     exact = replace(network, precision="fp32", convolution="loop")
     exact_1P = exact.initialize([0], "cpu", torch.float64)
-    _, expected_1P = exact.loss_and_gradients(exact_1P, images_SBCHW.double(), labels_SB, one_T)
+    batch_of_one = images_SBCHW.double(), labels_SB, torch.zeros(1, dtype=torch.int64)
+    _, expected_1P = exact.loss_and_gradients(exact_1P, *batch_of_one, None, exact.buffers(1, "cpu", torch.float64))
 
     same_T = torch.zeros(trials, dtype=torch.int64, device=device)
-    parameters_TP = network.initialize([0], device)[same_T]
-    batch = images_SBCHW.to(device), labels_SB.to(device), same_T
+    parameters_TP, buffers_TQ = network.initialize([0], device)[same_T], network.buffers(trials, device)
+    batch = images_SBCHW.to(device), labels_SB.to(device), same_T, None, buffers_TQ
     try:
         _, gradients_TP = network.loss_and_gradients(parameters_TP, *batch)
     except (NotImplementedError, ImportError) as error:  # Triton comes with torch on Linux alone

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 from optbench.datasets import DATASETS
 from optbench.errors import did_you_mean
 from optbench.hyperparameters import Hyperparameters
+from optbench.networks import NETWORKS
 from optbench.schedules import SCHEDULES, Schedule
 from optbench.wording import wrong
 
@@ -151,8 +152,8 @@ class Axes:
         title="Dropout rates",
         is_always_hashed=True,
     )
-    model: Literal["cnn", "mlp", "rnn", "softmax"] = axis(
-        Column("model", "string", "cnn, mlp, rnn or softmax"),
+    model: Literal[tuple(NETWORKS)] = axis(  # type: ignore[valid-type]
+        Column("model", "string", ", ".join(NETWORKS)),
         default="cnn",
         title="Model accuracy comparison",
         is_shared=True,

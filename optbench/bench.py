@@ -32,9 +32,9 @@ from optbench import __version__, engine, execution
 from optbench.datasets import DATASETS
 from optbench.device import allow_tf32, clock, device_name, make_deterministic, precision_on
 from optbench.errors import ArgumentError, UserError
-from optbench.model import CLASSES, MODELS
+from optbench.networks import architecture
 from optbench.spec import parse
-from optbench.speed import LEARNING_RATE, SIDE, on_random_images, seconds_per_image
+from optbench.speed import LEARNING_RATE, on_random_images, seconds_per_image
 from optbench.stacks import Stack
 from optbench.trials import expand
 
@@ -42,6 +42,8 @@ JSON_VERSION = 1
 # How many trials a stack has, where nothing else is asked for.
 TRIALS_CPU, TRIALS = (1, 4), (1, 8, 32, 128)
 _DATASET, _DROPOUT, _CALIBRATION_STEPS, _FEWEST_STEPS = "mnist", 0.25, 4, 3
+_DATA = DATASETS[_DATASET]
+_CNN = architecture("cnn", _DATA.image, _DATA.classes)
 # What is copied must be far larger than all caches; on a CPU the workers share it, with so much for each at least.
 _COPIED_BYTES_CPU, _COPIED_BYTES_PER_WORKER, _COPIED_BYTES = 2**29, 2**26, 2**30
 _OUT_OF_MEMORY = "too little memory; try fewer trials, fewer workers or a smaller batch size"
@@ -69,15 +71,7 @@ def step_operations(trials: int, batch_size: int) -> int:
     Left out, about a fiftieth of it at batch size 64: biases, activations, pooling, dropout, the loss and the update;
     and conv1 once more, which `step_bytes` takes for computed again.
     """
-    side, forward, first = SIDE, 0, 0
-    for name, (shape, _) in MODELS["cnn"].shapes.items():
-        if name.endswith(".bias"):
-            continue
-        if len(shape) == 4:
-            side -= shape[-1] - 1
-        forward += math.prod(shape) * (side**2 if len(shape) == 4 else 1)
-        first = first or forward
-    return 2 * (3 * forward - first) * trials * batch_size
+    return _CNN.step_operations * trials * batch_size
 
 
 def step_bytes(trials: int, batch_size: int, precision: str = "fp32") -> int:
@@ -96,10 +90,9 @@ def step_bytes(trials: int, batch_size: int, precision: str = "fp32") -> int:
 
     The rest is too little to count, or stays on the chip: labels, hidden units and logits, and their gradients.
     """
-    model = MODELS["cnn"]
-    pooled = model.shapes["linear1.weight"][0][1]
-    images, activations = 2 * SIDE**2, 2 * pooled * ((2 if precision == "bf16" else 4) + 1)
-    return images * batch_size + activations * batch_size * trials + 10 * 4 * model.parameters * trials
+    _, pooled = _CNN.shapes["linear1.weight"]
+    images, activations = 2 * math.prod(_CNN.image), 2 * pooled * ((2 if precision == "bf16" else 4) + 1)
+    return images * batch_size + activations * batch_size * trials + 10 * 4 * _CNN.size * trials
 
 
 # ---------------------------------------------------------------- what was measured
@@ -235,7 +228,7 @@ class SequentialNet(nn.Module):
         self.dropout1 = nn.Dropout2d(_DROPOUT)
         self.linear1 = nn.Linear(4608, 64)
         self.dropout2 = nn.Dropout(_DROPOUT)
-        self.linear2 = nn.Linear(64, CLASSES)
+        self.linear2 = nn.Linear(64, _DATA.classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits (B, K)."""
@@ -261,8 +254,8 @@ class _SequentialLoop:
 
     def _load(self, steps: int) -> None:
         images = steps * self._batch_size
-        self._images = torch.randn(images, 1, SIDE, SIDE, device=self._device)
-        self._labels = torch.randint(CLASSES, (images,), device=self._device)
+        self._images = torch.randn(images, *_DATA.image, device=self._device)
+        self._labels = torch.randint(_DATA.classes, (images,), device=self._device)
 
     def throughput(self) -> float:
         """Images per second over one epoch."""
@@ -283,7 +276,7 @@ class _SequentialLoop:
 def _steps(seconds: float, step_seconds: float, batch_size: int) -> int:
     """How many steps take about so long, on a training set that is no larger than MNIST's."""
     wanted = max(_FEWEST_STEPS, round(seconds / step_seconds))
-    return max(1, min(wanted, DATASETS[_DATASET].train // batch_size))
+    return max(1, min(wanted, _DATA.train // batch_size))
 
 
 # ---------------------------------------------------------------- measuring
@@ -313,7 +306,9 @@ class _Meter:
 
     def convolution_rate(self, images: int, channels: int, seconds: float) -> float:
         """Operations per second of 3 × 3 convolutions, as many channels out as in."""
-        layout = torch.channels_last if self._device == "cpu" else torch.contiguous_format  # as in `model`
+        layout = (
+            torch.channels_last if self._device == "cpu" else torch.contiguous_format
+        )  # as in `networks.convolution`
         shapes = (images, channels, _CONVOLUTION_SIDE + 2, _CONVOLUTION_SIDE + 2), (channels, channels, 3, 3)
         x, weight = (
             torch.randn(shape, device=self._device).to(self._type).contiguous(memory_format=layout) for shape in shapes

@@ -75,6 +75,7 @@ app = typer.Typer(
 
 class What(StrEnum):
     optimizers = "optimizers"
+    networks = "networks"
     schedules = "schedules"
     datasets = "datasets"
 
@@ -419,7 +420,7 @@ def list_(
     what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
     plot: Annotated[bool, typer.Option("--plot", help="Draw each schedule's learning rate.")] = False,
 ) -> None:
-    """The optimizers, schedules or datasets that a sweep file may name."""
+    """The optimizers, networks, schedules or datasets that a sweep file may name."""
     from optbench.report import curves, formats, listings
 
     if plot and what is not What.schedules:

@@ -43,6 +43,7 @@ class DatasetInfo:
     mirrors: tuple[str, ...]  # base URLs, tried in this order
     files: Mapping[str, str]  # name → sha256: training images, training labels, test images, test labels; {}: packaged
     unpacked: Mapping[str, str]  # the same for the files without .gz
+    image: tuple[int, int, int] = (1, 28, 28)  # channels, height, width
 
     @property
     def splits(self) -> dict[str, int]:
@@ -252,7 +253,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_split(images: Path, labels: Path, n: int, info: DatasetInfo) -> Split:
-    split = Split(_read_idx(images, (n, 28, 28), info), _read_idx(labels, (n,), info).long())
+    split = Split(_read_idx(images, (n, *info.image[1:]), info), _read_idx(labels, (n,), info).long())
     largest = int(split.labels.max())
     if largest >= info.classes:
         raise UserError(f"{labels} has the label {largest}, but {info.title} has the labels 0 to {info.classes - 1}")

@@ -1,7 +1,7 @@
 """Training, in one place: `Training` is a stack with its state, `train(stack)` yields its rows after every epoch.
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, K classes, P parameters,
-U dropout units.
+Q buffers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from optbench.autotune import with_convolution
 from optbench.datasets import Dataset, Split
 from optbench.device import allow_tf32, clock, memory_bytes
-from optbench.model import Network
+from optbench.networks.network import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.schedules import LearningRate
 from optbench.stacks import Stack
@@ -51,7 +51,8 @@ class Training:
         seeds = [trial.seed for trial in self.trials]
         distinct, seed_of_T = distinct_seeds(seeds, self.device)
         self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
-        shapes = [shape for shape, _ in self.network.architecture.shapes.values()]
+        self.buffers_TQ = self.network.buffers(len(self.trials), self.device, dtype)
+        shapes = list(self.network.architecture.shapes.values())
         hyperparameters = [trial.hyperparameters for trial in self.trials]
         self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds)
         self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
@@ -62,7 +63,9 @@ class Training:
         self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
 
     def _new_steps(self) -> Steps:
-        return Steps(self.network, self._data, self.trials, self.parameters_TP, self.optimizer, self._finite_T)
+        return Steps(
+            self.network, self._data, self.trials, self.parameters_TP, self.buffers_TQ, self.optimizer, self._finite_T
+        )
 
     @property
     def step_number(self) -> int:
@@ -101,7 +104,9 @@ class Training:
         measured = {}
         with self.optimizer.evaluating():
             for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
-                loss_T, accuracy_T = evaluate(self.network, self.parameters_TP, split, self._data, self._dtype)
+                loss_T, accuracy_T = evaluate(
+                    self.network, self.parameters_TP, self.buffers_TQ, split, self._data, self._dtype
+                )
                 self._finite_T &= loss_T.isfinite()
                 measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, accuracy_T
         finite = self._finite_T.tolist()
@@ -120,7 +125,7 @@ class Training:
                 **self._status(t, finite[t]),
                 "scheduled_lr": self._scheduled_lrs[t],
                 "train_seconds": self.train_seconds,
-                "convolution": self.network.convolution if trial.model == "cnn" else None,
+                "convolution": self.network.convolution if self.network.ways else None,
                 **{name: values[t] for name, values in columns.items()},
             }
             for t, trial in enumerate(self.trials)
@@ -138,7 +143,8 @@ class Training:
         if len(kept) == len(self.trials):
             return
         self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
-        self.parameters_TP, self._finite_T = self.parameters_TP[kept], self._finite_T[kept]
+        self.parameters_TP, self.buffers_TQ = self.parameters_TP[kept], self.buffers_TQ[kept]
+        self._finite_T = self._finite_T[kept]
         self.optimizer.keep(kept, self.parameters_TP)
         self._steps = self._new_steps()
 
@@ -153,6 +159,7 @@ class Training:
             "step": self._steps.done,
             "train_seconds": self.train_seconds,
             "parameters": self.parameters_TP.clone(),
+            "buffers": self.buffers_TQ.clone(),
             "finite": self._finite_T.clone(),
             "optimizer": self.optimizer.state_dict(),
             "schedules": [rate.state_dict() for rate in self._rates],
@@ -162,6 +169,7 @@ class Training:
         """Go on where another one with the same trials left off."""
         self.epoch_number, self.train_seconds = state["epoch"], state["train_seconds"]
         self.parameters_TP.copy_(state["parameters"])
+        self.buffers_TQ.copy_(state["buffers"])
         self._finite_T.copy_(state["finite"])
         self.optimizer.load_state_dict(state["optimizer"])
         for rate, own in zip(self._rates, state["schedules"], strict=True):
@@ -197,7 +205,7 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
 
 
 def evaluate(
-    network: Network, parameters_TP: Tensor, split: Split, data: Dataset, dtype: torch.dtype
+    network: Network, parameters_TP: Tensor, buffers_TQ: Tensor, split: Split, data: Dataset, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Mean loss and accuracy of every trial on a split, each (T,) in float64; dropout is off."""
     weights = network.weights(parameters_TP)
@@ -209,7 +217,8 @@ def evaluate(
     with torch.inference_mode():
         for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
             labels_TB = labels.expand(trials, -1)
-            logits_TBK = network.forward(weights, data.normalise(images[None], dtype), same_T, None)
+            images_SBCHW = data.normalise(images[None], dtype)
+            logits_TBK = network.forward(weights, images_SBCHW, same_T, training=False, buffers_TQ=buffers_TQ)
             loss_T += network.losses(logits_TBK, labels_TB).sum(dim=1)
             correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
     return loss_T / len(split.labels), correct_T / len(split.labels)

@@ -9,7 +9,7 @@ import torch
 from optbench import speed
 from optbench.datasets import DATASETS
 from optbench.device import make_deterministic, settings_given_back
-from optbench.model import Network
+from optbench.networks.network import Network
 from optbench.phases import Phase
 from optbench.stacks import Stack
 

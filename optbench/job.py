@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from optbench import execution, model
+from optbench import execution, networks
 from optbench.datasets import DATASETS
 from optbench.device import precision_on, resolve_device
 from optbench.spec import Halving, Sweep
@@ -100,5 +100,11 @@ class Job:
             halving=halving.model_dump() if halving else None,
             races=tuple(sorted(set(self.races.values()))) if halving else (),
             splits={name: DATASETS[name].splits for name in sweep.datasets},
-            networks={trial.model: model.MODELS[trial.model].parameters for trial in self.tuning},
+            networks={trial.model: _parameters(trial) for trial in self.tuning},
         )
+
+
+def _parameters(trial: Trial) -> int:
+    """How many the trial's network has."""
+    data = DATASETS[trial.dataset]
+    return networks.architecture(trial.model, data.image, data.classes).size

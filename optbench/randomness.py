@@ -74,9 +74,9 @@ def permutation(seeds: Sequence[int], epoch: int, n: int, device: torch.device |
 
 
 def dropout(seeds: Sequence[int], epoch: int, first: int, n: int, units: int, device: torch.device | str) -> Tensor:
-    """Uniform numbers in [0, 1) that decide dropout, float32 (S, N, F), F = units (a multiple of 4).
+    """Uniform numbers in [0, 1) that decide dropout, float32 (S, N, F), F = units.
 
     They belong to the examples at positions first … first+n-1 of the epoch's order, whatever the batch size.
     """
     index_1N = torch.arange(first, first + n, device=device).unsqueeze(0)
-    return _uniform(_draw(seeds, index_1N, units // 4, epoch, _DROPOUT))
+    return _uniform(_draw(seeds, index_1N, (units + 3) // 4, epoch, _DROPOUT))[..., :units]

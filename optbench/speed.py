@@ -9,10 +9,8 @@ import torch
 
 from optbench import engine
 from optbench.datasets import DATASETS, Dataset, Split
-from optbench.model import CLASSES
 from optbench.stacks import Stack
 
-SIDE = 28
 # Weights move so little that no trial diverges, and leaves the stack; the arithmetic is the same.
 LEARNING_RATE = 1e-12
 STEPS_CPU, STEPS = 4, 200  # so many on a GPU, where else the drawing of an epoch's numbers is timed
@@ -23,12 +21,13 @@ def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> eng
     """Training of the stack's trials for so many epochs on so many random images."""
     generator = torch.Generator().manual_seed(0)
 
+    info = replace(DATASETS[stack.dataset], val=_EVALUATED)
+
     def split(size: int) -> Split:
-        pixels = torch.randint(256, (size, SIDE, SIDE), generator=generator, dtype=torch.uint8)
-        return Split(pixels, torch.randint(CLASSES, (size,), generator=generator))
+        pixels = torch.randint(256, (size, *info.image[1:]), generator=generator, dtype=torch.uint8)
+        return Split(pixels, torch.randint(info.classes, (size,), generator=generator))
 
     evaluated = split(_EVALUATED)
-    info = replace(DATASETS[stack.dataset], val=_EVALUATED)
     data = Dataset(stack.dataset, info, split(images), evaluated, evaluated, evaluated)
     slow = {"lr": LEARNING_RATE}
     trials = [

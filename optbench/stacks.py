@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from optbench.axes import AXES
+from optbench.datasets import DATASETS
 from optbench.device import precision_on
-from optbench.model import Network
+from optbench.networks.network import Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.trials import Trial
 
@@ -42,8 +43,15 @@ class Stack:
 
     def network(self, device: torch.device | str) -> Network:
         """What is trained on that device."""
-        first = self.trials[0]
-        return Network(first.model, first.activation, first.loss, precision_on(device, first.precision))
+        first, data = self.trials[0], DATASETS[self.dataset]
+        return Network(
+            first.model,
+            first.activation,
+            first.loss,
+            precision_on(device, first.precision),
+            image=data.image,
+            classes=data.classes,
+        )
 
     @property
     def batch_size(self) -> int:

@@ -5,7 +5,7 @@ that changes from step to step is read from tensors that are filled for many ste
 in them by a counter that it moves itself; nothing waits for the host. Other devices run the same step as it stands.
 
 Shape suffixes: T trials, S distinct seeds among them, N examples or steps of an epoch, B batch, C channels, H W image,
-P parameters, U dropout units.
+P parameters, Q buffers, U dropout units.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optbench import randomness
 from optbench.datasets import Dataset
 from optbench.device import is_out_of_memory
 from optbench.errors import warn_slower
-from optbench.model import Network
+from optbench.networks.network import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.trials import Trial
 
@@ -33,8 +33,8 @@ _WARM_UP = 3  # steps before a recording
 class Steps:
     """The steps of an epoch for `trials`, whose weights are `parameters_TP`; they train them in place.
 
-    `finite_T` turns false where a loss was not finite. `per_epoch` is the number of steps, `done` how many were made
-    since `begin`.
+    So do the network's `buffers_TQ` change, and `finite_T` turns false where a loss was not finite. `per_epoch` is the
+    number of steps, `done` how many were made since `begin`.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Steps:
         data: Dataset,
         trials: Sequence[Trial],
         parameters_TP: Tensor,
+        buffers_TQ: Tensor,
         optimizer: StackedOptimizer,
         finite_T: Tensor,
     ) -> None:
         device, like = parameters_TP.device, parameters_TP
         self._network, self._data, self._device = network, data, device
-        self._parameters_TP, self._optimizer, self._finite_T = parameters_TP, optimizer, finite_T
+        self._parameters_TP, self._buffers_TQ = parameters_TP, buffers_TQ
+        self._optimizer, self._finite_T = optimizer, finite_T
         self._seeds, self._seed_of_T = distinct_seeds([trial.seed for trial in trials], device)
         self._batch_size = trials[0].batch_size
         examples = len(data.train.labels)
@@ -74,9 +76,10 @@ class Steps:
         self._step_of_epoch.fill_(self.done)  # after an epoch they point behind its last step
         if not 0 < self.done < self._chunk_ends:
             self._step_of_chunk.zero_()
-        changed = [self._parameters_TP, self._finite_T, self._step_of_epoch, self._step_of_chunk]
+        trained = [self._parameters_TP, self._buffers_TQ, self._finite_T, *self._optimizer.tensors()]
         try:
-            self._recorded = record(self._step, [*changed, *self._optimizer.tensors()], self._device)
+            changed = [*trained, self._step_of_epoch, self._step_of_chunk]
+            self._recorded = record(self._step, changed, self._device)
         except RecordingError as error:
             self._cannot_be_recorded = True
             warn_slower("steps that cannot be recorded are launched one by one, which is slower", str(error))
@@ -113,7 +116,7 @@ class Steps:
         scale_TBU = self._dropout.scale(self._step_of_chunk * self._batch_size + self._places_B, self._seed_of_T)
         self._batch = images_SBCHW, labels_SB, scale_TBU
         self._loss_T, self._gradients_TP = self._network.loss_and_gradients(
-            self._parameters_TP, images_SBCHW, labels_SB, self._seed_of_T, scale_TBU
+            self._parameters_TP, images_SBCHW, labels_SB, self._seed_of_T, scale_TBU, self._buffers_TQ
         )
         lr_T1 = self._lr_NT1.index_select(0, self._step_of_epoch.unsqueeze(0)).squeeze(0)
         self._optimizer.step_groups(self._gradients_TP, lr_T1)
@@ -132,6 +135,7 @@ class Steps:
                 labels_SB,
                 self._seed_of_T[row],
                 None if scale_TBU is None else scale_TBU[row],
+                self._buffers_TQ[row],
             )
         return loss_T[0], gradient_TP[0]
 
@@ -141,14 +145,18 @@ class _Dropout:
 
     def __init__(self, network: Network, trials: Sequence[Trial], seeds: int, steps: int, like: Tensor) -> None:
         device, batch_size = like.device, trials[0].batch_size
-        rate_T2 = torch.tensor([trial.dropout for trial in trials], dtype=like.dtype, device=device)
-        units_2 = torch.tensor(network.architecture.dropout_units, device=device)
-        units = sum(network.architecture.dropout_units)
-        self._is_on = bool((rate_T2 * units_2).any())
+        places = list(network.architecture.dropout.values())
+        rates = [[trial.dropout[rate] for rate, _ in places] for trial in trials]
+        self._is_on = any(map(any, rates))
         self.steps = steps
         if not self._is_on:
             return
-        self._rate_T1U = rate_T2.repeat_interleave(units_2, dim=1, output_size=units).unsqueeze(1)
+        units = sum(units for _, units in places)
+        units_of_place = torch.tensor([units for _, units in places], device=device)
+        rate_TU = torch.tensor(rates, dtype=like.dtype, device=device).repeat_interleave(
+            units_of_place, dim=1, output_size=units
+        )
+        self._rate_T1U = rate_TU.unsqueeze(1)
         self._scale_T1U = 1 / (1 - self._rate_T1U)
         numbers = DROPOUT_NUMBERS["cpu"] * seeds if device.type == "cpu" else DROPOUT_NUMBERS["cuda"]
         self.steps = max(1, min(steps, numbers // (seeds * batch_size * units)))

@@ -68,7 +68,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
     ("device", _text, "cpu, or the name of the GPU"),
     *_of_axes(is_resolved=True),
-    ("convolution", _text, "how the cnn's convolutions were computed; null for other models"),
+    ("convolution", _text, "how convolutions were computed; null for networks without"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from optbench.kernels import updates
-from optbench.model import CONVOLUTIONS, Network
+from optbench.networks.network import Network
 
 
 class AbsentGPU:
@@ -58,11 +58,10 @@ def launch_updates():
 
 def launch_trunk(activation, precision):
     """Forward and backward pass."""
-    network = Network(activation=activation, precision=precision)
-    weights = network.weights(network.initialize(range(2), "cpu"))
-    w = {name: part.float().requires_grad_() for name, part in weights.items() if "conv" in name}
-    images_SBCHW, seed_of_T = torch.ones(1, 8, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
-    CONVOLUTIONS["triton"](network, images_SBCHW, seed_of_T, w).sum().backward()
+    network = Network(activation=activation, precision=precision, convolution="triton")
+    images_SBCHW, labels_SB = torch.ones(1, 8, *network.image), torch.zeros(1, 8, dtype=torch.int64)
+    seed_of_T = torch.zeros(2, dtype=torch.int64)
+    network.loss_and_gradients(network.initialize(range(2), "cpu"), images_SBCHW, labels_SB, seed_of_T)
 
 
 if __name__ == "__main__":

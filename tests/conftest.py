@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from optbench.datasets import DATASETS, Dataset, Split, load
+from optbench.networks import NETWORKS
 from optbench.spec import parse
 from optbench.trials import Trial, expand
+from tests.modules import made_up as made_up_layers
 
 torch.set_num_threads(1)
 # Triton reads this when it is first imported, whoever does so; without a GPU its kernels run in its interpreter.
@@ -32,6 +34,13 @@ def _denormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A network with every kind of layer, by its name for the time of a test."""
+    monkeypatch.setitem(NETWORKS, "made up", made_up_layers)
+    return "made up"
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load("digits")
@@ -47,10 +56,10 @@ def tiny(digits: Dataset) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def random_batch() -> Callable[[int, int, torch.dtype], Split]:
-    def make(seeds: int, batch: int, dtype: torch.dtype) -> Split:
+def random_batch() -> Callable[..., Split]:
+    def make(seeds: int, batch: int, dtype: torch.dtype, image: tuple[int, ...] = (1, 28, 28)) -> Split:
         generator = torch.Generator().manual_seed(1)
-        images = torch.randn(seeds, batch, 1, 28, 28, generator=generator, dtype=dtype)
+        images = torch.randn(seeds, batch, *image, generator=generator, dtype=dtype)
         return Split(images, torch.randint(10, (seeds, batch), generator=generator))
 
     return make

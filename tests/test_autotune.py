@@ -12,7 +12,8 @@ from optbench import autotune, device
 from optbench.autotune import Choice
 from optbench.errors import PerformanceWarning
 from optbench.isolation import CallFailedError
-from optbench.model import CONVOLUTIONS, Network
+from optbench.networks.forward import WAYS
+from optbench.networks.network import Network
 from optbench.step import RecordingError
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ DAY = 24 * 3600
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.delitem(CONVOLUTIONS, "triton")  # on a CPU its interpreter would take minutes
+    monkeypatch.delitem(WAYS, "triton")  # on a CPU its interpreter would take minutes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "optbench" / "autotune.json"
 
@@ -110,7 +111,7 @@ def test_every_way_to_convolve_is_timed_and_the_fastest_is_taken(here, monkeypat
 
     monkeypatch.setattr(autotune, "_probe", watched)
     choice = autotune.fastest(Network(), 2, 4, CPU)
-    assert timed.keys() == CONVOLUTIONS.keys()
+    assert timed.keys() == WAYS.keys()
     assert timed[choice.value] == min(timed.values()) > 0
     assert choice.failures == {}
 
@@ -151,9 +152,9 @@ def test_what_does_not_fit_is_left_out_and_a_stack_for_which_nothing_fits_is_too
 
 
 def test_what_is_fast_and_wrong_is_not_taken(here, monkeypatch):
-    right = CONVOLUTIONS["grouped"]
-    monkeypatch.setitem(CONVOLUTIONS, "wrong", lambda *arguments: right(*arguments) * 1.5)
-    monkeypatch.setitem(CONVOLUTIONS, "nan", lambda *arguments: right(*arguments) * float("nan"))
+    right = WAYS["grouped"]
+    monkeypatch.setitem(WAYS, "wrong", lambda *arguments: right(*arguments) * 1.5)
+    monkeypatch.setitem(WAYS, "nan", lambda *arguments: right(*arguments) * float("nan"))
     said = "convolution (wrong|nan) is left out on cpu: its gradients differ from those of float64 by"
     with pytest.warns(PerformanceWarning, match=said) as warned:
         choice = autotune.fastest(Network(), 2, 4, CPU)
@@ -166,7 +167,7 @@ def test_what_is_not_for_a_network_is_left_out_without_alarm(here, monkeypatch, 
     def unfit(*_):
         raise NotImplementedError("the fused kernels know no tanh")
 
-    monkeypatch.setitem(CONVOLUTIONS, "unfit", unfit)
+    monkeypatch.setitem(WAYS, "unfit", unfit)
     caplog.set_level(logging.INFO)
     assert autotune.fastest(Network(), 2, 4, CPU).failures == {}
     assert [(record.levelname, record.message) for record in caplog.records] == [
@@ -179,8 +180,8 @@ def test_what_cannot_be_recorded_is_timed_as_it_is_and_its_process_replaced(here
         raise RecordingError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(autotune, "record", record)
-    assert autotune.fastest(Network(), 2, 4, CPU).value in CONVOLUTIONS
-    assert here.closed == len(CONVOLUTIONS)
+    assert autotune.fastest(Network(), 2, 4, CPU).value in WAYS
+    assert here.closed == len(WAYS)
 
 
 def test_where_nothing_works_the_reasons_are_given(here, monkeypatch):
@@ -204,15 +205,15 @@ def _probe_among_bad_ones(network, *rest):
     def raises(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    CONVOLUTIONS.update(crashes=crashes, raises=raises)
+    WAYS.update(crashes=crashes, raises=raises)
     return autotune._probe(network, *rest)
 
 
 def test_a_candidate_that_crashes_costs_only_itself(monkeypatch):
     for name in ("loop", "grouped_channels_last"):
-        monkeypatch.delitem(CONVOLUTIONS, name)
+        monkeypatch.delitem(WAYS, name)
     for name in ("crashes", "raises"):
-        monkeypatch.setitem(CONVOLUTIONS, name, None)  # never called in this process
+        monkeypatch.setitem(WAYS, name, None)  # never called in this process
     monkeypatch.setattr(autotune, "_probe", _probe_among_bad_ones)
     with pytest.warns(PerformanceWarning, match="convolution (crashes|raises) is left out on cpu: ") as warned:
         choice = autotune.fastest(Network(), 2, 4, CPU)
@@ -240,5 +241,5 @@ def test_elsewhere_it_depends_on_the_stack_up_to_a_factor_of_two(cache, monkeypa
     chosen = [autotune.with_convolution(Network(), n, 64, cuda).convolution for n in (1, 2, 3, 4, 5)]
     assert chosen == ["for 1", "for 2", "for 4", "for 4", "for 8"]
     assert autotune.with_convolution(Network("mlp"), 4, 64, cuda) == Network("mlp")
-    key = "GPU, driver 1, optbench 2, torch 3, triton 4, convolution, relu, fp32, 8 × 64"
+    key = "GPU, driver 1, optbench 2, torch 3, triton 4, convolution, cnn, relu, fp32, 8 × 64 × 1 × 28 × 28"
     assert key in json.loads(cache.read_text())

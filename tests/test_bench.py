@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from optbench import bench
 from optbench.bench import Benchmark, Measurement
 from optbench.errors import UserError
-from optbench.model import MODELS
+from optbench.networks.network import Network
 from optbench.report import formats, listings
 
 TINY = ("--trials", "1,2", "--repeats", "1", "--seconds", "0.2", "--workers", "1")
@@ -79,7 +79,7 @@ def test_bytes_are_those_counted_by_hand():
 
 def test_the_sequential_loop_trains_the_same_network():
     shapes = {name: tuple(p.shape) for name, p in bench.SequentialNet().named_parameters()}
-    assert shapes == {name: shape for name, (shape, _) in MODELS["cnn"].shapes.items()}
+    assert shapes == Network().architecture.shapes
 
 
 def test_bounds_are_bytes_and_operations_at_the_best_rates():

@@ -501,6 +501,7 @@ def test_schedules_are_drawn(tmp_path):
 def test_list_and_version(tmp_path):
     assert "nesterov=false" in optbench_("list", "optimizers", cwd=tmp_path)[0]
     assert "fashion_mnist" in optbench_("list", "datasets", cwd=tmp_path)[0]
+    assert re.search(r"2c2d +3274634 +Convolution 32", optbench_("list", "networks", cwd=tmp_path)[0])
     assert optbench_("--version", cwd=tmp_path)[0] == f"optbench {optbench.__version__}\n"
 
 

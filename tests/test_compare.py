@@ -20,7 +20,7 @@ from optbench import stats
 from optbench.datasets import DATASETS
 from optbench.errors import UserError
 from optbench.job import Job
-from optbench.model import MODELS
+from optbench.networks.network import Network
 from optbench.report import comparison, formats
 from optbench.scores import Score
 from optbench.spec import parse, to_yaml
@@ -471,7 +471,7 @@ def test_a_run_records_splits_and_networks_and_so_do_the_committed_results(befor
         rows, outline = store.rows(), store.outline()
         (dataset,) = rows["dataset"].unique()
         assert outline.splits in ({dataset: DATASETS[dataset].splits}, {"": DATASETS[dataset].splits})
-        assert outline.networks == {model: MODELS[model].parameters for model in rows["model"].unique()}
+        assert outline.networks == {model: Network(model).architecture.size for model in rows["model"].unique()}
 
 
 def test_a_column_to_group_by_must_be_one(before, tmp_path):

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
-from optbench import engine
-from optbench.model import MODELS, Network
+from optbench import engine, randomness
+from optbench.networks.network import Network
 from optbench.optimizers.stacked import StackedOptimizer
 from optbench.stacks import Stack
 from optbench.step import _Dropout
+from tests.modules import MODULES, module_with, scales_of
 
 MIXED = """
   sgd: {lr: 0.05, momentum: 0.9, nesterov: true, dropout: 0.5}
@@ -130,55 +131,57 @@ def test_rows_say_where_a_trial_is(trials_of, tiny):
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_training_equals_a_plain_loop(name, trials_of, tiny):
+@pytest.mark.parametrize("name", MODULES)
+def test_training_equals_a_plain_loop(name, trials_of, tiny, made_up):
     """An independent loop over torch.optim sees the same batches and ends at the same weights and metrics."""
-    from optbench import randomness
-    from tests.test_model import MODULES
-
     (trial,) = trials_of(
-        "{adam: {lr: 0.002, dropout: 0, schedule: cosine}}",
-        "epochs: 2",
-        f"parameters: {{batch_size: 64, model: {name}}}",
+        "{adam: {lr: 0.002, dropout: 0, schedule: cosine}}", "epochs: 2", "parameters: {batch_size: 64}"
     )
-    network = Network(name)
-    net = MODULES[name](network.activation).double()
-    start = network.weights(network.initialize([0], "cpu", torch.float64))
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            parameter.copy_(start[name][0])
+    trial, network = dataclasses.replace(trial, model=name), Network(name)
+    net = module_with(network, network.weights(network.initialize([0], "cpu", torch.float64)))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.002)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
 
     def scaled(images):
         return ((images.double() / 255 - tiny.info.mean) / tiny.info.std)[:, None]
 
-    units = network.architecture.dropout_units
-    ones = torch.ones(1, sum(units), dtype=torch.float64).split(units, dim=1)
+    units = sum(units for _, units in network.architecture.dropout.values())
+    ones = scales_of(network, torch.ones(1, units, dtype=torch.float64))
     for epoch in (1, 2):
         order = randomness.permutation([0], epoch, 256, "cpu")[0]
         for batch in order.split(64):
             optimizer.zero_grad()
-            logits = net(scaled(tiny.train.images[batch]), *ones)
+            logits = net(scaled(tiny.train.images[batch]), ones)
             torch.nn.functional.cross_entropy(logits, tiny.train.labels[batch]).backward()
             optimizer.step()
             scheduler.step()
     with torch.no_grad():
-        logits = net(scaled(tiny.val.images), *ones)
+        logits = net.eval()(scaled(tiny.val.images), ones)
     *_, (last,) = engine.train(Stack((trial,)), tiny, "cpu", dtype=torch.float64)
     loss = torch.nn.functional.cross_entropy(logits, tiny.val.labels)
     assert last["val_loss"] == pytest.approx(float(loss), rel=1e-6)
     assert last["val_accuracy"] == (logits.argmax(1) == tiny.val.labels).double().mean()
 
 
-def test_dropout_has_its_rate_and_keeps_the_mean(trials_of):
+@pytest.mark.parametrize(
+    ("name", "places", "units"),
+    [
+        ("cnn", (0, 1), (32, 64)),
+        ("mlp", (0, 1), (500, 300)),
+        ("rnn", (1,), (128,)),
+        ("made up", (0, 0, 1), (8, 1568, 7)),
+    ],
+)
+def test_dropout_has_the_rates_of_its_places_and_keeps_the_mean(name, places, units, trials_of, made_up):
     trials = trials_of("{adam: {dropout: [0.0, 0.5, [0.1, 0.25]]}}", "epochs: 1", "parameters: {batch_size: 64}")
-    dropout, same_T = _Dropout(Network(), trials, 1, 30, torch.zeros(1)), torch.zeros(3, dtype=int)
-    dropout.draw([0], 1, 0, 30)
-    scales = dropout.scale(torch.arange(30 * 64), same_T)
-    assert scales.shape == (3, 30 * 64, 96)
+    network = Network(name)
+    dropout, same_T = _Dropout(network, trials, 1, 30, torch.zeros(1)), torch.zeros(3, dtype=int)
+    dropout.draw([0], 1, 0, dropout.steps)
+    scales = dropout.scale(torch.arange(dropout.steps * 64), same_T)
+    assert scales.shape == (3, dropout.steps * 64, sum(units))
     for t, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.1, 0.25)]):
-        for rate, part in zip(rates, scales[t].split([32, 64], dim=-1), strict=True):
+        for place, part in zip(places, scales[t].split(units, dim=-1), strict=True):
+            rate = rates[place]
             dropped = (part == 0).double().mean()
             assert abs(dropped - rate) < 5 * (rate * (1 - rate) / part.numel()) ** 0.5 + 1e-12
             torch.testing.assert_close(part.max(), torch.tensor(1 / (1 - rate)))
@@ -188,15 +191,24 @@ def test_optimizer_groups_follow_the_order_of_the_stack(mixed):
     stack = in_order(mixed)
     optimizer = StackedOptimizer(
         Network().initialize([0] * 8, "cpu"),
-        [shape for shape, _ in MODELS["cnn"].shapes.values()],
+        list(Network().architecture.shapes.values()),
         [trial.hyperparameters for trial in stack.trials],
         [0] * 8,
     )
     assert len(optimizer._groups) == 6
 
 
-@pytest.mark.parametrize("names", [("mlp", "sigmoid", "bce"), ("rnn", "tanh", "mse"), ("softmax", "relu", "bce")])
-def test_other_networks_too_are_identical_alone_and_stacked(names, mixed, tiny):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mlp", "sigmoid", "bce"),
+        ("rnn", "tanh", "mse"),
+        ("softmax", "relu", "bce"),
+        ("lenet5", "tanh", "cross_entropy"),
+        ("made up", "relu", "cross_entropy"),
+    ],
+)
+def test_other_networks_too_are_identical_alone_and_stacked(names, mixed, tiny, made_up):
     model, activation, loss = names
     trials = [dataclasses.replace(trial, model=model, activation=activation, loss=loss) for trial in mixed]
     together = rows_of(in_order(trials), tiny)
@@ -205,8 +217,9 @@ def test_other_networks_too_are_identical_alone_and_stacked(names, mixed, tiny):
             assert equal(row, together[key])
 
 
-def test_trials_that_are_stopped_leave_and_the_others_go_on_bitwise_unchanged(mixed, tiny):
-    stack = in_order(mixed)
+@pytest.mark.parametrize("name", ["cnn", "made up"])
+def test_trials_that_are_stopped_leave_and_the_others_go_on_bitwise_unchanged(name, mixed, tiny, made_up):
+    stack = in_order([dataclasses.replace(trial, model=name) for trial in mixed])
     undisturbed = rows_of(stack, tiny)
     stopped = frozenset(trial.trial_id for trial in stack.trials[::3])
     training = engine.train(stack, tiny, "cpu")
@@ -247,10 +260,11 @@ STATEFUL = """
 """
 
 
-@pytest.mark.parametrize("steps", [1, 8, 13])
-def test_a_training_goes_on_bit_by_bit_from_its_state(steps, trials_of, tiny):
+@pytest.mark.parametrize(("name", "steps"), [("cnn", 1), ("cnn", 8), ("cnn", 13), ("made up", 13)])
+def test_a_training_goes_on_bit_by_bit_from_its_state(name, steps, trials_of, tiny, made_up):
     """At any step of an epoch, or between two, through a file."""
-    stack = Stack(tuple(trials_of(STATEFUL, "epochs: 4", "seeds: 2", LINES[1])))
+    trials = trials_of(STATEFUL, "epochs: 4", "seeds: 2", LINES[1])
+    stack = Stack(tuple(dataclasses.replace(trial, model=name) for trial in trials))
     whole = engine.Training(stack, tiny, "cpu")
     whole.rows()
     for step in range(steps):
@@ -270,6 +284,7 @@ def test_a_training_goes_on_bit_by_bit_from_its_state(steps, trials_of, tiny):
             rows.append([{k: v for k, v in row.items() if k not in NOT_OF_THE_TRIAL} for row in training.rows()])
         assert rows[0] == rows[1]
         assert torch.equal(whole.parameters_TP, resumed.parameters_TP)
+        assert torch.equal(whole.buffers_TQ, resumed.buffers_TQ)
 
 
 def test_a_training_step_by_step_is_a_training_epoch_by_epoch(trials_of, tiny):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from optbench import step
-from optbench.model import CONVOLUTIONS
+from optbench.networks.forward import WAYS
 
 PEERS = Path(__file__).resolve().parents[1] / "experiments" / "peers"
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs timeout, of GNU coreutils")
@@ -99,7 +99,7 @@ def test_a_candidate_is_held_against_float64(main):
 
 @pytest.mark.parametrize("factor", [1.5, float("nan")])
 def test_a_candidate_with_other_gradients_is_an_error(factor, main, monkeypatch):
-    monkeypatch.setitem(CONVOLUTIONS, "wrong", lambda *given: CONVOLUTIONS["grouped"](*given) * factor)
+    monkeypatch.setitem(WAYS, "wrong", lambda *given: WAYS["grouped"](*given) * factor)
     code, lines = main("candidates", "convolution", "wrong", *SMALL)
     assert code == 1
     assert {figures["precision"] for figures in lines} == {"fp32", "tf32", "bf16"}  # all are measured nevertheless
@@ -192,7 +192,7 @@ def test_the_script_tries_every_candidate():
 
     script = (PEERS / "first_gpu.sh").read_text(encoding="utf-8")
     named = {word for names in re.findall(r"for name in (.*); do", script) for word in names.split()}
-    assert {*CONVOLUTIONS, *UPDATES} - {"triton"} <= named  # Triton has a step for each precision
+    assert {*WAYS, *UPDATES} - {"triton"} <= named  # Triton has a step for each precision
 
 
 @pytest.mark.slow

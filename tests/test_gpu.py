@@ -9,7 +9,8 @@ import torch
 from optbench import device, engine, step
 from optbench.execution import Split
 from optbench.execution.in_process import run_in_process
-from optbench.model import CONVOLUTIONS, Network
+from optbench.networks.forward import WAYS
+from optbench.networks.network import Network
 from optbench.stacks import Stack
 from tests.test_engine import LINES, MIXED, equal, in_order
 from tests.test_engine import rows_of as cpu_rows_of
@@ -78,7 +79,7 @@ def test_a_diverging_trial_leaves_the_others_bitwise_unchanged(mixed, tiny, tria
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+@pytest.mark.parametrize("convolution", WAYS)
 @pytest.mark.parametrize("batch_size", [1, 64, 130])
 def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precision, batch_size, random_batch):
     exact = Network()

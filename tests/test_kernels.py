@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from optbench.model import ACTIVATIONS, CONVOLUTIONS, Network
+from optbench.networks.network import Network
 
 pytest.importorskip("triton")
 if torch.cuda.is_available():
@@ -181,9 +181,13 @@ def test_a_network_with_them_has_the_gradients_of_one_in_float64(precision, boun
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_a_network_hands_its_activation_on(activation):
-    images_SBCHW, seed_of_T, w, _ = inputs(1, 1, 1)
-    ours = CONVOLUTIONS["triton"](Network(activation=activation), images_SBCHW, seed_of_T, w)
-    theirs = expected(images_SBCHW, seed_of_T, w, torch.zeros_like(ours), ACTIVATIONS[activation].slope)[0]
+    images_SBCHW, seed_of_T = inputs(1, 1, 1)[:2]
+    exact, network = Network(activation=activation), Network(activation=activation, convolution="triton")
+    parameters_TP = initial_parameters(1)
+    weights = network.weights(parameters_TP.to(DEVICE))
+    ours = network.forward(weights, images_SBCHW, seed_of_T, training=False)
+    in_double = exact.weights(parameters_TP.double())
+    theirs = exact.forward(in_double, images_SBCHW.cpu().double(), seed_of_T.cpu(), training=False)
     torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-5, atol=1e-6)
 
 

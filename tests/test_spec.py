@@ -11,6 +11,7 @@ from optbench import spec
 from optbench.axes import PARAMETERS
 from optbench.cli import Precision
 from optbench.errors import UserError
+from optbench.networks import NETWORKS
 from optbench.optimizers import OPTIMIZERS
 from optbench.schedules import SCHEDULES
 from optbench.search import Range, SearchedSchedule
@@ -86,7 +87,7 @@ shared = st.fixed_dictionaries(
         ),
         "schedule": st.lists(schedule_values, min_size=1, max_size=2, unique_by=spelled),
         "lr": axis(st.floats(1e-6, 1)),
-        "model": axis(st.sampled_from(["cnn", "mlp", "rnn", "softmax"])),
+        "model": axis(st.sampled_from(list(NETWORKS))),
         "activation": axis(st.sampled_from(["relu", "tanh"])),
         "precision": axis(st.sampled_from(["auto", "fp32", "bf16"])),
         "loss": axis(st.sampled_from(["cross_entropy", "mse", "bce"])),
@@ -197,11 +198,11 @@ def test_the_names_of_networks_are_those_that_there_are():
     from typing import get_args
 
     from optbench.device import PRECISIONS
-    from optbench.model import ACTIVATIONS, LOSSES, MODELS
+    from optbench.networks.activations import ACTIVATIONS
+    from optbench.networks.losses import LOSSES
 
-    named = {name: list(get_args(PARAMETERS[name].kind)) for name in ("model", "activation", "loss", "precision")}
+    named = {name: list(get_args(PARAMETERS[name].kind)) for name in ("activation", "loss", "precision")}
     assert named == {
-        "model": list(MODELS),
         "activation": list(ACTIVATIONS),
         "loss": list(LOSSES),
         "precision": ["auto", *PRECISIONS],
@@ -303,7 +304,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
         (
             "  batch_size:",
             "  model: cnnn\n  batch_size:",
-            ["8:10: must be 'cnn', 'mlp', 'rnn' or 'softmax', not the te"],
+            ["8:10: must be 'cnn', 'mlp', 'rnn', 'softmax', 'lenet5' or '2c2d', not the te"],
         ),
         ("[1e-3, 0.1]", "[1e-3, -1]", ["12:20: must be greater than or equal to 0, not -1"]),
         ("[1e-3, 0.1]", "[1e-3, .nan]", ["12:20: must be a finite number"]),

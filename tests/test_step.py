@@ -6,8 +6,11 @@ import pytest
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optbench import engine, model, step
+from optbench import engine, step
 from optbench.errors import PerformanceWarning
+from optbench.networks import NETWORKS
+from optbench.networks.forward import WAYS
+from optbench.networks.losses import LOSSES
 from optbench.optimizers.rules import RULES
 from optbench.stacks import Stack
 from optbench.step import Steps
@@ -32,7 +35,7 @@ def trials(trials_of):
 @pytest.fixture(autouse=True)
 def _as_on_cuda(monkeypatch):
     """The stacked convolutions, which a CUDA device takes; the loop over trials asks for their seeds."""
-    monkeypatch.setitem(model.CONVOLUTIONS, "loop", model.CONVOLUTIONS["grouped"])
+    monkeypatch.setitem(WAYS, "loop", WAYS["grouped"])
 
 
 class Watched(TorchDispatchMode):
@@ -56,13 +59,7 @@ def on(trials, name, precision="auto", loss="cross_entropy"):
     return [dataclasses.replace(trial, model=name, precision=precision, loss=loss) for trial in trials]
 
 
-def networks(trials):
-    for name in model.MODELS:
-        for loss in model.LOSSES:
-            yield on(trials, name, loss=loss)
-
-
-def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
+def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch, made_up):
     original = Steps._step
     seen = []
 
@@ -73,16 +70,22 @@ def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch):
 
     monkeypatch.setattr(Steps, "_step", watched)
     some = [trials[0], trials[-1]]
-    for several in [on(trials, "mlp"), *networks(some)]:
+    everything = [
+        on(trials, "mlp"),
+        *(on(some, name) for name in NETWORKS),
+        *(on(some, "softmax", loss=loss) for loss in LOSSES),
+    ]
+    for several in everything:
         rows_of([dataclasses.replace(trial, epochs=1) for trial in several], tiny)
-    assert len(seen) == 8 * 13
+    assert made_up in NETWORKS
+    assert len(seen) == 8 * len(everything)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["cnn", "mlp"])
-def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny, monkeypatch):
+@pytest.mark.parametrize("name", ["cnn", "mlp", "made up"])
+def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny, monkeypatch, made_up):
     """The recording is that of torch.fx: the operations of one step, on the tensors that they were recorded with."""
-    trials = on(trials[::9] if name == "cnn" else trials, name, precision)
+    trials = on(trials if name == "mlp" else trials[::9], name, precision)
     expected = rows_of(trials, tiny)
     recorded = []
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from optbench import engine, step
 from optbench.datasets import load
 from optbench.device import allow_tf32, clock, make_deterministic
-from optbench.model import CLASSES, Network
+from optbench.networks.network import Network
 from optbench.optimizers import OPTIMIZERS
 from optbench.optimizers.rules import RULES
 from optbench.optimizers.stacked import _columns
@@ -67,14 +67,15 @@ def milliseconds(work: Callable[[], object], given: argparse.Namespace) -> float
 def convolution(name: str, given: argparse.Namespace) -> Iterator[Figures]:
     """Loss and gradients of the cnn with one way to convolve: against float64 on the CPU, then timed."""
     generator = torch.Generator().manual_seed(0)
-    images_SBCHW = torch.randn(2, given.batch_size, 1, 28, 28, generator=generator)
-    labels_SB = torch.randint(CLASSES, (2, given.batch_size), generator=generator)
+    exact = Network()
+    images_SBCHW = torch.randn(2, given.batch_size, *exact.image, generator=generator)
+    labels_SB = torch.randint(exact.classes, (2, given.batch_size), generator=generator)
 
     def batch(trials: int) -> list[Tensor]:
-        return [Network().initialize(range(trials), "cpu"), images_SBCHW, labels_SB, torch.arange(trials) % 2]
+        return [exact.initialize(range(trials), "cpu"), images_SBCHW, labels_SB, torch.arange(trials) % 2]
 
     in_double = [x.double() if x.is_floating_point() else x for x in batch(given.trials)]
-    expected = Network().loss_and_gradients(*in_double)
+    expected = exact.loss_and_gradients(*in_double)
     for precision in given.precision:
         network = Network(precision=precision, convolution=name)
         allow_tf32(precision == "tf32")
@@ -185,7 +186,7 @@ def main() -> int:
     parser.add_argument("--timed", type=with_commas(int), default=[32, 128], help="T where time is, with commas")
     parser.add_argument("--repeats", type=int, default=11, help="how often it is timed")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--parameters", type=int, default=Network().architecture.parameters, help="that are updated")
+    parser.add_argument("--parameters", type=int, default=Network().architecture.size, help="that are updated")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="append the lines of JSON to this file")
     given = parser.parse_args()

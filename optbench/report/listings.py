@@ -16,6 +16,7 @@ from optbench.check import Finding
 from optbench.datasets import DATASETS, locate
 from optbench.errors import UserError
 from optbench.hyperparameters import Hyperparameters
+from optbench.networks import NETWORKS, architecture
 from optbench.optimizers import OPTIMIZERS, library
 from optbench.optimizers.lookup import find
 from optbench.report.tables import Column, Table
@@ -114,6 +115,21 @@ def schedules() -> list[Table]:
     return [table]
 
 
+def networks() -> list[Table]:
+    of = DATASETS["mnist"]
+    table = _table(
+        "Networks",
+        "Write one under 'model'. The trial's activation follows every layer with weights but the last. Parameters are "
+        f"counted for images of {of.image[1]} × {of.image[2]} and {of.classes} classes.",
+        {
+            "model": list(NETWORKS),
+            "parameters": [architecture(name, of.image, of.classes).size for name in NETWORKS],
+            "layers": [(layers.__doc__ or "").rstrip(".") for layers in NETWORKS.values()],
+        },
+    )
+    return [table]
+
+
 def datasets() -> list[Table]:
     table = _table(
         "Datasets",
@@ -191,6 +207,7 @@ def _spread(values: Sequence[float], unit: float = 1.0) -> str:
 
 LISTINGS: dict[str, Callable[[], list[Table]]] = {
     "optimizers": optimizers,
+    "networks": networks,
     "schedules": schedules,
     "datasets": datasets,
 }

@@ -1,0 +1,29 @@
+"""The networks by name, each a function from the number of classes to its layers.
+
+This file knows no torch, so that sweep files are checked at once. Adding a network is a file like `lenet5.py`, a name
+here, and a row in the table of `tests/test_networks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from optbench.networks import cnn, deepobs_2c2d, lenet5, mlp, rnn, softmax
+from optbench.networks.architecture import Architecture
+from optbench.networks.layers import Sequence, Shape
+
+NETWORKS: dict[str, Callable[[int], Sequence]] = {
+    "cnn": cnn.layers,
+    "mlp": mlp.layers,
+    "rnn": rnn.layers,
+    "softmax": softmax.layers,
+    "lenet5": lenet5.layers,
+    "2c2d": deepobs_2c2d.layers,
+}
+
+
+@cache
+def architecture(name: str, image: Shape, classes: int) -> Architecture:
+    """The network of this name for images (C, H, W) of so many classes. Raises `UserError` where they are too small."""
+    return Architecture(NETWORKS[name](classes), image)

@@ -1,0 +1,249 @@
+"""The layers over a stack: the forward pass of each, and the ways to compute those that work on images.
+
+Images of a stack are one batch in which the channels of all trials lie side by side, (B, T·C, H, W): a convolution with
+groups, pooling and normalisation then do all trials at once. Features are (T, B, F).
+
+Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, F features, K classes, U units
+that dropout decides about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial, reduce, singledispatch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optbench.networks import layers
+from optbench.networks.activations import Activation
+from optbench.networks.architecture import Architecture
+from optbench.networks.convolution import Convolve, grouped, of_one_trial, unfolded
+from optbench.networks.functions import activate_, affine, flatten, recur
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the layers of one forward pass share.
+
+    `weights` and `buffers` are (T, *shape) under their names; the buffers change in place where `training` is true.
+    `scales` are what dropout multiplies with, (T, B, U), under the names of its layers, none where nothing is dropped.
+    """
+
+    trials: int
+    training: bool
+    activation: Activation
+    precision: str
+    weights: Tensors
+    buffers: Tensors
+    scales: Tensors
+    convolve: Convolve = of_one_trial
+
+    def one_by_one(self) -> Iterator[Pass]:
+        """The same pass of each trial as if alone."""
+        # The backward pass of `split` is one `cat`; that of indexing would fill a tensor of all trials for each.
+        weights = {name: weight.split(1) for name, weight in self.weights.items()}
+        for t in range(self.trials):
+            yield replace(
+                self,
+                trials=1,
+                weights={name: parts[t] for name, parts in weights.items()},
+                buffers={name: buffer[t : t + 1] for name, buffer in self.buffers.items()},
+                scales={name: scale[t : t + 1] for name, scale in self.scales.items()},
+            )
+
+
+# ---------------------------------------------------------------- layers
+
+
+@singledispatch
+def forward(layer: layers.Layer, x: Tensor, stack: Pass) -> Tensor:
+    """What a layer makes of a stack's images (B, T·C, H, W) or features (T, B, F)."""
+    raise TypeError(f"{type(layer).__name__} has no forward pass")
+
+
+@forward.register
+def _(layer: layers.Sequence, x: Tensor, stack: Pass) -> Tensor:
+    may_overwrite = False
+    for inner in layer.layers:
+        in_place = may_overwrite and isinstance(inner, layers.Activation)
+        x = activate_(x, stack.activation) if in_place else forward(inner, x, stack)
+        may_overwrite = type(inner) in _MAKE_ANEW
+    return x
+
+
+# The output of these is a tensor that no other layer sees and no backward pass needs: it may be overwritten.
+_MAKE_ANEW = (
+    layers.Linear,
+    layers.Convolution,
+    layers.BatchNorm,
+    layers.MaxPool,
+    layers.AveragePool,
+    layers.Sum,
+    layers.Concatenation,
+)
+
+
+@forward.register
+def _(layer: layers.Activation, x: Tensor, stack: Pass) -> Tensor:
+    return activate_(x.clone(), stack.activation)
+
+
+@forward.register
+def _(layer: layers.Linear, x_TBF: Tensor, stack: Pass) -> Tensor:
+    weight, bias = _own(layer.name, stack)
+    return torch.baddbmm(bias.unsqueeze(1), x_TBF, weight.mT)
+
+
+@forward.register
+def _(layer: layers.Hidden, x_TBF: Tensor, stack: Pass) -> Tensor:
+    return activate_(affine(x_TBF, *_own(layer.name, stack)), stack.activation)
+
+
+@forward.register
+def _(layer: layers.Convolution, x: Tensor, stack: Pass) -> Tensor:
+    weight, bias = stack.weights[f"{layer.name}.weight"], stack.weights.get(f"{layer.name}.bias")
+    return stack.convolve(x, weight, bias, layer.stride, layer.padding)
+
+
+@forward.register
+def _(layer: layers.BatchNorm, x: Tensor, stack: Pass) -> Tensor:
+    mean_TC, var_TC = (stack.buffers[f"{layer.name}.{name}"] for name in ("running_mean", "running_var"))
+    mean, var = mean_TC.flatten().clone(), var_TC.flatten().clone()
+    weight, bias = (parameter.flatten().to(mean.dtype) for parameter in _own(layer.name, stack))
+    x = F.batch_norm(x, mean, var, weight, bias, stack.training, layer.momentum, layer.eps)
+    if stack.training:
+        mean_TC.copy_(mean.view_as(mean_TC))
+        var_TC.copy_(var.view_as(var_TC))
+    return x
+
+
+@forward.register
+def _(layer: layers.Recurrence, x: Tensor, stack: Pass) -> Tensor:
+    x_BTCHW = x.unflatten(1, (stack.trials, -1))
+    x_THBF = x_BTCHW.permute(1, 3, 0, 2, 4).flatten(3)
+    w_ih, w_hh, b_ih, b_hh = (stack.weights[name] for name in layer.names)
+    return recur(x_THBF, w_ih, w_hh, b_ih, b_hh, stack.activation)
+
+
+@forward.register
+def _(layer: layers.Flatten, x: Tensor, stack: Pass) -> Tensor:
+    return flatten(x, stack.trials)
+
+
+@forward.register
+def _(layer: layers.MaxPool, x: Tensor, stack: Pass) -> Tensor:
+    return F.max_pool2d(x, layer.size, layer.stride, layer.padding, ceil_mode=layer.ceil)
+
+
+@forward.register
+def _(layer: layers.AveragePool, x: Tensor, stack: Pass) -> Tensor:
+    return F.avg_pool2d(x, layer.size, layer.stride)
+
+
+@forward.register
+def _(layer: layers.GlobalPool, x: Tensor, stack: Pass) -> Tensor:
+    means_BTC: Tensor = x.mean(dim=(2, 3)).unflatten(1, (stack.trials, -1))
+    return means_BTC.transpose(0, 1)
+
+
+@forward.register
+def _(layer: layers.Dropout, x: Tensor, stack: Pass) -> Tensor:
+    if layer.name not in stack.scales:
+        return x
+    scale_TBU = stack.scales[layer.name]
+    if x.dim() == 3:
+        return x * scale_TBU
+    image = (-1, 1, 1) if isinstance(layer, layers.Dropout2d) else (-1, *x.shape[2:])
+    return x * side_by_side(scale_TBU.unflatten(2, image))
+
+
+@forward.register
+def _(layer: layers.Sum, x: Tensor, stack: Pass) -> Tensor:
+    return reduce(torch.add, (forward(branch, x, stack) for branch in layer.branches))
+
+
+@forward.register
+def _(layer: layers.Concatenation, x: Tensor, stack: Pass) -> Tensor:
+    made = [forward(branch, x, stack) for branch in layer.branches]
+    if stack.trials == 1:
+        return torch.cat(made, dim=1)
+    return torch.cat([x.unflatten(1, (stack.trials, -1)) for x in made], dim=2).flatten(1, 2)
+
+
+def _own(name: str, stack: Pass) -> tuple[Tensor, Tensor]:
+    return stack.weights[f"{name}.weight"], stack.weights[f"{name}.bias"]
+
+
+def side_by_side(x_TBCHW: Tensor) -> Tensor:
+    """(T, B, C, H, W) → (B, T·C, H, W)."""
+    return x_TBCHW.transpose(0, 1).flatten(1, 2)
+
+
+# ---------------------------------------------------------------- ways to compute those that work on images
+
+# The layers up to features, a pass, images (S, B, C, H, W), which of them each trial sees (T,) → features (T, B, F).
+Way = Callable[[layers.Sequence, Pass, Tensor, Tensor], Tensor]
+
+
+def _loop(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
+    """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
+    alone = zip(seed_of_T.tolist(), replace(stack, convolve=of_one_trial).one_by_one(), strict=True)
+    return torch.cat([forward(first, images_SBCHW[seed], trial) for seed, trial in alone])
+
+
+def _together(
+    convolve: Convolve, first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor
+) -> Tensor:
+    """Layer by layer, each for all trials."""
+    return forward(first, side_by_side(images_SBCHW[seed_of_T]), replace(stack, convolve=convolve))
+
+
+def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
+    """The trunk of the cnn in fused kernels, which keep the planes of 16 and 32 channels out of the memory."""
+    from optbench.kernels.trunk import trunk  # Triton comes with torch on Linux alone
+
+    if stack.activation.slope is None:
+        raise NotImplementedError("the fused kernels have relu and leaky_relu alone")
+    names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
+    weights = {name: stack.weights[name].float() for name in names}
+    x_TBCHW = trunk(images_SBCHW.float(), seed_of_T, weights, stack.activation.slope, stack.precision)
+    x_TBCHW = x_TBCHW.to(images_SBCHW.dtype)
+    if "dropout1" in stack.scales:
+        x_TBCHW = x_TBCHW * stack.scales["dropout1"][..., None, None]
+    return x_TBCHW.flatten(2)
+
+
+# Which is fastest depends on the device, the network and the stack; between each other they round differently.
+WAYS: dict[str, Way] = {
+    "loop": _loop,
+    "grouped": partial(_together, grouped),
+    "grouped_channels_last": partial(_together, partial(grouped, memory_format=torch.channels_last)),
+    "unfolded": partial(_together, unfolded),
+    "triton": _triton,
+}
+
+
+# Those that stand for all layers of a `Trunk`.
+_FUSED = {"triton"}
+
+
+def ways(architecture: Architecture) -> list[str]:
+    """The names of those in which a network can be computed, none for one without convolutions."""
+    first, _ = architecture.parts
+    if not first.layers:
+        return []
+    is_trunk = isinstance(first.layers[0], layers.Trunk)
+    return [name for name in WAYS if is_trunk or name not in _FUSED]
+
+
+def logits(architecture: Architecture, way: Way, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
+    """(T, B, K); trial t sees the batch `seed_of_T[t]`."""
+    first, rest = architecture.parts
+    if first.layers:
+        return forward(rest, way(first, stack, images_SBCHW, seed_of_T), stack)
+    return forward(rest, side_by_side(images_SBCHW[seed_of_T]), stack)

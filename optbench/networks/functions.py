@@ -1,0 +1,116 @@
+"""Steps of a network with their own backward pass, where autograd left alone would take longer.
+
+Shape suffixes: T trials, B batch, C channels, H W image (of a recurrence: steps and their features), F features.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench.networks.activations import Activation
+
+Grads = tuple[Tensor | None, ...]
+
+
+class _Activate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: Activation) -> Tensor:
+        output = activation.apply_(x)
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+        ctx.activation = activation
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        (output,) = ctx.saved_tensors
+        return ctx.activation.backward(grad, output), None
+
+
+class _Affine(torch.autograd.Function):
+    # Autograd left alone makes the gradient of W transposed, and turning it round costs a fifth more.
+    @staticmethod
+    def forward(ctx: Any, x_TBF: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TBF, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x_TBF, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Grads:
+        x_TBF, weight = ctx.saved_tensors
+        grad_x = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, torch.bmm(grad.mT, x_TBF), grad.sum(dim=1)
+
+
+class _Flatten(torch.autograd.Function):
+    # The gradient comes back in the memory format that the image has.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, trials: int) -> Tensor:
+        ctx.shape = x.shape
+        is_last = x.is_contiguous(memory_format=torch.channels_last)
+        ctx.memory_format = torch.channels_last if is_last else torch.contiguous_format
+        x_BTCHW: Tensor = x.unflatten(1, (trials, -1))
+        return x_BTCHW.transpose(0, 1).flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBF: Tensor) -> Grads:
+        return grad_TBF.transpose(0, 1).reshape(ctx.shape).contiguous(memory_format=ctx.memory_format), None
+
+
+class _Recurrence(torch.autograd.Function):
+    # Autograd left alone would add up the gradients of W_hh step by step; here they are one product for all steps.
+    @staticmethod
+    def forward(
+        ctx: Any, x_THBW: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: Activation
+    ) -> Tensor:
+        inputs_TNF = torch.baddbmm((b_ih + b_hh).unsqueeze(1), x_THBW.flatten(1, 2), w_ih.mT)
+        states_THBF: Tensor = inputs_TNF.unflatten(1, x_THBW.shape[1:3])  # step by step, states take their place
+        steps = states_THBF.unbind(1)
+        activation.apply_(steps[0])
+        for before_TBF, step_TBF in pairwise(steps):
+            activation.apply_(step_TBF.baddbmm_(before_TBF, w_hh.mT))
+        ctx.save_for_backward(x_THBW, w_hh, states_THBF)
+        ctx.activation = activation
+        return steps[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBF: Tensor) -> Grads:
+        x_THBW, w_hh, states_THBF = ctx.saved_tensors
+        grads_THBF = torch.empty_like(states_THBF)  # of what the activation is applied to
+        for step_TBF, state_TBF in reversed(list(zip(grads_THBF.unbind(1), states_THBF.unbind(1), strict=True))):
+            step_TBF.copy_(ctx.activation.backward(grad_TBF, state_TBF))
+            grad_TBF = torch.bmm(step_TBF, w_hh)
+        every_TNF = grads_THBF.flatten(1, 2)
+        grad_ih = torch.bmm(every_TNF.mT, x_THBW.flatten(1, 2))
+        grad_hh = torch.bmm(grads_THBF[:, 1:].flatten(1, 2).mT, states_THBF[:, :-1].flatten(1, 2))
+        grad_b = every_TNF.sum(dim=1)
+        return None, grad_ih, grad_hh, grad_b, grad_b, None
+
+
+def call(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    """`function.apply`, with a type."""
+    output: Tensor = function.apply(*arguments)
+    return output
+
+
+def activate_(x: Tensor, activation: Activation) -> Tensor:
+    """The activation in place: no other layer and no backward pass may need `x`."""
+    return call(_Activate, x, activation)
+
+
+def affine(x_TBF: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W x + b of every trial."""
+    return call(_Affine, x_TBF, weight, bias)
+
+
+def flatten(x: Tensor, trials: int) -> Tensor:
+    """(B, T·C, H, W) → (T, B, C·H·W)."""
+    return call(_Flatten, x, trials)
+
+
+def recur(x_THBW: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: Activation) -> Tensor:
+    """The last state (T, B, F) of hₛ = act(W_ih xₛ + b_ih + W_hh hₛ₋₁ + b_hh) over the steps H, beginning at zeros."""
+    return call(_Recurrence, x_THBW, w_ih, w_hh, b_ih, b_hh, activation)

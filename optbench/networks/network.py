@@ -1,0 +1,142 @@
+"""A network over a stack: initial weights, logits, loss and gradients of T trials at once.
+
+Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, K classes, U dropout units,
+P all parameters of one trial in a row, Q all its buffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optbench import networks, randomness
+from optbench.networks.activations import ACTIVATIONS
+from optbench.networks.architecture import Architecture
+from optbench.networks.forward import WAYS, Pass, logits, ways
+from optbench.networks.layers import Shape
+from optbench.networks.losses import LOSSES
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained: one of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS` each, for the whole stack.
+
+    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes no more than the rounding.
+
+    In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
+    float32); the weights themselves, the buffers, the losses and the optimizers stay in float32.
+    """
+
+    model: str = "cnn"
+    activation: str = "relu"
+    loss: str = "cross_entropy"
+    precision: str = "fp32"
+    convolution: str = "loop"
+    image: Shape = (1, 28, 28)
+    classes: int = 10
+
+    @property
+    def architecture(self) -> Architecture:
+        """The layers for these images."""
+        return networks.architecture(self.model, self.image, self.classes)
+
+    @property
+    def ways(self) -> list[str]:
+        """The names of the ways to convolve, none for a network without convolutions."""
+        return ways(self.architecture)
+
+    def initialize(
+        self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Initial weights (S, P), one row for each seed; the same seed gives the same row on every device."""
+        parameters = self.architecture.parameters
+        uniform_SP = randomness.weights(seeds, self.architecture.size, device)
+        parts = uniform_SP.split([parameter.size for parameter in parameters], dim=1)
+        drawn = [parameter.initial.draw(part) for parameter, part in zip(parameters, parts, strict=True)]
+        return torch.cat(drawn, dim=1).to(dtype)
+
+    def buffers(self, trials: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Buffers before training, (T, Q); Q is 0 for most networks."""
+        values = [b.initial for b in self.architecture.buffers for _ in range(math.prod(b.shape))]
+        return torch.tensor(values, dtype=dtype, device=device).repeat(trials, 1)
+
+    def weights(self, parameters_TP: Tensor) -> Tensors:
+        """The parameters under their names, each (T, *shape): views of them, or in bf16 copies."""
+        if self.precision == "bf16":
+            parameters_TP = parameters_TP.to(torch.bfloat16)
+        return _under_names(parameters_TP, self.architecture.shapes)
+
+    def forward(
+        self,
+        weights: Tensors,
+        images_SBCHW: Tensor,
+        seed_of_T: Tensor,
+        *,
+        training: bool,
+        scale_TBU: Tensor | None = None,
+        buffers_TQ: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (T, B, K) of a stack.
+
+        `images_SBCHW` are normalised; trial t sees the batch `seed_of_T[t]`, an int64 index. `scale_TBU` holds what
+        dropout multiplies each example's units with (0 or 1 / (1 - p)), place by place in the order of
+        `architecture.dropout`; None means none. Training changes `buffers_TQ`, which only networks without any may
+        leave out.
+        """
+        dtype = next(iter(weights.values())).dtype
+        stack = Pass(
+            trials=len(seed_of_T),
+            training=training,
+            activation=ACTIVATIONS[self.activation],
+            precision=self.precision,
+            weights=weights,
+            buffers={} if buffers_TQ is None else self._buffers(buffers_TQ),
+            scales={} if scale_TBU is None else self._scales(scale_TBU.to(dtype)),
+        )
+        logits_TBK = logits(self.architecture, WAYS[self.convolution], stack, images_SBCHW.to(dtype), seed_of_T)
+        return logits_TBK.to(images_SBCHW.dtype)
+
+    def _buffers(self, buffers_TQ: Tensor) -> Tensors:
+        return _under_names(buffers_TQ, {buffer.name: buffer.shape for buffer in self.architecture.buffers})
+
+    def _scales(self, scale_TBU: Tensor) -> Tensors:
+        places = self.architecture.dropout
+        return dict(zip(places, scale_TBU.split([units for _, units in places.values()], dim=-1), strict=True))
+
+    def losses(self, logits_TBK: Tensor, labels_TB: Tensor) -> Tensor:
+        """The loss of each example, (T, B)."""
+        return LOSSES[self.loss](logits_TBK.flatten(0, 1), labels_TB.flatten()).view(labels_TB.shape)
+
+    def loss_and_gradients(
+        self,
+        parameters_TP: Tensor,
+        images_SBCHW: Tensor,
+        labels_SB: Tensor,
+        seed_of_T: Tensor,
+        scale_TBU: Tensor | None = None,
+        buffers_TQ: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`.
+
+        The T losses are summed for the backward pass, so the gradients stay apart: each is as if alone.
+        """
+        leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
+        logits_TBK = self.forward(
+            leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
+        )
+        loss_T = self.losses(logits_TBK, labels_SB[seed_of_T]).mean(dim=1)
+        gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
+        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)
+
+
+def _under_names(row_TX: Tensor, shapes: dict[str, Shape]) -> Tensors:
+    """The parts of rows under their names, each (T, *shape)."""
+    parts = row_TX.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.unflatten(1, shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
