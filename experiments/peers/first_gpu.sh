@@ -37,21 +37,21 @@ part1() {
     rm -f "$out/part1.jsonl"
     step 15 versions python3 -m torch.utils.collect_env
     for name in tf32 bf16 fp32; do
-        step 40 "triton-$name" python3 $peers/candidates.py convolution triton --precision "$name" \
+        step 35 "triton-$name" python3 $peers/candidates.py convolution triton --precision "$name" \
             "${candidate[@]}" "${triton[@]}" "${figures[@]}"
     done
     for name in grouped grouped_channels_last unfolded loop; do
-        step 15 "$name" python3 $peers/candidates.py convolution "$name" "${candidate[@]}" "${figures[@]}"
+        step 25 "$name" python3 $peers/candidates.py convolution "$name" "${candidate[@]}" "${figures[@]}"
     done
     for name in adam adamw sgd; do
-        step 15 "update-$name" python3 $peers/candidates.py update "$name" "${candidate[@]}" "${figures[@]}"
+        step 20 "update-$name" python3 $peers/candidates.py update "$name" "${candidate[@]}" "${figures[@]}"
     done
-    step 45 recorded-step python3 $peers/candidates.py step adam "${candidate[@]}" "${figures[@]}"
+    step 40 recorded-step python3 $peers/candidates.py step adam "${candidate[@]}" "${figures[@]}"
     for name in "${profiled[@]}"; do
-        step 50 "profile-T$name" python3 $peers/profile_step.py --trials "$name" "${profile[@]}" "${figures[@]}"
+        step 45 "profile-T$name" python3 $peers/profile_step.py --trials "$name" "${profile[@]}" "${figures[@]}"
     done
     for name in $(grep --files-with-matches --fixed-strings mark.gpu tests/*.py); do
-        step 60 "$(basename "$name" .py)" "${tests[@]}" -k "not beyond_the_memory" "$name"
+        step 50 "$(basename "$name" .py)" "${tests[@]}" -k "not beyond_the_memory" "$name"
     done
 }
 

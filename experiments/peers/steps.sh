@@ -7,7 +7,7 @@
 # ended with all that it started. FILE.log has the output of all as it comes, FILE-summary.txt a line for each that is
 # over: exit code (124 or 137: ended), seconds, name. run_steps fails if one of them did.
 
-_grace=5  # seconds from asking a step to end to killing it
+_grace=2  # seconds from asking a step to end to killing it
 _seconds=() _names=() _commands=()
 
 step() {
