@@ -99,7 +99,7 @@ class Phase(ABC):
         if not self.job.timing:
             return None
         try:
-            return Timing(self.job, build.configurations(self.job.store), [*self._earlier, self])
+            return Timing(self.job, build.shown(self.job.store), [*self._earlier, self])
         except UserError:  # nothing has finished
             return None
 

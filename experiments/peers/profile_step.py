@@ -21,7 +21,7 @@ import torch
 from candidates import Figures, append
 from torch.profiler import ProfilerActivity, profile
 
-from optbench import bench, engine, step
+from optbench import bench, engine, speed, step
 from optbench.device import make_deterministic
 
 _WIDTH = 90  # of a kernel's name, which has all its template's arguments
@@ -30,7 +30,7 @@ _WIDTH = 90  # of a kernel's name, which has all its template's arguments
 def of_epochs(given: argparse.Namespace, profiler: profile) -> float:
     """Milliseconds for a step of an epoch; the epoch after it is under the profiler, its training alone."""
     stack = bench.stack_of(given.trials, given.batch_size, given.precision)
-    training = bench.on_random_images(stack, given.steps * given.batch_size, 3, given.device)
+    training = speed.on_random_images(stack, given.steps * given.batch_size, 3, given.device)
     _, warm, timed = (next(training)[0]["train_seconds"] for _ in range(3))
     epoch = engine.Training.epoch
 

@@ -19,12 +19,10 @@ def build(store: Store, query: Query | None = None) -> Report:
     return report(load(store, query or Query()))
 
 
-def configurations(store: Store) -> set[str]:
-    """Ids of the configurations in the tables of a folder's report. Raises `UserError` when it would have none."""
-    results = load(store, Query())
-    optimizers, *others = rankings.groups(results)
-    ids = rankings.selected(results, optimizers, results.confirming)
-    return ids.union(*(rankings.selected(results, group) for group in others))
+def shown(store: Store) -> set[str]:
+    """Ids of the configurations in the tables of a folder's report. Raises `UserError` when nothing can be shown."""
+    parts = load(store, Query()).on_each_dataset().values()
+    return set().union(*(rankings.shown(part, by) for part in parts for by in rankings.groups(part)))
 
 
 def report(results: Results) -> Report:
@@ -33,8 +31,8 @@ def report(results: Results) -> Report:
     answers = [_answer(part) for part in parts.values()]
     if len(parts) > 1:
         answers = [_on(dataset, *answer) for dataset, answer in zip(parts, answers, strict=True)]
-    sentences = [sentence for found, _ in answers for sentence in found]
-    tables = [table for _, shown in answers for table in shown]
+    sentences = [sentence for said, _ in answers for sentence in said]
+    tables = [table for _, found in answers for table in found]
     if len(parts) > 1 and "dataset" in results.query.by:
         tables = [rankings.axis(results, _by(results))]
     elif len(parts) > 1 and not results.query.by and (over_all := insights.workloads(results)):
@@ -65,11 +63,11 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
     else:
-        _, *others = rankings.groups(results)
+        _, *others = rankings.groups(results)  # the first are the optimizers
         tables = [
             optimizers,
             rankings.differences(results, optimizers.data),
-            *(rankings.axis(results, group) for group in others),
+            *(rankings.axis(results, columns) for columns in others),
             sensitivity,
             insights.divergence(results),
             targets,
@@ -79,12 +77,11 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
             insights.tuning(results),
             insights.epochs(results, optimizers.data),
         ]
-    shown = [table for table in tables if table is not None]
-    budgets = results.outline.budgets
+    found, budgets = [table for table in tables if table is not None], results.outline.budgets
     if len(set(budgets.values())) > 1:
         unequal = f"The tuning budgets differ: {stats.budgets_in_words(budgets)}."
-        shown = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in shown]
-    return sentences, shown
+        found = [replace(table, caption=f"{table.caption} {unequal}".strip()) for table in found]
+    return sentences, found
 
 
 def _note(results: Results, parts: Sequence[Results]) -> str:
@@ -98,7 +95,7 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
     else:
         text += " The same seeds select and score."
     budgets = parts[0].outline.budgets
-    if len({n for part in parts for n in part.outline.budgets.values()}) == 1:
+    if budgets and len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
     constant = [f"{name} {results.finals[name].iloc[0]}" for name in COMPARED if name not in results.varying]
     constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")

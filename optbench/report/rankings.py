@@ -29,7 +29,7 @@ def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
 
 def optimizers(results: Results) -> Table:
     """The optimizers, each with its selected configuration, from the best to the worst."""
-    table = axis(results, ["optimizer"], results.confirming)
+    table = axis(results, ["optimizer"])
     budgets = results.outline.budgets
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
     data["curve"] = _curves(results, data)
@@ -105,12 +105,17 @@ def groups(results: Results) -> list[list[str]]:
     return [["optimizer"], *axes, *(["optimizer", name] for name in results.listed)]
 
 
-def selected(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> set[str]:
-    """Ids of the configurations that the table `axis` of the same arguments shows."""
-    return set(stats.chosen(_ranked(results, by), by, results.metric, confirming))
+def shown(results: Results, by: Sequence[str]) -> set[str]:
+    """Ids of the configurations in the table `axis` by these columns."""
+    return set(stats.chosen(_selecting(results, by), by, results.metric, _confirming(results, by)))
 
 
-def _ranked(results: Results, by: Sequence[str]) -> pd.DataFrame:
+def _confirming(results: Results, by: Sequence[str]) -> pd.DataFrame | None:
+    """The trials on fresh seeds, which score optimizers as a whole."""
+    return results.confirming if list(by) == ["optimizer"] else None
+
+
+def _selecting(results: Results, by: Sequence[str]) -> pd.DataFrame:
     """The tuning trials that a ranking by these columns selects from."""
     finals, axis = results.tuning, by[-1]
     for name in by:
@@ -122,10 +127,10 @@ def _ranked(results: Results, by: Sequence[str]) -> pd.DataFrame:
     return finals
 
 
-def axis(results: Results, by: Sequence[str], confirming: pd.DataFrame | None = None) -> Table:
+def axis(results: Results, by: Sequence[str]) -> Table:
     """A table with a row for each combination of the columns `by`: the best configuration of all else."""
-    by, axis = list(by), by[-1]
-    data = stats.compare(_ranked(results, by), by, results.metric, confirming, results.score, results.timed)
+    by, axis, finals, confirming = list(by), by[-1], _selecting(results, by), _confirming(results, by)
+    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed)
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]

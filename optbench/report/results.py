@@ -96,7 +96,7 @@ class Results:
         confirming = finals[finals["phase"] == "confirm"]
         return replace(
             self,
-            outline=replace(self.outline, budgets=configurations(tuning)),
+            outline=replace(self.outline, budgets=_configurations(tuning)),
             rows=rows,
             finals=finals,
             tuning=tuning,
@@ -196,7 +196,7 @@ def load(store: Store, query: Query) -> Results:
     )
 
 
-def configurations(finals: pd.DataFrame) -> dict[str, int]:
+def _configurations(finals: pd.DataFrame) -> dict[str, int]:
     """How many configurations of each optimizer there are."""
     counts = finals.groupby("optimizer")["configuration_id"].nunique()
     return {str(label): int(n) for label, n in counts.items()}
