@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -512,3 +513,40 @@ def test_only_the_best_curves_are_shown_of_many(tmp_path):
     curves = build.build(store).tables[-1]
     assert [column.name for column in curves.columns] == ["epoch", *(f"o{i}" for i in range(13, 3, -1))]
     assert curves.caption.endswith("The 10 best of 14 optimizers.")
+
+
+def in_tables(report):
+    """Ids of the configurations that a report's tables have rows of."""
+    columns = [table.data["configuration_id"] for table in report.tables if "configuration_id" in table.data]
+    return {i for column in columns for i in column.dropna() if i}
+
+
+@pytest.mark.parametrize("name", ["known-optimizers", "models", "recipe"])
+def test_what_tables_show_is_known_without_them(name):
+    store = Store(Path(__file__).parent.parent / "results" / name)
+    assert build.shown(store) == in_tables(build.build(store)) != set()
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (SWEEP, lambda trial: "finished"),
+        (SWEEP, lambda trial: "diverged"),
+        (SWEEP.replace("digits", "[digits, mnist]"), lambda trial: "finished"),
+        (SEARCHED, lambda trial: "stopped" if trial.hyperparameters.lr < 0.25 else "finished"),
+    ],
+    ids=["grid", "diverged", "two datasets", "halved"],
+)
+def test_what_tables_of_made_up_results_show_is_known_without_them(tmp_path, text, status):
+    store = fill(tmp_path, text, by_lr, status)
+    assert build.shown(store) == in_tables(build.build(store)) != set()
+
+
+def test_rows_alone_make_a_report(store, report, tmp_path):
+    """Who has nothing but the parts of a folder gets the same tables: an outline is made up of the rows."""
+    (folder := tmp_path / "everything").mkdir()
+    for path in store.parts():
+        shutil.copy(path, folder)
+    alone = build.build(Store(folder))
+    assert formats.to_json(alone) == formats.to_json(report)
+    assert status.status(Store(folder)).data.equals(status.status(store).data)
