@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 _REPEATS = 7
 _LARGEST_ERROR = 0.2  # of gradients, relative; bf16 and turned relus make up to half of it
-_SECONDS = 300.0  # for one candidate: the start of a process and of CUDA, compiling, warming up
+_SECONDS = 120.0  # for one candidate: the start of a process and of CUDA, compiling, warming up
 # What failed may work once a compiler is installed, or another program has given its memory back: it is tried again.
 _FAILURES_HOLD_SECONDS = 24 * 3600.0
 

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from optbench import __version__, engine, execution
 from optbench.datasets import DATASETS
-from optbench.device import allow_tf32, clock, device_name, make_deterministic, precision_on
+from optbench.device import allow_tf32, clock, device_name, is_out_of_memory, make_deterministic, precision_on
 from optbench.errors import ArgumentError, UserError
 from optbench.networks import architecture
 from optbench.spec import parse
@@ -475,7 +475,9 @@ def measure(request: Request, say: Callable[[str], None]) -> Generator[Benchmark
                     name = f"{n or 'loop'} × {batch_size}"
                     say(f"{name}, repeat {len(values)}/{request.repeats}: {throughput:,.0f} images × trials per second")
                     yield so_far()
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(_OUT_OF_MEMORY) from None
     yield so_far(is_complete=True)
 
