@@ -39,7 +39,7 @@ class Axis:
     and in an optimizer's block; the others are what a sweep file is made of.
     columns: those of the rows that hold it.
     title: of the table that compares its values in a report; empty: they are not compared.
-    is_shared: all trials of a stack have the same value.
+    is_per_trial: trials that train together may differ in it; else stacks are cut by it.
     is_workload: with another value it is another task, on which optimizers may rank differently.
     is_resolved: the device has the last word, and the rows have what it was.
     is_always_hashed: it is in ids also where it has its default; else a new axis would change the ids of older trials.
@@ -51,7 +51,7 @@ class Axis:
     default: Any
     columns: tuple[Column, ...]
     title: str = ""
-    is_shared: bool = False
+    is_per_trial: bool = False
     is_workload: bool = False
     is_resolved: bool = False
     is_always_hashed: bool = False
@@ -97,11 +97,12 @@ class Axes:
     dataset: Dataset = axis(
         Column("dataset", "string", "digits, mnist or fashion_mnist"),
         title="Datasets",
-        is_shared=True,
         is_workload=True,
     )
-    epochs: Epochs = axis(Column("epochs", "int32", "how many epochs the trial trains"), is_shared=True)
-    optimizer: str = axis(Column("optimizer", "string", "label in the sweep file"), title="Optimizers")
+    epochs: Epochs = axis(Column("epochs", "int32", "how many epochs the trial trains"))
+    optimizer: str = axis(
+        Column("optimizer", "string", "label in the sweep file"), title="Optimizers", is_per_trial=True
+    )
     hyperparameters: Hyperparameters = axis(
         Column("algorithm", "string", "optimizer behind the label", lambda given: given.algorithm),
         Column("lr", "float64", "base learning rate", lambda given: given.lr),
@@ -111,12 +112,14 @@ class Axes:
             "the optimizer's other hyperparameters, JSON",
             lambda given: json.dumps(given.model_dump(exclude={"lr"}), sort_keys=True),
         ),
+        is_per_trial=True,
         hashed=lambda given: given.model_dump(exclude_defaults=True),
     )
     schedule: Schedule = axis(
         Column("schedule", "string", "learning-rate schedule with what differs from its defaults", str),
         default=SCHEDULES["constant"](name="constant"),
         title="Learning-rate schedules",
+        is_per_trial=True,
         is_always_hashed=True,
         hashed=lambda given: [given.name, given.model_dump(exclude_defaults=True)],
     )
@@ -124,7 +127,6 @@ class Axes:
         Column("batch_size", "int32", "images per step"),
         default=64,
         title="Batch sizes and training time",
-        is_shared=True,
         is_workload=True,
         is_always_hashed=True,
     )
@@ -150,37 +152,34 @@ class Axes:
         ),
         default=(0.1, 0.25),
         title="Dropout rates",
+        is_per_trial=True,
         is_always_hashed=True,
     )
     model: Literal[tuple(NETWORKS)] = axis(  # type: ignore[valid-type]
         Column("model", "string", ", ".join(NETWORKS)),
         default="cnn",
         title="Model accuracy comparison",
-        is_shared=True,
         is_workload=True,
     )
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = axis(
         Column("activation", "string", "relu, leaky_relu, tanh or sigmoid"),
         default="relu",
         title="Activation functions",
-        is_shared=True,
         is_workload=True,
     )
     loss: Literal["cross_entropy", "mse", "bce"] = axis(
         Column("loss", "string", "cross_entropy, mse or bce"),
         default="cross_entropy",
         title="Loss functions",
-        is_shared=True,
         is_workload=True,
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = axis(
         Column("precision", "string", "fp32, tf32 or bf16"),
         default="auto",
         title="Precision",
-        is_shared=True,
         is_resolved=True,
     )
-    seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"))
+    seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
 
 
 _KINDS = get_type_hints(Axes, include_extras=True)

@@ -20,7 +20,7 @@ from optbench.trials import Trial
 
 _ORDER = list(OPTIMIZERS)
 # The axes of which all trials of a stack have the same value.
-SHARED = tuple(axis.name for axis in AXES.values() if axis.is_shared)
+SHARED = tuple(axis.name for axis in AXES.values() if not axis.is_per_trial)
 
 
 @dataclass(frozen=True, eq=False)
