@@ -15,7 +15,8 @@ import optbench
 from optbench.axes import AXES, COMPARED, PARAMETERS
 from optbench.datasets import DATASETS
 from optbench.errors import UserError
-from optbench.run import execute, make_plan
+from optbench.job import Job
+from optbench.run import events
 from optbench.spec import load, parse, to_yaml
 from optbench.stacks import plan
 from optbench.store import COLUMNS, Outline, Store
@@ -101,7 +102,7 @@ def gripped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gripped")
     for name, text in {"old.yaml": SWEEP, "new.yaml": GRIPPED, "own.py": OWN}.items():
         (folder / name).write_text(text)
-    list(execute(make_plan(load(folder / "old.yaml"), folder / "results", "cpu", 1, None), None))
+    list(events(Job(load(folder / "old.yaml"), Store(folder / "results" / "old"), "cpu", workers=1)))
     with_row(
         "axes.py",
         LAST,
