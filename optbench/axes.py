@@ -156,7 +156,7 @@ class Axes:
         is_always_hashed=True,
     )
     model: Literal[tuple(NETWORKS)] = axis(  # type: ignore[valid-type]
-        Column("model", "string", ", ".join(NETWORKS)),
+        Column("model", "string", "name of the network"),
         default="cnn",
         title="Model accuracy comparison",
         is_workload=True,

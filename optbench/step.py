@@ -125,7 +125,7 @@ class Steps:
         self._step_of_chunk.add_(1)
 
     def _again(self, t: int) -> tuple[Tensor, Tensor]:
-        """Loss and gradient of trial `t` at its present weights, on the last batch."""
+        """Loss and gradient of trial `t` at its present weights, on the last batch. Buffers change, as in torch."""
         images_SBCHW, labels_SB, scale_TBU = self._batch
         row = slice(t, t + 1)
         with torch.enable_grad():  # optimizers step without

@@ -104,6 +104,21 @@ def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precisi
         assert error < TOLERANCE[precision]
 
 
+@pytest.mark.parametrize("convolution", ["grouped", "grouped_channels_last", "unfolded"])
+@pytest.mark.parametrize("name", ["lenet5", "2c2d", "made up"])
+def test_other_networks_too_have_the_gradients_and_buffers_of_float64(name, convolution, random_batch, made_up):
+    exact, network = Network(name), Network(name, convolution=convolution)
+    parameters_TP, buffers_TQ = exact.initialize([1, 2, 3], "cpu", torch.float64), network.buffers(3, "cuda")
+    batch, seed_of_T = random_batch(2, 64, torch.float64), torch.tensor([0, 1, 1])
+    exact_TQ = exact.buffers(3, "cpu", torch.float64)
+    _, expected_TP = exact.loss_and_gradients(parameters_TP, batch.images, batch.labels, seed_of_T, None, exact_TQ)
+    on_gpu = parameters_TP.float(), batch.images.float(), batch.labels, seed_of_T
+    _, gradients_TP = network.loss_and_gradients(*(x.cuda() for x in on_gpu), None, buffers_TQ)
+    torch.testing.assert_close(buffers_TQ.cpu().double(), exact_TQ, rtol=1e-4, atol=1e-5)
+    errors_T = torch.linalg.norm(gradients_TP.cpu().double() - expected_TP, dim=1)
+    assert (errors_T < 1e-2 * torch.linalg.norm(expected_TP, dim=1)).all()
+
+
 def test_a_stack_beyond_the_memory_goes_on_in_halves(mixed, tiny):
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import optbench
 from optbench import networks
 from optbench.errors import UserError
 from optbench.networks import NETWORKS
@@ -65,8 +67,10 @@ def buffers_of(network, buffers_Q):
     return dict(zip(shapes, buffers_Q.split([*map(math.prod, shapes.values())]), strict=True))
 
 
-def test_every_network_and_activation_has_its_module():
+def test_every_network_and_activation_has_its_module_and_every_network_its_place_in_the_docs():
     assert [*NETWORKS] == NAMES
+    text = (Path(optbench.__file__).parent.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    assert {name for name in NAMES if f"\n- `{name}`" in text} == {*NAMES} - {"made up"}
     assert FUNCTIONS.keys() == ACTIVATIONS.keys()
 
 

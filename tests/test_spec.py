@@ -304,7 +304,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
         (
             "  batch_size:",
             "  model: cnnn\n  batch_size:",
-            ["8:10: must be 'cnn', 'mlp', 'rnn', 'softmax', 'lenet5' or '2c2d', not the te"],
+            [f"8:10: must be {', '.join(map(repr, [*NETWORKS][:-1]))} or '{[*NETWORKS][-1]}', not the te"],
         ),
         ("[1e-3, 0.1]", "[1e-3, -1]", ["12:20: must be greater than or equal to 0, not -1"]),
         ("[1e-3, 0.1]", "[1e-3, .nan]", ["12:20: must be a finite number"]),
