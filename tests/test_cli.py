@@ -438,7 +438,8 @@ def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_tra
 def test_a_precision_that_the_device_has_not_got_is_refused_before_anything_trains(tmp_path):
     (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\nparameters: {precision: tf32}\noptimizers: {sgd: }")
     _, err = optbench_("run", "s.yaml", "--device", "cpu", cwd=tmp_path, code=2)
-    assert err == "optbench: precision tf32 needs a CUDA device; on a CPU: fp32 or bf16\n"
+    needs = "precision tf32 needs an NVIDIA GPU of compute capability 8.0 or newer; on a CPU: fp32 or bf16"
+    assert err == f"optbench: {needs}\n"
     assert not (tmp_path / "results").exists()
 
 
