@@ -28,15 +28,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optbench import __version__, engine, execution
-from optbench.datasets import DATASETS
-from optbench.device import allow_tf32, clock, device_name, is_out_of_memory, make_deterministic, precision_on
+from optbench import __version__, execution
+from optbench.data.datasets import DATASETS
 from optbench.errors import ArgumentError, UserError
+from optbench.machine.device import allow_tf32, clock, device_name, is_out_of_memory, make_deterministic, precision_on
 from optbench.networks import architecture
-from optbench.spec import parse
-from optbench.speed import LEARNING_RATE, on_random_images, seconds_per_image
-from optbench.stacks import Stack
-from optbench.trials import expand
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import Stack
+from optbench.sweep.trials import expand
+from optbench.training import engine
+from optbench.training.speed import LEARNING_RATE, on_random_images, seconds_per_image
 
 JSON_VERSION = 1
 # How many trials a stack has, where nothing else is asked for.
@@ -295,8 +296,8 @@ class _Meter:
     def copy_rate(self, size: int, seconds: float) -> float:
         """Bytes per second, read and written, of copies of a tensor of `size` bytes."""
         source = torch.empty(size // 8, dtype=torch.int64, device=self._device).random_()
-        target = torch.empty_like(source)
-        return self._rate(lambda: target.copy_(source), 2 * size, seconds)
+        copy = torch.empty_like(source)
+        return self._rate(lambda: copy.copy_(source), 2 * size, seconds)
 
     def matmul_rate(self, side: int, seconds: float) -> float:
         """Operations per second of products of two matrices, side × side."""

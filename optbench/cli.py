@@ -20,7 +20,7 @@ from optbench.errors import ArgumentError, PerformanceWarning, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from optbench.store import Store
+    from optbench.results.store import Store
 
 OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 _MANY_RUNS = 100
@@ -163,14 +163,14 @@ def run(
     ] = False,
 ) -> None:
     """Train every trial of a sweep that is not there yet. Run it again to resume."""
-    from optbench import spec
+    from optbench.sweep import spec
 
-    parsed = spec.load(sweep, settings or [])
+    parsed = spec.read(sweep, settings or [])
     console = _console(stderr=not dry_run)
     with _waiting(console, "planning …"):
-        from optbench import run, screen
-        from optbench.job import Job
-        from optbench.store import Store
+        from optbench.results.store import Store
+        from optbench.runs import run, screen
+        from optbench.runs.job import Job
 
         store = Store(output / parsed.name)
         job = Job(parsed, store, device, workers, stack_size, data_dir, timing)
@@ -253,8 +253,8 @@ def report(
     console = _console(stderr=True)
     with _waiting(console, "computing …"):
         from optbench.report import build, formats, query
-        from optbench.report.results import load
-        from optbench.store import Store, newest
+        from optbench.report.results import prepare
+        from optbench.results.store import Store, newest
 
         asked = query.Query(
             by=tuple(name.strip() for names in by or [] for name in names.split(",")),
@@ -264,7 +264,7 @@ def report(
             target=query.parse_target(target) if target else None,
             seconds=seconds,
         )
-        loaded = load(Store(results or newest(Path("results"))), asked)
+        loaded = prepare(Store(results or newest(Path("results"))), asked)
         built = build.report(loaded)
     name = format.value if format else formats.by_ending(output)
     if name == "figures":
@@ -321,14 +321,14 @@ def compare(
 ) -> None:
     """What changed between two results of the same trials, by how much, and how sure that is."""
     from optbench.report import comparison, formats
-    from optbench.store import Store
+    from optbench.results.store import Store
 
     conditions = [comparison.condition(text) for text in fail_if or []]
     columns = list(dict.fromkeys(name.strip() for name in by.split(",")))
     name = format.value if format else formats.by_ending(output)
     if name not in formats.FORMATS:
         raise UserError(f"{output}: only a report has a page; a comparison is .md, .tex, .csv, .json or a table")
-    built = comparison.build(Store(a), Store(b), columns)
+    built = comparison.compare(Store(a), Store(b), columns)
     if output is not None:
         _write(output, formats.FORMATS[name](built), name)
     elif name == "table":
@@ -358,31 +358,31 @@ def export(
 ) -> None:
     """Write a sweep's rows for other tools. Once more writes the same anew: nothing doubles."""
     from optbench import export
-    from optbench.store import Store, newest
+    from optbench.results.store import Store, newest
 
-    exported = export.load(Store(results or newest(Path("results"))))
+    exported = export.gather(Store(results or newest(Path("results"))))
     if to is Tool.csv:
         path = output or Path(f"{exported.name}.csv")
         export.csv(exported, None if path == Path("-") else path)
         if path != Path("-"):
             print(f"wrote {path} (csv)", file=sys.stderr)
         return
-    target = export.TOOLS[to.value](exported, output)
+    destination = export.TOOLS[to.value](exported, output)
     console, total, done = _console(stderr=True), len(exported), 0
     try:
         with _one_line(console) as say:
-            for done, _ in enumerate(target.runs, 1):
+            for done, _ in enumerate(destination.runs, 1):
                 # In a terminal one line; elsewhere ten lines, or none where there are few runs.
                 if console.is_terminal or (total >= _MANY_RUNS and done % (total // 10) == 0):
                     say(f"{done}/{total} runs")
     except KeyboardInterrupt:
-        print(f"interrupted: {done}/{total} runs are in {target.where}; run again for all", file=sys.stderr)
+        print(f"interrupted: {done}/{total} runs are in {destination.where}; run again for all", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
-        raise UserError(f"{target.where}: cannot be written: {error.strerror or error}") from None
-    print(f"wrote {total} run{'s' * (total != 1)} to {target.where} ({to.value})", file=sys.stderr)
-    if target.hint:
-        print(f"next: {target.hint}", file=sys.stderr)
+        raise UserError(f"{destination.where}: cannot be written: {error.strerror or error}") from None
+    print(f"wrote {total} run{'s' * (total != 1)} to {destination.where} ({to.value})", file=sys.stderr)
+    if destination.hint:
+        print(f"next: {destination.hint}", file=sys.stderr)
 
 
 @app.command()
@@ -392,7 +392,7 @@ def status(
     """How far a sweep is, also while it runs."""
     from optbench.report import formats
     from optbench.report.status import status as count
-    from optbench.store import Store, newest
+    from optbench.results.store import Store, newest
 
     formats.print_table(count(Store(results or newest(Path("results")))), _console())
 
@@ -402,7 +402,7 @@ def compact(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
 ) -> None:
     """Merge the many parquet files of a sweep into few, without a change to any row; 'run' does so at its end."""
-    from optbench.store import Store, newest
+    from optbench.results.store import Store, newest
 
     store = Store(results or newest(Path("results")))
     store.rows(["epoch"])  # that there are results, and all of them can be read
@@ -421,15 +421,15 @@ def list_(
     plot: Annotated[bool, typer.Option("--plot", help="Draw each schedule's learning rate.")] = False,
 ) -> None:
     """The optimizers, networks, schedules or datasets that a sweep file may name."""
-    from optbench.report import curves, formats, listings
+    from optbench.report import catalogue, formats
 
     if plot and what is not What.schedules:
         raise UserError("--plot draws schedules: optbench list schedules --plot")
     if plot:
-        curves.plot_schedules(_console())
+        catalogue.plot_schedules(_console())
         return
     console = _console()
-    for i, table in enumerate(listings.LISTINGS[what.value]()):
+    for i, table in enumerate(catalogue.CATALOGUE[what.value]()):
         if i > 0:
             console.print()
         formats.print_table(table, console)
@@ -451,14 +451,14 @@ def check_optimizer(
     ] = None,
 ) -> None:
     """Whether an optimizer works here: it steps, learns, repeats itself and survives a checkpoint; what it costs."""
-    from optbench import check
-    from optbench.report import listings
+    from optbench.report import checks
+    from optbench.training import check
 
     console = _console()
     trial = check.trial_of(optimizer, settings or [], Path())
     with _waiting(console, "training …"):
         findings = check.check(trial)
-    listings.print_findings(trial.hyperparameters, findings, console)
+    checks.print_findings(trial.hyperparameters, findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(TRIAL_FAILED)
 
@@ -493,9 +493,10 @@ def bench(
 
     console = _console(stderr=True)
     with _waiting(console, "starting …"):
-        from optbench import bench, execution, screen
-        from optbench.device import resolve_device
-        from optbench.report import formats, listings
+        from optbench import bench, execution
+        from optbench.machine.device import resolve_device
+        from optbench.report import checks, formats
+        from optbench.runs import screen
 
     where = resolve_device(device)
     counts = stacked or (bench.TRIALS_CPU if where == "cpu" else bench.TRIALS)
@@ -505,7 +506,7 @@ def bench(
 
     def text(benchmark: bench.Benchmark) -> str:
         if name == "table":
-            return formats.plain_table(listings.throughput(benchmark))
+            return formats.plain_table(checks.throughput(benchmark))
         return f"{json.dumps(benchmark.content(), indent=1, ensure_ascii=False)}\n"
 
     try:
@@ -523,7 +524,7 @@ def bench(
     elif name == "json":
         sys.stdout.write(text(benchmark))
     else:
-        formats.print_table(listings.throughput(benchmark), _console())
+        formats.print_table(checks.throughput(benchmark), _console())
 
 
 def _replace(path: Path, text: str) -> None:
@@ -574,7 +575,7 @@ def init(
     """Write a commented sweep file to start from."""
     from importlib import resources
 
-    text = (resources.files("optbench") / "data" / "starter.yaml").read_text(encoding="utf-8")
+    text = (resources.files("optbench.sweep") / "starter.yaml").read_text(encoding="utf-8")
     try:
         with path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(text)

@@ -27,10 +27,10 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.axes import AXES, COMPARED
 from optbench.errors import UserError
+from optbench.results.store import COLUMNS, Store
 from optbench.scores import Score
-from optbench.store import COLUMNS, Store
+from optbench.sweep.axes import AXES, COMPARED
 
 # What is logged after each epoch, 0 among them, under the names of the columns; `scheduled_lr` is its last step's.
 SCORES = tuple(name for name, *_ in COLUMNS if name in Score.__members__)
@@ -112,7 +112,7 @@ class Exported:
             yield _run(list(of_trial), names[trial_id])
 
 
-def load(store: Store) -> Exported:
+def gather(store: Store) -> Exported:
     """The rows of the sweep that ran last in the folder. Raises `UserError` where there are none."""
     rows, outline = store.rows(), store.outline()
     order = {trial_id: i for i, trial_id in enumerate(outline.ids)}
@@ -151,7 +151,7 @@ def _run(rows: list[Any], name: str) -> Run:
 
 
 @dataclass(frozen=True)
-class Target:
+class Destination:
     """An export under way: `runs` yields each run when it is written; `where` they are, and what shows them there."""
 
     runs: Iterator[Run]
@@ -202,13 +202,13 @@ def csv(exported: Exported, path: Path | None) -> None:
 # ---------------------------------------------------------------- TensorBoard
 
 
-def tensorboard(exported: Exported, output: Path | None) -> Target:
+def tensorboard(exported: Exported, output: Path | None) -> Destination:
     """A folder for each run below `output`, or runs/<sweep>: the metrics by epoch, and the parameters as hparams.
 
     Wall time advances by the seconds of training, so that the axis "relative" shows these.
     """
     folder = output or Path("runs") / exported.name
-    return Target(_tensorboard(exported, folder), str(folder), f"tensorboard --logdir {folder}")
+    return Destination(_tensorboard(exported, folder), str(folder), f"tensorboard --logdir {folder}")
 
 
 def _tensorboard(exported: Exported, folder: Path) -> Iterator[Run]:
@@ -260,12 +260,12 @@ def _tensorboard(exported: Exported, folder: Path) -> Iterator[Run]:
 # ---------------------------------------------------------------- Weights & Biases
 
 
-def wandb(exported: Exported, output: Path | None) -> Target:
+def wandb(exported: Exported, output: Path | None) -> Destination:
     """A run for each trial in wandb/ below `output`, $WANDB_DIR or the current folder; offline without WANDB_MODE."""
     folder = output or Path(os.environ.get("WANDB_DIR", "."))
     mode = os.environ.get("WANDB_MODE", "offline")
     hint = f"wandb sync {folder / 'wandb'}/offline-run-*" if mode in _OFFLINE else ""
-    return Target(_wandb(exported, folder, mode), str(folder / "wandb"), hint)
+    return Destination(_wandb(exported, folder, mode), str(folder / "wandb"), hint)
 
 
 def _wandb(exported: Exported, folder: Path, mode: str) -> Iterator[Run]:
@@ -316,7 +316,7 @@ _TRIAL, _DIGEST = "optbench.trial_id", "optbench.digest"
 _MLFLOW_STATUS = {"failed": "FAILED", "running": "RUNNING"}  # what diverged or was stopped is finished
 
 
-def mlflow(exported: Exported, output: Path | None) -> Target:
+def mlflow(exported: Exported, output: Path | None) -> Destination:
     """A run for each trial in the experiment of the sweep's name; a run that is there as it would be written stays.
 
     Without `output` to MLFLOW_TRACKING_URI, or to the current folder: in mlflow.db where sqlalchemy is installed, as
@@ -324,13 +324,13 @@ def mlflow(exported: Exported, output: Path | None) -> Target:
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "") if output is None else ""
     if uri:
-        return Target(_mlflow(exported, uri), uri)
+        return Destination(_mlflow(exported, uri), uri)
     folder = (output or Path()).absolute()
     if importlib.util.find_spec("sqlalchemy"):
         path, uri, allow = folder / "mlflow.db", f"sqlite:///{folder / 'mlflow.db'}", ""
     else:
         path, uri, allow = folder / "mlruns", (folder / "mlruns").as_uri(), "MLFLOW_ALLOW_FILE_STORE=true "
-    return Target(_mlflow(exported, uri, folder), str(path), f"{allow}mlflow ui --backend-store-uri {uri}")
+    return Destination(_mlflow(exported, uri, folder), str(path), f"{allow}mlflow ui --backend-store-uri {uri}")
 
 
 def _mlflow(exported: Exported, uri: str, folder: Path | None = None) -> Iterator[Run]:
@@ -402,7 +402,7 @@ def _old_runs(client: Any, experiment: str) -> dict[str, Any]:
             return found
 
 
-TOOLS: dict[str, Callable[[Exported, Path | None], Target]] = {
+TOOLS: dict[str, Callable[[Exported, Path | None], Destination]] = {
     "tensorboard": tensorboard,
     "wandb": wandb,
     "mlflow": mlflow,

@@ -15,8 +15,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-from optbench.kernels import updates
 from optbench.networks.network import Network
+from optbench.training import update_kernels as updates
 
 
 class AbsentGPU:

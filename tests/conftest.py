@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from optbench.datasets import DATASETS, Dataset, Split, load
+from optbench.data.datasets import DATASETS, Dataset, Split, load
 from optbench.networks import NETWORKS
-from optbench.spec import parse
-from optbench.trials import Trial, expand
+from optbench.sweep.spec import parse
+from optbench.sweep.trials import Trial, expand
 from tests.modules import made_up as made_up_layers
 
 torch.set_num_threads(1)

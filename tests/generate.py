@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optbench.results.store import SCHEMA, Outline, Store
 from optbench.scores import Score
-from optbench.store import SCHEMA, Outline, Store
 
 # label: algorithm, best lr, and its hyperparameters beside lr
 OPTIMIZERS: dict[str, tuple[str, float, dict[str, Any]]] = {

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from optbench import engine
 from optbench.optimizers import OPTIMIZERS
-from optbench.optimizers.adapter import LeafOptimizer
-from optbench.optimizers.lookup import find
-from optbench.optimizers.stacked import StackedOptimizer
-from optbench.stacks import Stack
+from optbench.sweep.lookup import find
+from optbench.sweep.stacks import Stack
+from optbench.training import engine
+from optbench.training.adapter import LeafOptimizer
+from optbench.training.stacked import StackedOptimizer
 
 SHAPES = [(3, 2, 2), (3,), (4, 12), (4,)]
 PARAMETERS = sum(torch.Size(shape).numel() for shape in SHAPES)
@@ -243,8 +243,8 @@ def folder(tmp_path_factory):
 
 
 def trials_in(folder, text, epochs=2):
-    from optbench.spec import parse
-    from optbench.trials import expand
+    from optbench.sweep.spec import parse
+    from optbench.sweep.trials import expand
 
     return expand(
         parse(

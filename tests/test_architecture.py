@@ -1,6 +1,7 @@
 """Imports point only backwards along the line that the data walks, and --help stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,102 +9,41 @@ from pathlib import Path
 import optbench
 
 ROOT = Path(optbench.__file__).parent
-# A module may import those above it. The registries stand before `spec`, which checks a sweep file against them.
-LINE = [
-    "errors",
-    "scores",
-    "bounds",
-    "isolation",
-    "device",
-    "randomness",
-    "datasets",
-    "document",
-    "schedules",
-    "search",
-    "wording",
-    "hyperparameters",
-    "networks.initial",
-    "networks.layers",
-    "networks.architecture",
-    "networks.cnn",
-    "networks.deepobs_2c2d",
-    "networks.lenet5",
-    "networks.mlp",
-    "networks.rnn",
-    "networks.softmax",
-    "networks",
-    "axes",
-    "optimizers",
-    "optimizers.library",
-    "optimizers.foreign",
-    "optimizers.lookup",
-    "optimizers.adapter",
-    "optimizers.rules",
-    "kernels",
-    "kernels.updates",
-    "optimizers.stacked",
-    "kernels.trunk",
-    "networks.activations",
-    "networks.losses",
-    "networks.functions",
-    "networks.convolution",
-    "networks.forward",
-    "networks.network",
-    "blocks",
-    "spec",
-    "trials",
-    "stacks",
-    "step",
-    "autotune",
-    "engine",
-    "check",
-    "execution.event",
-    "execution.in_process",
-    "execution.workers",
-    "execution.processes",
-    "execution",
-    "speed",
-    "bench",
-    "fit",
-    "parts",
-    "store",
-    "stats.finals",
-    "stats.intervals",
-    "stats.ranking",
-    "stats.selection",
-    "stats.tuning",
-    "stats.importance",
-    "stats.targets",
-    "stats.workloads",
-    "stats.pairing",
-    "stats",
-    "halving",
-    "report",
-    "report.tables",
-    "report.curves",
-    "report.formats",
-    "report.query",
-    "report.results",
-    "report.findings",
-    "report.rankings",
-    "report.insights",
-    "report.build",
-    "report.plots",
-    "report.html",
-    "report.figures",
-    "report.status",
-    "report.comparison",
-    "report.listings",
-    "job",
-    "phases",
-    "run",
-    "estimate",
-    "progress",
-    "screen",
-    "export",
-    "cli",
-    "__main__",
-]
+# A package may import those above it, and a module those above it in its package. What a sweep file may name stands
+# before `sweep`, which checks a file against it.
+LINE = {
+    "errors": [],
+    "wording": [],
+    "scores": [],
+    "machine": ["device", "isolation", "randomness", "launch"],
+    "data": ["datasets"],
+    "optimizers": ["bounds", "hyperparameters", "schedules", "", "library", "foreign"],
+    "networks": [
+        *("initial", "layers", "architecture", "cnn", "deepobs_2c2d", "lenet5", "mlp", "rnn", "softmax", ""),
+        *("activations", "losses", "functions", "convolution", "trunk_kernels", "forward", "network"),
+    ],
+    "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks"],
+    "training": [
+        *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "speed", "fit"),
+    ],
+    "execution": ["event", "in_process", "workers", "processes", ""],
+    "bench": [],
+    "results": ["parts", "store"],
+    "stats": [
+        *("finals", "intervals", "ranking", "selection", "tuning", "importance", "targets", "workloads", "pairing", ""),
+    ],
+    "report": [
+        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "explanations", "build"),
+        *("plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
+    ],
+    "runs": ["job", "halving", "phases", "run", "estimate", "progress", "screen"],
+    "export": [],
+    "cli": [],
+    "__main__": [],
+}
+ORDER = [f"{package}.{name}".strip(".") for package, names in LINE.items() for name in names or [""]]
+# Packages whose `__init__` only says what they are for.
+BARE = {package for package, names in LINE.items() if names and "" not in names}
 
 
 def modules():
@@ -120,18 +60,33 @@ def imported(tree):
             base = node.module.partition(".")[2]
             for alias in node.names:
                 inner = f"{base}.{alias.name}".strip(".")
-                yield inner if inner in LINE else base
+                yield inner if inner in ORDER or inner in BARE else base
         elif isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("optbench."))
 
 
-def test_imports_point_backwards():
+def test_imports_point_backwards_among_packages_and_inside_them():
     names = dict(modules())
-    assert set(names) == set(LINE)
+    assert set(names) == {*ORDER, *BARE}
     for name, tree in names.items():
-        for other in imported(tree):
-            if other:
-                assert LINE.index(other) < LINE.index(name), f"{name} imports {other}"
+        if name in BARE:
+            assert all(isinstance(node, ast.Expr) for node in tree.body), f"{name}/__init__.py is more than a docstring"
+            continue
+        for other in filter(None, imported(tree)):
+            assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+
+
+def test_the_map_for_contributors_names_every_module():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^\| `(\w+)(?:/|\.py)` \| (.*) \|$", text, flags=re.MULTILINE))
+    assert [name for name in sections if name in LINE] == [name for name in LINE if name != "__main__"]
+    for package, names in LINE.items():
+        for name in filter(None, names):
+            assert f"`{name}.py`" in sections[package], f"{package}/{name}.py is not on the map"
+    files = {f"{name}.py" for names in LINE.values() for name in names if name}
+    for package, says in sections.items():
+        named = set(re.findall(r"`(\w+\.py)`", says))
+        assert named <= files | {"__init__.py"}, f"{package}: the map names files that are not there"
 
 
 def test_every_public_function_and_class_has_a_docstring():
@@ -142,9 +97,21 @@ def test_every_public_function_and_class_has_a_docstring():
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
-        and name not in ("cli", "optimizers", "optimizers.rules", "report.listings", "report.formats")
+        and name not in ("cli", "optimizers", "training.rules", "report.catalogue", "report.formats")
     ]
     assert bare == []
+
+
+def test_what_sweep_files_are_checked_against_is_known_without_torch():
+    names = [
+        name for name in ORDER if name.split(".")[0] in ("errors", "wording", "scores", "data", "optimizers", "sweep")
+    ]
+    names += [f"networks.{name}" for name in LINE["networks"][: LINE["networks"].index("")]]
+    script = "import importlib, sys\n[importlib.import_module(f'optbench.{name}') for name in sys.argv[1:]]\n"
+    script += "sys.exit('torch is imported' if 'torch' in sys.modules else 0)"
+    names.remove("optimizers.foreign")
+    done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_and_broken_files_answer_without_torch_or_pandas(tmp_path):

@@ -8,13 +8,14 @@ import time
 import pytest
 import torch
 
-from optbench import autotune, device
-from optbench.autotune import Choice
 from optbench.errors import PerformanceWarning
-from optbench.isolation import CallFailedError
+from optbench.machine import device
+from optbench.machine.isolation import CallFailedError
 from optbench.networks.forward import WAYS
 from optbench.networks.network import Network
-from optbench.step import RecordingError
+from optbench.training import autotune
+from optbench.training.autotune import Choice
+from optbench.training.step import RecordingError
 
 CPU = torch.device("cpu")
 DAY = 24 * 3600

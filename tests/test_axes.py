@@ -12,15 +12,16 @@ import pytest
 from pydantic import TypeAdapter
 
 import optbench
-from optbench.axes import AXES, COMPARED, PARAMETERS
-from optbench.datasets import DATASETS
+from optbench.data.datasets import DATASETS
 from optbench.errors import UserError
-from optbench.job import Job
-from optbench.run import events
-from optbench.spec import load, parse, to_yaml
-from optbench.stacks import plan
-from optbench.store import COLUMNS, Outline, Store
-from optbench.trials import expand
+from optbench.results.store import COLUMNS, Outline, Store
+from optbench.runs.job import Job
+from optbench.runs.run import events
+from optbench.sweep import spec
+from optbench.sweep.axes import AXES, COMPARED, PARAMETERS
+from optbench.sweep.spec import parse, to_yaml
+from optbench.sweep.stacks import plan
+from optbench.sweep.trials import expand
 
 PACKAGE = Path(optbench.__file__).parent
 RESULTS = sorted(path.parent.parent for path in (PACKAGE.parent / "results").glob("*/_optbench/outline.json"))
@@ -88,10 +89,10 @@ class Own(torch.optim.SGD):
         super().__init__(params, lr)
 """
 ASKED = """
-    from optbench.export import load
-    from optbench.optimizers.lookup import find
-    from optbench.store import Store
-    runs = [(run.name, run.parameters["grip"]) for run in load(Store(Path("results/new")))]
+    from optbench.export import gather
+    from optbench.sweep.lookup import find
+    from optbench.results.store import Store
+    runs = [(run.name, run.parameters["grip"]) for run in gather(Store(Path("results/new")))]
     Path("asked.json").write_text(json.dumps([runs, [*find("./own.py:Own", Path()).model_fields]]))
 """
 
@@ -102,7 +103,7 @@ def gripped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gripped")
     for name, text in {"old.yaml": SWEEP, "new.yaml": GRIPPED, "own.py": OWN}.items():
         (folder / name).write_text(text)
-    list(events(Job(load(folder / "old.yaml"), Store(folder / "results" / "old"), "cpu", workers=1)))
+    list(events(Job(spec.read(folder / "old.yaml"), Store(folder / "results" / "old"), "cpu", workers=1)))
     with_row(
         "axes.py",
         LAST,
@@ -197,7 +198,7 @@ def test_every_axis_has_columns_of_its_own():
 def test_the_trials_of_committed_results_have_kept_their_ids_and_their_order(folder):
     """Those with optimizers of a library are left out: its version is in their ids."""
     outline = Store(folder).outline()
-    sweep = load(folder / "_optbench" / "sweep.yaml")
+    sweep = spec.read(folder / "_optbench" / "sweep.yaml")
     assert tuple(trial.trial_id for trial in expand(sweep)) == outline.trial_ids
     rows = Store(folder).rows(["trial_id", *(column.name for axis in AXES.values() for column in axis.columns)])
     assert set(outline.trial_ids) <= set(rows["trial_id"])

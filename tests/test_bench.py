@@ -23,7 +23,7 @@ from optbench import bench
 from optbench.bench import Benchmark, Measurement
 from optbench.errors import UserError
 from optbench.networks.network import Network
-from optbench.report import formats, listings
+from optbench.report import checks, formats
 
 TINY = ("--trials", "1,2", "--repeats", "1", "--seconds", "0.2", "--workers", "1")
 MEASURED = Benchmark(
@@ -95,7 +95,7 @@ def test_bounds_are_bytes_and_operations_at_the_best_rates():
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_a_terminal(width):
     stream = io.StringIO()
-    formats.print_table(listings.throughput(MEASURED), Console(file=stream, width=width))
+    formats.print_table(checks.throughput(MEASURED), Console(file=stream, width=width))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     (row,) = [line.split() for line in lines if line.startswith("4 × 64")]
@@ -108,15 +108,15 @@ def test_the_table_fits_a_terminal(width):
 
 def test_a_gpu_has_neither_processes_nor_threads():
     gpu = Benchmark("a GPU", "tf32", None, 8, 1.0, (1e12,), (5e13,), (4e13,), MEASURED.measurements)
-    caption = listings.throughput(gpu).caption
+    caption = checks.throughput(gpu).caption
     assert "process" not in caption and "thread" not in caption
 
 
 def test_an_unsteady_measurement_is_warned_of():
     unsteady = Measurement(None, 64, (100.0, 160.0), (1.0, 1.0))
     busy = dataclasses.replace(MEASURED, measurements=(unsteady,))
-    assert "The spread is wide" in listings.throughput(busy).caption
-    assert "The spread is wide" not in listings.throughput(MEASURED).caption
+    assert "The spread is wide" in checks.throughput(busy).caption
+    assert "The spread is wide" not in checks.throughput(MEASURED).caption
 
 
 # ---------------------------------------------------------------- the command

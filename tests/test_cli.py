@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 import optbench
-from optbench.spec import load, parse
-from optbench.store import COLUMNS
-from optbench.trials import expand
+from optbench.results.store import COLUMNS
+from optbench.sweep.spec import parse, read
+from optbench.sweep.trials import expand
 
 REPOSITORY = Path(optbench.__file__).parent.parent
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -152,10 +152,10 @@ def test_a_longer_sweep_trains_only_what_is_missing_also_after_its_parts_were_me
 
 
 def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
-    from optbench import run
-    from optbench.job import Job
-    from optbench.phases import Tune
-    from optbench.store import Store
+    from optbench.results.store import Store
+    from optbench.runs import run
+    from optbench.runs.job import Job
+    from optbench.runs.phases import Tune
 
     monkeypatch.setattr(run, "_MANY_PARTS", 3)
     text = "name: s\ndataset: digits\nepochs: 1\nparameters: {model: softmax}\noptimizers: {sgd: {lr: [0.1, 0.2, 0.3]}}"
@@ -199,10 +199,10 @@ def test_a_damaged_dataset_is_found_before_anything_trains(tmp_path):
 
 def test_a_run_that_another_one_overtook_says_so(tmp_path):
     from optbench.errors import UserError
-    from optbench.job import Job
-    from optbench.phases import Tune
-    from optbench.run import execute
-    from optbench.store import Store
+    from optbench.results.store import Store
+    from optbench.runs.job import Job
+    from optbench.runs.phases import Tune
+    from optbench.runs.run import execute
 
     sweep = parse("name: s\ndataset: digits\nepochs: 1\noptimizers: {adam: }")
     early, late = (Tune(Job(sweep, Store(tmp_path / "s"), "cpu", workers=1)) for _ in range(2))
@@ -509,13 +509,13 @@ def test_list_and_version(tmp_path):
 def test_init_writes_a_sweep_that_is_valid_as_it_stands(tmp_path):
     out, _ = optbench_("init", cwd=tmp_path)
     assert out == "wrote sweep.yaml; next: optbench run sweep.yaml\n"
-    assert len(expand(load(tmp_path / "sweep.yaml"))) == 108
+    assert len(expand(read(tmp_path / "sweep.yaml"))) == 108
     optbench_("init", "--force", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_is_a_valid_sweep(path):
-    sweep = load(path)
+    sweep = read(path)
     trials = expand(sweep)
     assert trials
     assert sweep.name == path.stem.replace("_", "-")
@@ -536,7 +536,8 @@ def test_every_sweep_in_the_readme_is_valid():
 
 @pytest.mark.parametrize("block", blocks_of("docs/sweeps.md"))
 def test_every_sweep_in_the_documentation_trains(block, tiny):
-    from optbench import engine, stacks
+    from optbench.sweep import stacks
+    from optbench.training import engine
 
     sweep = parse(block)
     trials = expand(sweep)
@@ -607,7 +608,7 @@ def test_the_commands_of_the_page_on_comparing_work(finished, tmp_path, monkeypa
     from optbench import cli, export
 
     for tool in export.TOOLS:  # what they write is for tests/test_export.py
-        monkeypatch.setitem(export.TOOLS, tool, lambda exported, output: export.Target(iter(exported), "there"))
+        monkeypatch.setitem(export.TOOLS, tool, lambda exported, output: export.Destination(iter(exported), "there"))
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished[0] / "results" / "small", tmp_path / "results" / "main")
     shutil.copytree(finished[0] / "results" / "small", tmp_path / "results" / "pr")

@@ -17,15 +17,15 @@ from rich.console import Console
 
 import optbench
 from optbench import stats
-from optbench.datasets import DATASETS
+from optbench.data.datasets import DATASETS
 from optbench.errors import UserError
-from optbench.job import Job
 from optbench.networks.network import Network
 from optbench.report import comparison, formats
+from optbench.results.store import SCHEMA, Store
+from optbench.runs.job import Job
 from optbench.scores import Score
-from optbench.spec import parse, to_yaml
-from optbench.store import SCHEMA, Store
-from optbench.trials import confirmations, expand
+from optbench.sweep.spec import parse, to_yaml
+from optbench.sweep.trials import confirmations, expand
 
 SWEEP = """
 name: small
@@ -101,7 +101,7 @@ def shown(report, width=80):
 
 
 def findings(a, b):
-    return " ".join(comparison.build(a, b).findings)
+    return " ".join(comparison.compare(a, b).findings)
 
 
 # ---------------------------------------------------------------- numbers
@@ -308,7 +308,7 @@ def before(tmp_path_factory):
 
 
 def test_nothing_changed(before, tmp_path):
-    report = comparison.build(before, written(tmp_path))
+    report = comparison.compare(before, written(tmp_path))
     assert report.findings == ("No trial differs: 18 of 18 are bit-identical.",)
     assert report.tables[0].data["optimizer"].tolist() == ["sgd", "adam", "all"]
     assert "Device, precision and the versions of torch and optbench are the same." in report.tables[0].caption
@@ -317,7 +317,7 @@ def test_nothing_changed(before, tmp_path):
 def test_what_changed_is_said_with_its_interval(before, tmp_path):
     gain = lambda trial, epoch: score(trial, epoch) - (0.01 + 0.001 * trial.seed) * (trial.optimizer == "adam")  # noqa: E731
     after = written(tmp_path, gain, torch_version="2.14", device="NVIDIA H100")
-    report = comparison.build(before, after)
+    report = comparison.compare(before, after)
     half = 4.302653 * 0.001 / 3**0.5
     assert report.findings == (
         "12 of 18 trials are bit-identical.",
@@ -342,12 +342,12 @@ def test_a_lone_seed_has_no_interval(tmp_path):
     text = SWEEP.replace("seeds: 3", "seeds: 1")
     a, b = written(tmp_path / "a", text=text), written(tmp_path / "b", shifted([0.1]), text)
     assert "With one seed nothing says how sure a difference is." in findings(a, b)
-    assert "+10.00 " in shown(comparison.build(a, b))
+    assert "+10.00 " in shown(comparison.compare(a, b))
 
 
 def test_trials_that_diverged_on_one_side_are_named(before, tmp_path):
     status = lambda trial: "diverged" if trial.hyperparameters.lr == 0.1 and trial.seed < 2 else "finished"  # noqa: E731
-    report = comparison.build(before, written(tmp_path, status=status))
+    report = comparison.compare(before, written(tmp_path, status=status))
     assert "Diverged on one side alone: 4 in B." in report.findings
     rows = report.tables[-1].data.to_dict("records")
     assert rows == [
@@ -361,7 +361,7 @@ def test_fresh_seeds_have_a_table_of_their_own(tmp_path):
     text = SWEEP + "confirm: {seeds: [100, 101]}"
     rise = {"sgd": 0.1, "adam": 0.05}
     gain = lambda trial, epoch: score(trial, epoch) + rise[trial.optimizer] * (trial.phase == "confirm")  # noqa: E731
-    report = comparison.build(written(tmp_path / "a", text=text), written(tmp_path / "b", gain, text))
+    report = comparison.compare(written(tmp_path / "a", text=text), written(tmp_path / "b", gain, text))
     assert [table.title for table in report.tables] == ["What changed from A to B", "What changed on fresh seeds"]
     assert report.tables[0].data["test_accuracy"].tolist() == [0, 0, 0]
     assert report.tables[1].data["test_accuracy"].tolist() == pytest.approx([0.1, 0.05, 0.075])
@@ -374,7 +374,7 @@ def test_fresh_seeds_have_a_table_of_their_own(tmp_path):
 def test_half_a_sweep_is_compared_as_far_as_it_is(before, tmp_path):
     status = lambda trial: {0: "finished", 1: "finished" if trial.optimizer == "sgd" else "running"}.get(trial.seed)  # noqa: E731
     after = written(tmp_path, shifted([0.1, 0.2, 0.3]), status=status)
-    report = comparison.build(before, after)
+    report = comparison.compare(before, after)
     data = report.tables[0].data.set_index("optimizer")
     assert data["n_a"].to_dict() == {"sgd": 2, "adam": 1, "all": 2}
     assert data["test_accuracy"].to_dict() == pytest.approx({"sgd": 0.15, "adam": 0.1, "all": 0.15})
@@ -384,7 +384,7 @@ def test_half_a_sweep_is_compared_as_far_as_it_is(before, tmp_path):
 
 def test_an_optimizer_that_one_side_has_not_reached_keeps_its_row_and_passes_no_condition(before, tmp_path):
     after = written(tmp_path, status=lambda trial: "finished" if trial.optimizer == "sgd" else None)
-    report = comparison.build(before, after)
+    report = comparison.compare(before, after)
     data = report.tables[0].data.set_index("optimizer")
     assert data.index.tolist() == ["sgd", "adam", "all"]
     assert data.loc["adam", "trials"] == 0 and math.isnan(data.loc["adam", "test_accuracy"])
@@ -395,7 +395,7 @@ def test_an_optimizer_that_one_side_has_not_reached_keeps_its_row_and_passes_no_
 
 def test_an_optimizer_with_other_configurations_keeps_its_row_and_passes_no_condition(before, tmp_path):
     after = written(tmp_path, text=SWEEP.replace("[0.01, 0.1]", "[0.02, 0.2]"))
-    report = comparison.build(before, after)
+    report = comparison.compare(before, after)
     assert report.tables[0].data["trials"].tolist() == [0, 6, 6]
     broken, unknown = judged(report, "diverged > 0", "changed > 0", "val_accuracy < -1")
     assert broken == [] and [line.partition(":")[0] for line in unknown] == ["sgd"] * 3
@@ -403,7 +403,7 @@ def test_an_optimizer_with_other_configurations_keeps_its_row_and_passes_no_cond
 
 def test_other_seeds_that_all_diverged_are_counted(before, tmp_path):
     after = written(tmp_path, text=SWEEP.replace("seeds: 3", "seeds: [7, 8, 9]"), status=lambda trial: "diverged")
-    report = comparison.build(before, after)
+    report = comparison.compare(before, after)
     row = report.tables[0].data.iloc[0]
     assert (row["seeds"], row["diverged_of"], row["diverged"]) == ("0", "0 → 12 of 12", 12)
     assert "seeds of A and B differ" not in report.note
@@ -411,13 +411,13 @@ def test_other_seeds_that_all_diverged_are_counted(before, tmp_path):
 
 def test_models_that_one_side_lacks_are_named_and_left_out(tmp_path):
     text = SWEEP.replace("parameters: {", "parameters: {model: [cnn, mlp], ")
-    report = comparison.build(written(tmp_path / "a", text=text), written(tmp_path / "b"))
+    report = comparison.compare(written(tmp_path / "a", text=text), written(tmp_path / "b"))
     assert "Only A has the model mlp; compared is what both have." in report.findings
     assert report.tables[0].data["trials"].tolist() == [12, 6, 18]
 
 
 def test_every_format_has_the_numbers(before, tmp_path):
-    report = comparison.build(before, written(tmp_path, shifted([0.1, 0.2, 0.3])))
+    report = comparison.compare(before, written(tmp_path, shifted([0.1, 0.2, 0.3])))
     content = json.loads(formats.to_json(report))
     assert content["findings"] == list(report.findings)
     assert content["tables"][0]["rows"][0]["test_accuracy"] == pytest.approx(0.2)
@@ -445,13 +445,13 @@ OTHER = {
 @pytest.mark.parametrize("why", OTHER)
 def test_what_must_not_be_compared_is_refused(before, tmp_path, why):
     with pytest.raises(UserError, match=why):
-        comparison.build(before, written(tmp_path, **OTHER[why]))
+        comparison.compare(before, written(tmp_path, **OTHER[why]))
 
 
 def test_a_folder_is_not_compared_with_itself(before, tmp_path):
     (tmp_path / "link").symlink_to(before.folder)
     with pytest.raises(UserError, match="are the same folder"):
-        comparison.build(before, Store(tmp_path / "link"))
+        comparison.compare(before, Store(tmp_path / "link"))
 
 
 def test_older_folders_that_know_neither_splits_nor_networks_are_compared(before, tmp_path):
@@ -476,7 +476,7 @@ def test_a_run_records_splits_and_networks_and_so_do_the_committed_results(befor
 
 def test_a_column_to_group_by_must_be_one(before, tmp_path):
     with pytest.raises(UserError, match="--by optimiser: did you mean 'optimizer'"):
-        comparison.build(before, written(tmp_path), ["optimiser"])
+        comparison.compare(before, written(tmp_path), ["optimiser"])
 
 
 # ---------------------------------------------------------------- conditions
@@ -488,7 +488,7 @@ def judged(report, *conditions):
 
 def test_a_condition_is_checked_in_every_row_in_points(before, tmp_path):
     gain = lambda trial, epoch: score(trial, epoch) - (0.007 if trial.optimizer == "adam" else 0.005) * (epoch > 0)  # noqa: E731
-    report = comparison.build(before, written(tmp_path, gain))
+    report = comparison.compare(before, written(tmp_path, gain))
     broken, unknown = judged(report, "test_accuracy < -0.5")
     assert broken[0] == "adam: test_accuracy is -0.7, and fails if test_accuracy < -0.5"
     assert [line.partition(":")[0] for line in broken] == ["adam", "all"]  # sgd is at the limit
@@ -500,7 +500,7 @@ def test_a_condition_is_checked_in_every_row_in_points(before, tmp_path):
 
 def test_a_condition_that_nothing_can_be_said_about_does_not_pass(tmp_path):
     lone = SWEEP.replace("seeds: 3", "seeds: 1")
-    report = comparison.build(written(tmp_path / "a", text=lone), written(tmp_path / "b", text=lone))
+    report = comparison.compare(written(tmp_path / "a", text=lone), written(tmp_path / "b", text=lone))
     assert judged(report, "test_accuracy_high < 0", "test_accuracy < 0", "seconds > 1.1") == (
         [],
         [
@@ -510,14 +510,14 @@ def test_a_condition_that_nothing_can_be_said_about_does_not_pass(tmp_path):
         ],
     )
     lost = written(tmp_path / "c", text=lone, status=lambda t: "finished" if t.optimizer == "sgd" else "diverged")
-    report = comparison.build(written(tmp_path / "d", text=lone), lost)
+    report = comparison.compare(written(tmp_path / "d", text=lone), lost)
     broken, unknown = judged(report, "diverged > 0", "test_accuracy < 0")
     assert [line.partition(":")[0] for line in broken] == ["adam", "all"]
     assert unknown == ["adam: cannot tell if test_accuracy < 0: no trial finished on both sides"]
 
 
 def test_without_pairs_neither_changes_nor_divergence_can_be_told(before, tmp_path):
-    report = comparison.build(before, written(tmp_path, text=SWEEP.replace("seeds: 3", "seeds: [5, 6]")))
+    report = comparison.compare(before, written(tmp_path, text=SWEEP.replace("seeds: 3", "seeds: [5, 6]")))
     assert judged(report, "changed > 0", "diverged > 0")[1] == [
         "sgd, adam, all: cannot tell if changed > 0: no trial pairs",
         "sgd: cannot tell if diverged > 0: A has 12 trials there and B 8",

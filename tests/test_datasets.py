@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench.datasets import DATASETS, DatasetInfo, ensure, load, locate
+from optbench.data.datasets import DATASETS, DatasetInfo, ensure, load, locate
 from optbench.errors import UserError
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = FILES = tuple(DATASETS["mnist"].files)
@@ -477,6 +477,6 @@ def test_simultaneous_downloads_request_each_file_once(
 
 def test_import_is_light() -> None:
     heavy = "{'torch', 'numpy', 'pandas', 'rich', 'urllib.request'}"
-    code = f"import sys, optbench.datasets; sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    code = f"import sys, optbench.data.datasets; sys.exit(str({heavy} & sys.modules.keys() or ''))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""

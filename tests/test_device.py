@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from optbench import device
 from optbench.errors import UserError
+from optbench.machine import device
 
 
 @pytest.fixture

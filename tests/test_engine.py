@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
-from optbench import engine, randomness
+from optbench.machine import randomness
 from optbench.networks.network import Network
-from optbench.optimizers.stacked import StackedOptimizer
-from optbench.stacks import Stack
-from optbench.step import _Dropout
+from optbench.sweep.stacks import Stack
+from optbench.training import engine
+from optbench.training.stacked import StackedOptimizer
+from optbench.training.step import _Dropout
 from tests.modules import MODULES, module_with, scales_of
 
 MIXED = """

@@ -11,17 +11,19 @@ import pytest
 import torch
 from rich.console import Console
 
-from optbench import engine, estimate, execution
-from optbench.execution import Failure, Split, workers
+from optbench import execution
+from optbench.execution import Failure, Halved, workers
 from optbench.execution.in_process import run_in_process
-from optbench.job import Job
-from optbench.phases import Tune
-from optbench.progress import Progress
-from optbench.run import execute
-from optbench.spec import parse
-from optbench.stacks import Stack, plan
-from optbench.store import Store
-from optbench.trials import expand
+from optbench.results.store import Store
+from optbench.runs import estimate
+from optbench.runs.job import Job
+from optbench.runs.phases import Tune
+from optbench.runs.progress import Progress
+from optbench.runs.run import execute
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import Stack, plan
+from optbench.sweep.trials import expand
+from optbench.training import engine
 
 SWEEP = "{adam: {lr: [1e-3, 3e-3]}, sgd: {lr: [0.05, 1e30], momentum: 0.9}}"
 LINES = ("epochs: 2", "parameters: {batch_size: 64, dropout: 0.25}")
@@ -122,7 +124,7 @@ def test_a_stack_that_does_not_fit_goes_on_in_halves(trials_of, monkeypatch):
     expected = rows_of(run_in_process([whole], "cpu", None, execution.never))
     monkeypatch.setattr(engine, "train", out_of_memory_above(2))
     events = list(run_in_process([whole], "cpu", None, execution.never))
-    splits = {stack: message.into for stack, message in events if isinstance(message, Split)}
+    splits = {stack: message.into for stack, message in events if isinstance(message, Halved)}
     assert [len(part) for part in splits.pop(whole)] == [2, 2]
     assert splits == {}
     assert rows_of(event for event in events if event[0] is not whole) == expected
@@ -182,7 +184,7 @@ def test_what_kills_its_worker_ends_alone(tmp_path, monkeypatch):
         trial.optimizer: message.error if isinstance(message, Failure) else message[0]["status"]
         for stack, message in last.items()
         for trial in stack.trials
-        if not isinstance(message, Split)
+        if not isinstance(message, Halved)
     }
     assert ended == {"sgd": "finished", "own": "its worker process died 1 times, exit code 7"}
 

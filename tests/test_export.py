@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from optbench import cli, export
 from optbench.errors import UserError
-from optbench.store import COLUMNS, Store
+from optbench.results.store import COLUMNS, Store
 from tests.test_compare import written
 
 SWEEP = """
@@ -43,7 +43,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(store):
-    return {run.trial_id: run for run in export.load(store)}
+    return {run.trial_id: run for run in export.gather(store)}
 
 
 def done(target):
@@ -68,7 +68,7 @@ def same(found, expected, tolerance=0.0):
 
 def test_a_run_says_what_its_trial_was(store, runs):
     rows = store.rows()
-    assert set(runs) == set(rows["trial_id"]) and len(runs) == len(export.load(store)) == 12
+    assert set(runs) == set(rows["trial_id"]) and len(runs) == len(export.gather(store)) == 12
     for run in runs.values():
         own = rows[rows["trial_id"] == run.trial_id].sort_values("epoch")
         first = own.iloc[0]
@@ -116,7 +116,7 @@ def test_an_argument_named_like_a_column_stands_beside_it(tmp_path):
     table = pq.read_table(part)
     column = table.schema.get_field_index("hyperparameters")
     pq.write_table(table.set_column(column, table.schema.field(column), [['{"seed": 7}'] * len(table)]), part)
-    (run,) = export.load(store)
+    (run,) = export.gather(store)
     assert (run.parameters["seed"], run.parameters["hyperparameter.seed"]) == (0, 7)
 
 
@@ -126,7 +126,7 @@ def test_an_argument_named_like_a_column_stands_beside_it(tmp_path):
 def test_csv_has_every_row_and_column(store, tmp_path):
     path = tmp_path / "all.csv"
     path.write_text("old")
-    export.csv(export.load(store), path)
+    export.csv(export.gather(store), path)
     found = pd.read_csv(path)
     assert list(found.columns) == [name for name, _, _ in COLUMNS]
     expected = store.rows()
@@ -140,13 +140,13 @@ def test_csv_has_every_row_and_column(store, tmp_path):
 
 
 def test_csv_goes_to_stdout(store, capsys):
-    export.csv(export.load(store), None)
+    export.csv(export.gather(store), None)
     assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == len(store.rows())
 
 
 def test_csv_into_a_folder_that_is_not_there_is_the_users_error(store, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
-        export.csv(export.load(store), tmp_path / "nowhere" / "all.csv")
+        export.csv(export.gather(store), tmp_path / "nowhere" / "all.csv")
 
 
 # ---------------------------------------------------------------- TensorBoard
@@ -164,7 +164,7 @@ def events(folder):
 
 
 def test_tensorboard_reads_every_run(store, runs, tmp_path):
-    target = export.tensorboard(export.load(store), tmp_path)
+    target = export.tensorboard(export.gather(store), tmp_path)
     assert done(target) == [run.name for run in runs.values()]
     found = events(tmp_path)
     for run in runs.values():
@@ -179,7 +179,7 @@ def test_tensorboard_reads_every_run(store, runs, tmp_path):
 
 
 def test_tensorboard_has_parameters_and_the_end_of_each_run(store, runs, tmp_path):
-    done(export.tensorboard(export.load(store), tmp_path))
+    done(export.tensorboard(export.gather(store), tmp_path))
     plugin = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2", reason="needs the package tensorboard")
     from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -200,7 +200,7 @@ def test_tensorboard_has_parameters_and_the_end_of_each_run(store, runs, tmp_pat
 
 def test_tensorboard_twice_is_as_once_also_when_the_sweep_has_grown(tmp_path):
     few = SWEEP.replace("[constant, cosine]", "constant")
-    exported = [export.load(written(tmp_path / str(i), text=text)) for i, text in enumerate((few, few, SWEEP))]
+    exported = [export.gather(written(tmp_path / str(i), text=text)) for i, text in enumerate((few, few, SWEEP))]
     counts = []
     for one in exported:
         names = done(export.tensorboard(one, tmp_path / "runs"))
@@ -242,7 +242,7 @@ def offline(monkeypatch):
 
 def test_wandb_writes_every_run_offline_and_once(store, runs, tmp_path, offline):
     for _ in range(2):
-        target = export.wandb(export.load(store), tmp_path)
+        target = export.wandb(export.gather(store), tmp_path)
         assert sorted(done(target)) == sorted(run.name for run in runs.values())
     found = sorted((tmp_path / "wandb").glob("*run-*"))
     assert len(found) == len(runs) and all(path.name.startswith("offline-run-") for path in found)
@@ -274,7 +274,7 @@ def test_wandb_writes_every_run_offline_and_once(store, runs, tmp_path, offline)
 def test_wandb_says_which_modes_there_are(store, tmp_path, offline, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with pytest.raises(UserError, match="WANDB_MODE=disabled: set it to offline or online"):
-        done(export.wandb(export.load(store), tmp_path))
+        done(export.wandb(export.gather(store), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,7 +302,7 @@ def logged(client):
 
 
 def test_mlflow_reads_every_run(store, runs, tmp_path, client):
-    target = export.mlflow(export.load(store), tmp_path / "mlflow")
+    target = export.mlflow(export.gather(store), tmp_path / "mlflow")
     assert done(target) == [run.name for run in runs.values()]
     found = logged(client())
     assert set(found) == set(runs)
@@ -318,13 +318,13 @@ def test_mlflow_reads_every_run(store, runs, tmp_path, client):
 
 
 def test_mlflow_twice_is_as_once_and_what_changed_is_replaced(store, runs, tmp_path, client):
-    done(export.mlflow(export.load(store), tmp_path / "mlflow"))
+    done(export.mlflow(export.gather(store), tmp_path / "mlflow"))
     first = logged(client())
-    done(export.mlflow(export.load(store), tmp_path / "mlflow"))
+    done(export.mlflow(export.gather(store), tmp_path / "mlflow"))
     assert {i: run.info.run_id for i, run in logged(client()).items()} == {
         i: run.info.run_id for i, run in first.items()
     }
-    done(export.mlflow(export.load(written(tmp_path / "now", text=SWEEP)), tmp_path / "mlflow"))
+    done(export.mlflow(export.gather(written(tmp_path / "now", text=SWEEP)), tmp_path / "mlflow"))
     now = logged(client())
     kept = {i for i in runs if now[i].info.run_id == first[i].info.run_id}
     assert kept == {i for i, run in runs.items() if run.status == "finished"}
@@ -332,21 +332,21 @@ def test_mlflow_twice_is_as_once_and_what_changed_is_replaced(store, runs, tmp_p
 
 
 def test_an_interrupted_run_of_mlflow_is_written_anew(store, runs, tmp_path, client):
-    target = export.mlflow(export.load(store), tmp_path / "mlflow")
+    target = export.mlflow(export.gather(store), tmp_path / "mlflow")
     next(target.runs)
     target.runs.close()
     found = logged(client())
     assert len(found) == 1
     (run,) = found.values()
     client().delete_tag(run.info.run_id, "optbench.digest")  # as if it had come to the digest no more
-    done(export.mlflow(export.load(store), tmp_path / "mlflow"))
+    done(export.mlflow(export.gather(store), tmp_path / "mlflow"))
     assert set(logged(client())) == set(runs)
     assert run.info.run_id not in {other.info.run_id for other in logged(client()).values()}
 
 
 def test_more_metrics_than_mlflow_takes_at_once_all_arrive(tmp_path, client, monkeypatch):
     monkeypatch.setattr(export, "_METRICS_AT_ONCE", 4)
-    exported = export.load(
+    exported = export.gather(
         written(tmp_path / "s", text="name: small\ndataset: digits\nepochs: 2\noptimizers: {adam: }")
     )
     done(export.mlflow(exported, tmp_path / "mlflow"))
@@ -356,10 +356,10 @@ def test_more_metrics_than_mlflow_takes_at_once_all_arrive(tmp_path, client, mon
 
 
 def test_an_experiment_that_was_deleted_is_named(store, tmp_path, client):
-    done(export.mlflow(export.load(store), tmp_path / "mlflow"))
+    done(export.mlflow(export.gather(store), tmp_path / "mlflow"))
     client().delete_experiment(client().get_experiment_by_name("small").experiment_id)
     with pytest.raises(UserError, match="the experiment small was deleted there"):
-        done(export.mlflow(export.load(store), tmp_path / "mlflow"))
+        done(export.mlflow(export.gather(store), tmp_path / "mlflow"))
 
 
 # ---------------------------------------------------------------- all of them
@@ -373,22 +373,22 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(tool,
     for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.setenv(name, "true")
     with pytest.raises(UserError, match=rf"--to {tool} needs the package {tool}: pip install 'optbench\[{tool}\]'"):
-        done(export.TOOLS[tool](export.load(store), tmp_path))
+        done(export.TOOLS[tool](export.gather(store), tmp_path))
 
 
 @pytest.mark.parametrize("tool", export.TOOLS)
 def test_a_folder_that_cannot_be_written_is_the_users_error(tool, store, tmp_path, offline, client):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written"):
-        done(export.TOOLS[tool](export.load(store), tmp_path / "file"))
+        done(export.TOOLS[tool](export.gather(store), tmp_path / "file"))
 
 
 def test_a_folder_without_rows_is_the_users_error(tmp_path):
     store = written(tmp_path, text=SWEEP, status=lambda trial: None)
     with pytest.raises(UserError, match="no trial has begun yet"):
-        export.load(store)
+        export.gather(store)
     with pytest.raises(UserError, match="no such folder"):
-        export.load(Store(tmp_path / "nowhere"))
+        export.gather(Store(tmp_path / "nowhere"))
 
 
 def test_ctrl_c_ends_an_export_with_130_and_says_how_far_it_came(store, runs, monkeypatch, tmp_path):
@@ -397,7 +397,7 @@ def test_ctrl_c_ends_an_export_with_130_and_says_how_far_it_came(store, runs, mo
             yield next(iter(exported))
             raise KeyboardInterrupt
 
-        return export.Target(some(), "there")
+        return export.Destination(some(), "there")
 
     monkeypatch.setitem(export.TOOLS, "wandb", interrupted)
     result = CliRunner().invoke(cli.app, ["export", str(store.folder), "--to", "wandb"])

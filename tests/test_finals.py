@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
-from optbench.axes import COMPARED
+from optbench.sweep.axes import COMPARED
 from tests.generate import write
 
 TEXTS = ("trial_id", "optimizer", "status", "hyperparameters", "schedule", "model")

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from optbench import step
 from optbench.networks.forward import WAYS
+from optbench.training import step
 
 PEERS = Path(__file__).resolve().parents[1] / "experiments" / "peers"
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs timeout, of GNU coreutils")
@@ -120,7 +120,7 @@ def test_a_recording_is_held_against_what_it_recorded(is_broken, main, monkeypat
 
 def test_the_kernels_of_updates_are_held_against_the_rules(main):
     pytest.importorskip("triton")
-    from optbench.kernels.updates import UPDATES
+    from optbench.training.update_kernels import UPDATES
 
     for name in UPDATES:
         code, (errors, kernel, rule) = main("candidates", "update", name, *SMALL)
@@ -188,7 +188,7 @@ def test_verdicts_of_two_devices_are_compared(other, code, tmp_path, monkeypatch
 
 def test_the_script_tries_every_candidate():
     pytest.importorskip("triton")
-    from optbench.kernels.updates import UPDATES
+    from optbench.training.update_kernels import UPDATES
 
     script = (PEERS / "first_gpu.sh").read_text(encoding="utf-8")
     named = {word for names in re.findall(r"for name in (.*); do", script) for word in names.split()}

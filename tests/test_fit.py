@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optbench import fit
-from optbench.stacks import plan
+from optbench.sweep.stacks import plan
+from optbench.training import fit
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from optbench.errors import UserError
-from optbench.optimizers.lookup import find
-from optbench.spec import parse
-from optbench.trials import expand
+from optbench.sweep.lookup import find
+from optbench.sweep.spec import parse
+from optbench.sweep.trials import expand
 
 SIGNATURES = """
 import torch

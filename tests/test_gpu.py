@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from optbench import device, engine, step
-from optbench.execution import Split
+from optbench.execution import Halved
 from optbench.execution.in_process import run_in_process
+from optbench.machine import device
 from optbench.networks.forward import WAYS
 from optbench.networks.network import Network
-from optbench.stacks import Stack
+from optbench.sweep.stacks import Stack
+from optbench.training import engine, step
 from tests.test_engine import LINES, MIXED, equal, in_order
 from tests.test_engine import rows_of as cpu_rows_of
 
@@ -127,7 +128,7 @@ def test_a_stack_beyond_the_memory_goes_on_in_halves(mixed, tiny):
     many = Stack(tuple(dataclasses.replace(mixed[0], seed=seed, batch_size=64) for seed in range(512)))
     statuses, splits = {}, 0
     for stack, message in run_in_process([many], "cuda", None, lambda *_: frozenset()):
-        splits += isinstance(message, Split)
+        splits += isinstance(message, Halved)
         if isinstance(message, list):
             statuses |= {row["trial_id"]: (row["status"], len(stack)) for row in message}
     del held

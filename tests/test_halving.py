@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import execution
-from optbench.halving import Judge
-from optbench.job import Job
-from optbench.phases import Tune
-from optbench.run import StackEvent, events
+from optbench.results.store import Store
+from optbench.runs.halving import Judge
+from optbench.runs.job import Job
+from optbench.runs.phases import Tune
+from optbench.runs.run import StackEvent, events
 from optbench.scores import Score
-from optbench.spec import Halving, parse
-from optbench.stacks import plan
-from optbench.store import Store
-from optbench.trials import expand
+from optbench.sweep.spec import Halving, parse
+from optbench.sweep.stacks import plan
+from optbench.sweep.trials import expand
 
 
 def trials_of(configurations, seeds, epochs, labels=("adam",)):

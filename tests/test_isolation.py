@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from optbench.isolation import CallFailedError, Isolated
+from optbench.machine.isolation import CallFailedError, Isolated
 
 ENOUGH = 60.0
 

@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 if torch.cuda.is_available():
     pytestmark = pytest.mark.gpu
 
-from optbench.kernels.trunk import CHUNK, trunk
+from optbench.networks.trunk_kernels import CHUNK, trunk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -9,14 +9,14 @@ import pytorch_optimizer
 import torch
 
 import optbench
-from optbench import check
-from optbench.datasets import load as load_dataset
-from optbench.engine import Training
+from optbench.data.datasets import load as load_dataset
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS, library
-from optbench.optimizers.lookup import find
-from optbench.spec import load
-from optbench.stacks import Stack
+from optbench.sweep.lookup import find
+from optbench.sweep.spec import read
+from optbench.sweep.stacks import Stack
+from optbench.training import check
+from optbench.training.engine import Training
 
 ALL_OPTIMIZERS = Path(optbench.__file__).parent.parent / "experiments" / "all_optimizers.yaml"
 
@@ -50,7 +50,7 @@ def test_what_cannot_train_is_refused_with_the_reason(name):
 
 
 def test_the_large_sweep_holds_every_optimizer_with_what_it_needs():
-    grids = load(ALL_OPTIMIZERS).optimizers.values()
+    grids = read(ALL_OPTIMIZERS).optimizers.values()
     found = {grid.algorithm: grid for grid in grids}
     of_torch = {n for n in library.TESTED if pytorch_optimizer.load_optimizer(n).__module__.startswith("torch.optim")}
     assert set(found) == {*OPTIMIZERS, *(f"{library.NAME}.{name}" for name in set(library.TESTED) - of_torch)}

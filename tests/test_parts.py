@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optbench import parts
 from optbench.errors import UserError
+from optbench.results import parts
+from optbench.results.store import SCHEMA, Outline, Store
 from optbench.scores import Score
-from optbench.store import SCHEMA, Outline, Store
 
 TEXTS = [field.name for field in SCHEMA if field.type == pa.string()]
 

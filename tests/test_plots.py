@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
-from optbench.axes import COMPARED
-from optbench.report import insights, plots
+from optbench.report import explanations, plots
 from optbench.report.query import Query
 from optbench.report.results import Results
 from optbench.scores import Score
+from optbench.sweep.axes import COMPARED
 
 DEFAULTS = {
     "dataset": "digits",
@@ -102,7 +102,7 @@ def confirmed():
 
 
 def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyperparameters=(), **options):
-    """What `results.load` makes of a folder."""
+    """What `results.prepare` makes of a folder."""
     rows, finals = frames
     tuning, confirming = (finals[finals["phase"] == phase] for phase in ("tune", "confirm"))
     return Results(
@@ -239,7 +239,7 @@ def test_plots_of_the_whole_sweep_are_what_stats_says(grid):
     times = stats.time_to_target(rows, Score.val_accuracy, target, chosen.tolist())
     medians = times.groupby("optimizer")["epochs_to"].median()
     assert {one.label: one.points["x"].iloc[0] for one in found["targets"].series} == medians.to_dict()
-    table = insights.workloads(results_of(grid)).data.set_index("optimizer")["profile"]
+    table = explanations.workloads(results_of(grid)).data.set_index("optimizer")["profile"]
     for one in found["profile"].series:
         widths = np.diff(one.points["x"])
         assert (one.points["y"][:-1] * widths).sum() / 3 == pytest.approx(table[one.label])  # of the area from 1 to 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from optbench import randomness
+from optbench.machine import randomness
 
 
 # kat_vectors of Random123, philox4x32-10.

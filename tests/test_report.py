@@ -13,15 +13,15 @@ import pytest
 from rich.console import Console
 
 from optbench.errors import UserError
-from optbench.job import Job
 from optbench.optimizers import OPTIMIZERS
-from optbench.phases import Tune
-from optbench.report import build, formats, listings, status
+from optbench.report import build, catalogue, formats, status
 from optbench.report.query import Query
+from optbench.results.store import Part, Store
+from optbench.runs.job import Job
+from optbench.runs.phases import Tune
 from optbench.scores import Score
-from optbench.spec import parse, to_yaml
-from optbench.store import Part, Store
-from optbench.trials import expand
+from optbench.sweep.spec import parse, to_yaml
+from optbench.sweep.trials import expand
 
 SWEEP = """
 dataset: digits
@@ -385,13 +385,13 @@ def test_what_a_run_is_training_is_running_and_not_interrupted(tmp_path):
 
 
 def test_listings_name_everything():
-    own, others = (table.data.set_index("optimizer") for table in listings.optimizers())
+    own, others = (table.data.set_index("optimizer") for table in catalogue.optimizers())
     assert own.index.tolist() == list(OPTIMIZERS)
     assert own.loc["adam"].tolist()[:2] == ["torch.optim", "yes"]
     assert own.loc["lbfgs"].tolist()[:2] == ["torch.optim", "no"]
     assert "betas=[0.9, 0.999]" in own.loc["adam", "hyperparameters"]
     assert others.loc["nero", "hyperparameters"].startswith("CC BY-NC-SA 4.0, not for commercial use; lr=0.01")
-    (schedules,), (datasets,) = listings.schedules(), listings.datasets()
+    (schedules,), (datasets,) = catalogue.schedules(), catalogue.datasets()
     assert "step_size (required)" in schedules.data.set_index("schedule").loc["step", "parameters"]
     assert datasets.data["train"].tolist() == [1200, 55000, 55000]
 

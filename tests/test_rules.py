@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.optimizers import OPTIMIZERS
-from optbench.optimizers.rules import RULES
-from optbench.optimizers.stacked import StackedOptimizer
+from optbench.training.rules import RULES
+from optbench.training.stacked import StackedOptimizer
 
 
 class Lion(torch.optim.Optimizer):

@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from optbench import estimate, execution, run
-from optbench.device import settings_given_back
+from optbench import execution
 from optbench.errors import UserError
 from optbench.execution.in_process import run_in_process
-from optbench.job import Job
-from optbench.phases import Confirm, Timing, Tune
-from optbench.run import PhaseBegun, PhaseEnded, PhasePlanned, StackEvent
-from optbench.spec import parse
-from optbench.store import Store
+from optbench.machine.device import settings_given_back
+from optbench.results.store import Store
+from optbench.runs import estimate, run
+from optbench.runs.job import Job
+from optbench.runs.phases import Confirm, Timing, Tune
+from optbench.runs.run import PhaseBegun, PhaseEnded, PhasePlanned, StackEvent
+from optbench.sweep.spec import parse
 
 SWEEP = """
 name: small

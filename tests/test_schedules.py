@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from optbench.schedules import SCHEDULES, LearningRate
+from optbench.optimizers.schedules import SCHEDULES, LearningRate
 
 STEPS_PER_EPOCH, EPOCHS = 4, 8
 TOTAL = STEPS_PER_EPOCH * EPOCHS

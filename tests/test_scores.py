@@ -2,9 +2,9 @@
 
 import pytest
 
+from optbench.results.store import COLUMNS
 from optbench.scores import Score
-from optbench.spec import parse
-from optbench.store import COLUMNS
+from optbench.sweep.spec import parse
 
 
 def test_every_score_is_a_column_and_every_measured_column_a_score():

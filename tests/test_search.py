@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from optbench.errors import UserError
-from optbench.search import Range, draws, ranges
-from optbench.spec import parse
-from optbench.trials import budgets, expand
+from optbench.sweep.search import Range, draws, ranges
+from optbench.sweep.spec import parse
+from optbench.sweep.trials import budgets, expand
 
 METHODS = ["sobol", "random", "halton"]
 HEAD = "dataset: digits\nepochs: 9\n"

@@ -7,14 +7,14 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from optbench import spec
-from optbench.axes import PARAMETERS
 from optbench.cli import Precision
 from optbench.errors import UserError
 from optbench.networks import NETWORKS
 from optbench.optimizers import OPTIMIZERS
-from optbench.schedules import SCHEDULES
-from optbench.search import Range, SearchedSchedule
+from optbench.optimizers.schedules import SCHEDULES
+from optbench.sweep import spec
+from optbench.sweep.axes import PARAMETERS
+from optbench.sweep.search import Range, SearchedSchedule
 
 VALID = """\
 version: 1
@@ -197,7 +197,7 @@ def test_lists_and_ranges_inside_a_schedule_are_axes():
 def test_the_names_of_networks_are_those_that_there_are():
     from typing import get_args
 
-    from optbench.device import PRECISIONS
+    from optbench.machine.device import PRECISIONS
     from optbench.networks.activations import ACTIVATIONS
     from optbench.networks.losses import LOSSES
 
@@ -238,8 +238,8 @@ def test_an_optimizers_own_value_wins_and_the_rest_is_inherited():
 def test_the_name_defaults_to_the_file(tmp_path):
     path = tmp_path / "my_sweep.yaml"
     path.write_text("dataset: digits\nepochs: 1\noptimizers: {adam: }")
-    assert spec.load(path).name == "my_sweep"
-    assert spec.load(path.rename(tmp_path / "my sweep (1).yaml")).name == "my-sweep-1"
+    assert spec.read(path).name == "my_sweep"
+    assert spec.read(path.rename(tmp_path / "my sweep (1).yaml")).name == "my-sweep-1"
 
 
 # ---------------------------------------------------------------- wrong files
@@ -497,9 +497,9 @@ def test_a_wrong_setting_is_named(setting, expected):
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="no such sweep file"):
-        spec.load(tmp_path / "none.yaml")
+        spec.read(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
-        spec.load(tmp_path / "binary.yaml")
+        spec.read(tmp_path / "binary.yaml")
     with pytest.raises(UserError, match="cannot be read"):
-        spec.load(tmp_path)
+        spec.read(tmp_path)

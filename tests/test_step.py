@@ -6,14 +6,14 @@ import pytest
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from optbench import engine, step
 from optbench.errors import PerformanceWarning
 from optbench.networks import NETWORKS
 from optbench.networks.forward import WAYS
 from optbench.networks.losses import LOSSES
-from optbench.optimizers.rules import RULES
-from optbench.stacks import Stack
-from optbench.step import Steps
+from optbench.sweep.stacks import Stack
+from optbench.training import engine, step
+from optbench.training.rules import RULES
+from optbench.training.step import Steps
 
 RULES_YAML = "\n".join(["", *(f"  {name}: {{lr: 0.01}}" for name in RULES)])
 MORE = """

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from optbench.errors import UserError
+from optbench.results.store import COLUMNS, SCHEMA, Outline, Part, Store, newest
 from optbench.scores import Score
-from optbench.store import COLUMNS, SCHEMA, Outline, Part, Store, newest
 
 
 def columns(trial_id, epochs=2):

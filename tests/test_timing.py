@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from optbench import stats
-from optbench.job import Job
-from optbench.phases import Timing, Tune
-from optbench.run import execute
-from optbench.spec import parse
-from optbench.store import SCHEMA, Store
+from optbench.results.store import SCHEMA, Store
+from optbench.runs.job import Job
+from optbench.runs.phases import Timing, Tune
+from optbench.runs.run import execute
+from optbench.sweep.spec import parse
 from tests.test_cli import optbench_, start
 from tests.test_report import fill
 
@@ -204,6 +204,6 @@ def test_timed_rows_come_from_both_places_each_trial_once(tmp_path, monkeypatch)
     assert rows["device"].value_counts().to_dict() == {"GPU": 7, "cpu": 2}
     assert rows["status"].value_counts().to_dict() == {"finished": 5, "diverged": 4}
     # On that device they are timed already, whatever the folder says about this one.
-    monkeypatch.setattr("optbench.phases.device_name", lambda device: "GPU")
+    monkeypatch.setattr("optbench.runs.phases.device_name", lambda device: "GPU")
     again = timing_of(tune)
     assert again.settled() == {trial.trial_id for trial in again.trials}

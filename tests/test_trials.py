@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench.errors import UserError
-from optbench.spec import parse
-from optbench.stacks import plan
-from optbench.trials import expand
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import plan
+from optbench.sweep.trials import expand
 
 HEAD = "dataset: digits\nepochs: 1\n"
 axes = st.fixed_dictionaries(

@@ -14,10 +14,10 @@ if torch.cuda.is_available():
     pytestmark = pytest.mark.gpu
 
 from optbench.errors import PerformanceWarning
-from optbench.kernels import updates
 from optbench.optimizers import OPTIMIZERS
-from optbench.optimizers.rules import RULES
-from optbench.optimizers.stacked import StackedOptimizer, _columns
+from optbench.training import update_kernels as updates
+from optbench.training.rules import RULES
+from optbench.training.stacked import StackedOptimizer, _columns
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 4
@@ -141,7 +141,7 @@ def test_a_stack_without_kernels_trains_and_says_why(monkeypatch):
 
 
 def test_a_stack_without_triton_trains_and_says_so(monkeypatch):
-    monkeypatch.delitem(sys.modules, "optbench.kernels.updates")
+    monkeypatch.delitem(sys.modules, "optbench.training.update_kernels")
     monkeypatch.setitem(sys.modules, "triton", None)  # an import of it raises ModuleNotFoundError
     with pytest.warns(PerformanceWarning, match="triton"):
         torch.testing.assert_close(stepped(), STEPPED)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from optbench.execution import Failure, Split, Stopped, never, workers
+from optbench.execution import Failure, Halved, Stopped, never, workers
 from optbench.execution.workers import ATTEMPTS, Idle, Queue, Worker, WorkerDiedError, run_in_workers
-from optbench.stacks import Stack
+from optbench.sweep.stacks import Stack
 
 EPOCHS, RUNGS = 4, (1, 2)
 
@@ -104,7 +104,7 @@ def test_who_kills_its_worker_fails_alone_and_all_others_train(size, most, kille
             ends |= dict.fromkeys(ids, "failed")
         elif isinstance(message, Stopped):
             ends |= dict.fromkeys(message.trial_ids, "stopped")
-        elif isinstance(message, Split):
+        elif isinstance(message, Halved):
             assert ids & killers.keys()
             assert sum(worker.victim is stack for worker in crew) == ATTEMPTS
             assert [i for half in message.into for i in half.trials] == list(stack.trials)

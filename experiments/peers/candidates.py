@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
-from optbench import engine, step
-from optbench.datasets import load
-from optbench.device import allow_tf32, clock, make_deterministic
+from optbench.data.datasets import load
+from optbench.machine.device import allow_tf32, clock, make_deterministic
 from optbench.networks.network import Network
 from optbench.optimizers import OPTIMIZERS
-from optbench.optimizers.rules import RULES
-from optbench.optimizers.stacked import _columns
-from optbench.spec import parse
-from optbench.stacks import Stack
-from optbench.trials import expand
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import Stack
+from optbench.sweep.trials import expand
+from optbench.training import engine, step
+from optbench.training.rules import RULES
+from optbench.training.stacked import _columns
 
 Figures = dict[str, Any]
 # Of loss and gradient: rounding also turns a relu on or off, or lets another pixel win, which costs far more.
@@ -110,7 +110,7 @@ def launched_and_replayed(
 
 def update(name: str, given: argparse.Namespace) -> Iterator[Figures]:
     """Ten updates by a rule's kernel, against those of the rule in float64 on the CPU; then both on the device."""
-    from optbench.kernels.updates import UPDATES
+    from optbench.training.update_kernels import UPDATES
 
     options = {"momentum": 0.9} if name == "sgd" else {}
     hyperparameters_T = [OPTIMIZERS[name](lr=_LR, weight_decay=0.01, **options).model_dump()] * given.trials

@@ -69,7 +69,7 @@ def complete(given: argparse.Namespace, quick: dict[str, Any]) -> list[str]:
     if unknown:
         sys.exit(f"unknown contestants: {', '.join(unknown)}; valid: {', '.join(CONTESTANTS)}")
     sys.path.insert(0, str(ROOT))
-    from optbench.datasets import ensure
+    from optbench.data.datasets import ensure
     from optbench.errors import UserError
 
     try:
@@ -256,7 +256,7 @@ def main() -> None:
     given = arguments.parse_args()
     names = complete(given, QUICK)
     end_contestants_with_this_process()
-    from optbench.datasets import DATASETS
+    from optbench.data.datasets import DATASETS
 
     info = DATASETS[given.dataset]
     images_per_epoch = info.train // given.batch_size * given.batch_size

@@ -21,8 +21,9 @@ import torch
 from candidates import Figures, append
 from torch.profiler import ProfilerActivity, profile
 
-from optbench import bench, engine, speed, step
-from optbench.device import make_deterministic
+from optbench import bench
+from optbench.machine.device import make_deterministic
+from optbench.training import engine, speed, step
 
 _WIDTH = 90  # of a kernel's name, which has all its template's arguments
 

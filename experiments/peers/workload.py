@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from optbench.datasets import Dataset, load
+from optbench.data.datasets import Dataset, load
 
 DROPOUT = 0.25
 WARM_UP_STEPS = 20  # before the clock starts: kernels are chosen and loaded, memory is allocated

@@ -6,14 +6,14 @@ import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from optbench.execution.event import Event, Failure, Message, Split, Stopped, Verdict, never
-from optbench.stacks import Stack
+from optbench.execution.event import Event, Failure, Halved, Message, Stopped, Verdict, never
+from optbench.sweep.stacks import Stack
 
 __all__ = [
     "Event",
     "Failure",
+    "Halved",
     "Message",
-    "Split",
     "Stopped",
     "Verdict",
     "default_workers",
@@ -32,7 +32,7 @@ def run(
 ) -> Generator[Event, None, None]:
     """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
 
-    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, (stack, Split)
+    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, (stack, Halved)
     when a stack of several trials ran out of memory and goes on in halves, and (stack, Failure) when a stack is given
     up; a stack whose rows begin again with epoch 0 was started again. `verdict` is asked after all rows so far have
     been yielded. Closing the iterator stops all work.

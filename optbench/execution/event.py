@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.stacks import Stack
+from optbench.sweep.stacks import Stack
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Split:
+class Halved:
     """The stack goes on as these, from the start: it was too large."""
 
     into: tuple[Stack, ...]
@@ -32,13 +32,13 @@ class Stopped:
     trial_ids: frozenset[str]
 
 
-Message = list[dict[str, Any]] | Failure | Stopped | Split
+Message = list[dict[str, Any]] | Failure | Stopped | Halved
 Event = tuple[Stack, Message]
 
 
-def split(stack: Stack, new: deque[Stack]) -> Split:
+def halve(stack: Stack, new: deque[Stack]) -> Halved:
     """Put the halves of a stack first in the queue of those that are still to begin."""
-    halves = Split(stack.halves())
+    halves = Halved(stack.halves())
     new.extendleft(reversed(halves.into))
     return halves
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from optbench import engine
-from optbench.datasets import Dataset, load
-from optbench.device import is_out_of_memory, make_deterministic
-from optbench.execution.event import Event, Failure, Stopped, Verdict, split
-from optbench.stacks import Stack
+from optbench.data.datasets import Dataset, load
+from optbench.execution.event import Event, Failure, Stopped, Verdict, halve
+from optbench.machine.device import is_out_of_memory, make_deterministic
+from optbench.sweep.stacks import Stack
+from optbench.training import engine
 
 
 class Trainer:
@@ -76,7 +76,7 @@ def run_in_process(
         epoch = 0
         for message in trainer.advance(stack, stop):
             if isinstance(message, Failure) and message.is_too_large:
-                yield stack, split(stack, new)
+                yield stack, halve(stack, new)
                 continue
             yield stack, message
             epoch = epoch if isinstance(message, Failure) else message[0]["epoch"]

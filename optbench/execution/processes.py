@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from optbench.execution.event import Event, Failure, Verdict
 from optbench.execution.workers import Idle, Worker, WorkerDiedError, run_in_workers
-from optbench.stacks import Stack
+from optbench.sweep.stacks import Stack
 
 # Set before a worker starts, since libraries read them when they load. Without the last two every step's buffers go
 # back to the kernel and come again page by page, up to a third of the time.

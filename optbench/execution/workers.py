@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from optbench.execution.event import Event, Failure, Split, Stopped, Verdict, split
-from optbench.stacks import Stack
+from optbench.execution.event import Event, Failure, Halved, Stopped, Verdict, halve
+from optbench.sweep.stacks import Stack
 
 ATTEMPTS = 3
 
@@ -74,22 +74,22 @@ class Queue:
         self._attempts[stack.stack_id] += 1
         return stack
 
-    def split(self, stack: Stack) -> Split:
+    def halve(self, stack: Stack) -> Halved:
         """The halves of a stack come next."""
-        return split(stack, self._stacks)
+        return halve(stack, self._stacks)
 
     def put_back(self, waiting: Sequence[Stack]) -> None:
         """These waited in a worker that died, which was not their fault: they begin again, and it does not count."""
         self._stacks.extendleft(waiting)
         self._attempts.subtract(stack.stack_id for stack in waiting)
 
-    def again(self, stack: Stack, how: str) -> Split | Failure | None:
+    def again(self, stack: Stack, how: str) -> Halved | Failure | None:
         """This one was in training when its worker died, `how` in words; None: it is tried once more."""
         if self._attempts[stack.stack_id] < ATTEMPTS:
             self._stacks.appendleft(stack)
             return None
         if len(stack) > 1:
-            return self.split(stack)
+            return self.halve(stack)
         return Failure(f"its worker process died {ATTEMPTS} times, {how}")
 
 
@@ -180,7 +180,7 @@ def _hear(seat: _Seat[W], queue: Queue, message: list[dict[str, Any]] | Failure 
         return
     if isinstance(message, Failure):
         seat.settled = True
-        yield seat.stack, queue.split(seat.stack) if message.is_too_large else message
+        yield seat.stack, queue.halve(seat.stack) if message.is_too_large else message
         return
     seat.epoch = message[0]["epoch"]
     seat.settled = all(row["status"] != "running" for row in message)

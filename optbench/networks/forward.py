@@ -205,7 +205,7 @@ def _together(
 
 def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
     """The trunk of the cnn in fused kernels, which keep the planes of 16 and 32 channels out of the memory."""
-    from optbench.kernels.trunk import trunk  # Triton comes with torch on Linux alone
+    from optbench.networks.trunk_kernels import trunk  # Triton comes with torch on Linux alone
 
     if stack.activation.slope is None:
         raise NotImplementedError("the fused kernels have relu and leaky_relu alone")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optbench import networks, randomness
+from optbench import networks
+from optbench.machine import randomness
 from optbench.networks.activations import ACTIVATIONS
 from optbench.networks.architecture import Architecture
 from optbench.networks.forward import WAYS, Pass, logits, ways

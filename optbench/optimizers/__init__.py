@@ -1,6 +1,6 @@
 """The optimizers by name, each with its hyperparameters: `torch.optim`'s argument names, defaults and valid ranges.
 
-This file knows no torch, so that sweep files are checked at once; the update rules are in `rules.py`.
+This file knows no torch, so that sweep files are checked at once; the update rules are in `training/rules.py`.
 Adding an optimizer is a class and a row here, a function and a row there, and a row in the test's table. Optimizers
 from elsewhere get their class from `foreign.py`.
 """
@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from optbench.bounds import BelowOne, NonNegative, UpToOne
-from optbench.hyperparameters import Hyperparameters
+from optbench.optimizers.bounds import BelowOne, NonNegative, UpToOne
+from optbench.optimizers.hyperparameters import Hyperparameters
 
 Shrinking = Annotated[float, Field(gt=0, lt=1)]
 Growing = Annotated[float, Field(gt=1, allow_inf_nan=False)]

@@ -21,57 +21,63 @@ import torch
 from pydantic import AfterValidator, Field, create_model, model_validator
 from torch import nn
 
-from optbench.axes import PARAMETERS
-from optbench.bounds import NonNegative
 from optbench.errors import UserError, did_you_mean
-from optbench.hyperparameters import Hyperparameters
 from optbench.optimizers import IMPOSSIBLE, library
+from optbench.optimizers.bounds import NonNegative
+from optbench.optimizers.hyperparameters import Hyperparameters
 
 
 class Foreign(Hyperparameters):
-    """Arguments of a class from elsewhere; `target` is the class, `folder` where a file is looked for."""
+    """Arguments of a class from elsewhere: `optimizer_class`, looked for in `folder` where it is in a file.
+
+    What a sweep file calls by a name in `reserved` is something else, so an argument of that name keeps its default.
+    """
 
     stacked = False
 
-    target: ClassVar[type[torch.optim.Optimizer]]
+    optimizer_class: ClassVar[type[torch.optim.Optimizer]]
     folder: ClassVar[Path]
+    reserved: ClassVar[frozenset[str]]
 
     def arguments(self) -> dict[str, Any]:
         """What the sweep file gives to the constructor; what it leaves out stays the class's own affair."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
-    def build(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer for these parameters, in groups where the class wants them so."""
         groups: Any = parameters
         if self.algorithm.removeprefix(f"{library.NAME}.") in library.MUON_GROUPS:
             matrices = [p for p in parameters if p.ndim >= 2]
             rest = [p for p in parameters if p.ndim < 2]
             groups = [{"params": matrices, "use_muon": True}, {"params": rest, "use_muon": False}]
-        return self.target(groups, **self.arguments())
+        return self.optimizer_class(groups, **self.arguments())
 
     @model_validator(mode="after")
     def _constructs(self) -> Foreign:
         """The constructor has the last word on its arguments, before anything trains."""
         try:
-            self.build([nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))])
+            self.make([nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))])
         except Exception as error:
             raise ValueError(_one_line(error)) from None
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:  # a class made at run time cannot be pickled by name
-        return _restore, (self.algorithm, self.folder, self.arguments(), self.source)
+        return _restore, (self.algorithm, self.folder, self.reserved, self.arguments(), self.source)
 
 
-def _restore(name: str, folder: Path, arguments: Mapping[str, Any], source: str) -> Foreign:
-    found = find_foreign(name, folder)
+def _restore(name: str, folder: Path, reserved: frozenset[str], arguments: Mapping[str, Any], source: str) -> Foreign:
+    found = find_foreign(name, folder, reserved)
     if found.source != source:
         raise UserError(f"the code of {name} was changed while the sweep ran; run again")
     return found(**arguments)
 
 
 @cache
-def find_foreign(name: str, folder: Path) -> type[Foreign]:
-    """The class behind a name as hyperparameters. Raises `UserError` when there is none that can train."""
+def find_foreign(name: str, folder: Path, reserved: frozenset[str] = frozenset()) -> type[Foreign]:
+    """The class behind a name as hyperparameters, but for arguments of a name in `reserved`.
+
+    Raises `UserError` when there is none that can train, also where it requires such an argument.
+    """
     if ":" in name:
         module_name, _, class_name = name.rpartition(":")
         module = _file(folder / module_name) if module_name.endswith(".py") else _module(module_name)
@@ -90,10 +96,10 @@ def find_foreign(name: str, folder: Path) -> type[Foreign]:
         else:
             what = f"a {type(found).__name__}"
         raise UserError(f"{name} is {what}, not a torch.optim.Optimizer")
-    target = cast(type[torch.optim.Optimizer], found)
-    if issubclass(target, torch.optim.SparseAdam):
+    optimizer_class = cast(type[torch.optim.Optimizer], found)
+    if issubclass(optimizer_class, torch.optim.SparseAdam):
         raise UserError(f"{name} cannot train here: {IMPOSSIBLE['sparseadam']}")
-    return _hyperparameters(name, folder, target)
+    return _hyperparameters(name, folder, reserved, optimizer_class)
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -157,17 +163,19 @@ def _of_library(name: str) -> Any:
 
 # ---------------------------------------------------------------- signature → hyperparameters
 
-# Arguments that a sweep file cannot set: what these words mean there is said already, or pydantic has a use for them.
-_TAKEN = {"optimizer", "num_samples", *PARAMETERS, *dir(Foreign), *Foreign.__class_vars__}
+# Arguments that a sweep file cannot set either: pydantic has a use for these words, or `Foreign` has.
+_TAKEN = {*dir(Foreign), *Foreign.__class_vars__}
 _Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 
 
-def _hyperparameters(name: str, folder: Path, target: type[torch.optim.Optimizer]) -> type[Foreign]:
+def _hyperparameters(
+    name: str, folder: Path, reserved: frozenset[str], optimizer_class: type[torch.optim.Optimizer]
+) -> type[Foreign]:
     fields: dict[str, Any] = {}
-    for argument in _arguments(target):
+    for argument in _arguments(optimizer_class):
         kind, default = _kind(argument), argument.default
         is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
-        if argument.name in _TAKEN or argument.name.startswith(("_", "model_")):
+        if argument.name in _TAKEN | reserved or argument.name.startswith(("_", "model_")):
             if is_required:
                 raise UserError(f"{name} needs '{argument.name}', which has another meaning in a sweep file")
             continue
@@ -178,26 +186,28 @@ def _hyperparameters(name: str, folder: Path, target: type[torch.optim.Optimizer
         fields[argument.name] = (kind, ... if is_required else default)
     if "lr" not in fields:
         raise UserError(f"{name} takes no lr")
-    made = create_model(target.__name__, __base__=Foreign, **fields)
-    made.algorithm, made.folder, made.target = name, folder, target
-    made.provider = target.__module__.partition(".")[0] if not name.rpartition(":")[0].endswith(".py") else "file"
-    made.source = hashlib.sha256(_source(target)).hexdigest()[:16]
+    made = create_model(optimizer_class.__name__, __base__=Foreign, **fields)
+    made.algorithm, made.folder, made.reserved, made.optimizer_class = name, folder, reserved, optimizer_class
+    made.provider = (
+        optimizer_class.__module__.partition(".")[0] if not name.rpartition(":")[0].endswith(".py") else "file"
+    )
+    made.source = hashlib.sha256(_source(optimizer_class)).hexdigest()[:16]
     return made
 
 
-def _source(target: type) -> bytes:
+def _source(optimizer_class: type) -> bytes:
     """The text of the file that defines a class, so that changed code is trained anew."""
     try:
-        path = inspect.getsourcefile(target)
+        path = inspect.getsourcefile(optimizer_class)
     except TypeError:
         path = None
     return Path(path).read_bytes().replace(b"\r\n", b"\n") if path else b""
 
 
-def _arguments(target: type) -> list[inspect.Parameter]:
+def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
     """The constructor's arguments after the parameters; what it hands on as **kwargs belongs to the next base class."""
     found: dict[str, inspect.Parameter] = {}
-    for base in target.__mro__:
+    for base in optimizer_class.__mro__:
         if base is torch.optim.Optimizer:
             break
         if "__init__" not in vars(base):

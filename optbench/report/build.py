@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optbench import stats
-from optbench.axes import COMPARED
-from optbench.report import findings, insights, rankings
+from optbench.report import explanations, findings, rankings
 from optbench.report.query import Query
-from optbench.report.results import Results, load
+from optbench.report.results import Results, prepare
 from optbench.report.tables import Report, Table
-from optbench.store import Store
+from optbench.results.store import Store
+from optbench.sweep.axes import COMPARED
 
 
 def build(store: Store, query: Query | None = None) -> Report:
     """The report of a folder of results. Raises `UserError` when nothing in it can be shown."""
-    return report(load(store, query or Query()))
+    return report(prepare(store, query or Query()))
 
 
 def shown(store: Store) -> set[str]:
     """Ids of the configurations in the tables of a folder's report. Raises `UserError` when nothing can be shown."""
-    parts = load(store, Query()).on_each_dataset().values()
+    parts = prepare(store, Query()).on_each_dataset().values()
     return set().union(*(rankings.shown(part, by) for part in parts for by in rankings.groups(part)))
 
 
@@ -35,7 +35,7 @@ def report(results: Results) -> Report:
     tables = [table for _, found in answers for table in found]
     if len(parts) > 1 and "dataset" in results.query.by:
         tables = [rankings.axis(results, _by(results))]
-    elif len(parts) > 1 and not results.query.by and (over_all := insights.workloads(results)):
+    elif len(parts) > 1 and not results.query.by and (over_all := explanations.workloads(results)):
         tables.append(over_all)
     return Report(results.name, results.summary, tuple(sentences), tuple(tables), _note(results, list(parts.values())))
 
@@ -56,8 +56,8 @@ def _by(results: Results) -> list[str]:
 def _answer(results: Results) -> tuple[list[str], list[Table]]:
     """The findings and the tables of one dataset."""
     optimizers = rankings.optimizers(results)
-    sensitivity, shares = insights.sensitivity(results), insights.importance(results)
-    targets, curse = insights.targets(results, optimizers.data), insights.selection(results)
+    sensitivity, shares = explanations.sensitivity(results), explanations.importance(results)
+    targets, curse = explanations.targets(results, optimizers.data), explanations.selection(results)
     sentences = findings.sentences(results, optimizers, targets, sensitivity, shares, curse)
     by = _by(results)
     if by:
@@ -69,13 +69,13 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
             rankings.differences(results, optimizers.data),
             *(rankings.axis(results, columns) for columns in others),
             sensitivity,
-            insights.divergence(results),
+            explanations.divergence(results),
             targets,
-            insights.workloads(results),
+            explanations.workloads(results),
             shares,
             curse,
-            insights.tuning(results),
-            insights.epochs(results, optimizers.data),
+            explanations.tuning(results),
+            explanations.epochs(results, optimizers.data),
         ]
     found, budgets = [table for table in tables if table is not None], results.outline.budgets
     if len(set(budgets.values())) > 1:

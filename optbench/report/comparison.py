@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.axes import COMPARED
 from optbench.errors import UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.tables import Column, Report, Table
+from optbench.results.store import Outline, Store
 from optbench.scores import Score
-from optbench.store import Outline, Store
+from optbench.sweep.axes import COMPARED
 
 _AXES = [name for name, axis in COMPARED.items() if not axis.is_resolved]
 BY = (*_AXES, "algorithm", "lr")
@@ -153,7 +153,7 @@ _WELCH = (
 _SECONDS = " seconds: B / A of the time of an epoch, geometric mean over trials that ran alone on both sides."
 
 
-def build(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
+def compare(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
     """What changed from the results in `a` to those in `b`; a row for each combination of the columns `by`.
 
     Raises `UserError` when a folder cannot be read, when the two must not be compared, and when nothing pairs.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from optbench.report.curves import sparkline
+from optbench.report.characters import sparkline
 from optbench.report.tables import Column, Report, Table
 
 JSON_VERSION = 2

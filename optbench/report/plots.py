@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
-from optbench.axes import COMPARED
 from optbench.report.results import Results
 from optbench.scores import Score
+from optbench.sweep.axes import COMPARED
 
 # Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
 COLOURS = {

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pandas as pd
 
 from optbench import stats
-from optbench.axes import COMPARED
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.scores import Score
+from optbench.sweep.axes import COMPARED
 
 # Of each axis the title of its table, and its name as a heading.
 _AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | {"lr": ("Learning rates", "lr")}

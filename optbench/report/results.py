@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.axes import COMPARED
 from optbench.errors import UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching
+from optbench.results.store import COLUMNS, Outline, Store
 from optbench.scores import Score
-from optbench.store import COLUMNS, Outline, Store
+from optbench.sweep.axes import COMPARED
 
 # What tables, plots and sentences are made from.
 _COLUMNS = [
@@ -149,7 +149,7 @@ class Results:
         return [name for name in self.hyperparameters if name.removeprefix(stats.HYPERPARAMETER) not in self.searched]
 
 
-def load(store: Store, query: Query) -> Results:
+def prepare(store: Store, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
     outline = store.outline()
     rows, metric = store.rows(_COLUMNS), outline.metric

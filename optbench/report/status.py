@@ -9,7 +9,7 @@ import pandas as pd
 from optbench import stats
 from optbench.report.results import under_way
 from optbench.report.tables import Column, Table
-from optbench.store import Store
+from optbench.results.store import Store
 
 
 def status(store: Store) -> Table:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.axes import AXES
 from optbench.errors import UserError
 from optbench.scores import Score
 from optbench.stats.finals import states, with_dropout_labels
 from optbench.stats.intervals import Estimate, estimate
+from optbench.sweep.axes import AXES
 
 # What a configuration is. Its id says less: it changes with the source of an optimizer from elsewhere. The device, and
 # what it resolves, are not in it: they may be what is compared.

@@ -15,10 +15,12 @@ from typing import Any
 
 from workload import DROPOUT, Result, Settings, evaluated
 
-from optbench import device, engine, execution
-from optbench.spec import parse
-from optbench.stacks import Stack, plan
-from optbench.trials import expand
+from optbench import execution
+from optbench.machine import device
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import Stack, plan
+from optbench.sweep.trials import expand
+from optbench.training import engine
 
 _STACK_ON_CPU = 4
 

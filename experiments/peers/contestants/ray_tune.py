@@ -15,7 +15,7 @@ from pathlib import Path
 
 from workload import CannotRunError, DeviceData, Result, Settings, measure, prepare, side_by_side
 
-import optbench.datasets
+import optbench.data.datasets
 from contestants.eager import Eager
 
 _AT_ONCE = 16
@@ -41,7 +41,7 @@ def _barrier(folder: Path, parties: int) -> Callable[[], None]:
     return together
 
 
-def _trainable(config: dict[str, int], settings: Settings, data: optbench.datasets.Dataset, barrier: str) -> None:
+def _trainable(config: dict[str, int], settings: Settings, data: optbench.data.datasets.Dataset, barrier: str) -> None:
     import torch
     from ray import tune
 

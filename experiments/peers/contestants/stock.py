@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from workload import Net, Result, Settings, evaluated, measure, prepare
 
-import optbench.datasets
+import optbench.data.datasets
 
 _LOADERS = 8
 
@@ -22,7 +22,7 @@ _LOADERS = 8
 class Images(Dataset):
     """Transforms one image at a time, as torchvision's ToTensor and Normalize do."""
 
-    def __init__(self, data: optbench.datasets.Dataset, splits: Sequence[optbench.datasets.Split]) -> None:
+    def __init__(self, data: optbench.data.datasets.Dataset, splits: Sequence[optbench.data.datasets.Split]) -> None:
         self.images = torch.cat([split.images for split in splits])
         self.labels = torch.cat([split.labels for split in splits]).tolist()
         self.mean, self.std = data.info.mean, data.info.std
@@ -37,7 +37,7 @@ class Images(Dataset):
 class Stock:
     """See `workload.Trainer`."""
 
-    def __init__(self, data: optbench.datasets.Dataset, settings: Settings) -> None:
+    def __init__(self, data: optbench.data.datasets.Dataset, settings: Settings) -> None:
         self.device = torch.device(settings.device)
         workers = min(_LOADERS, len(os.sched_getaffinity(0))) if settings.device == "cuda" else 0
         options = {

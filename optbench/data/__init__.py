@@ -1,0 +1,1 @@
+"""Data sets: arrays with fixed splits."""

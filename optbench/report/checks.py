@@ -1,0 +1,85 @@
+"""What was checked and measured apart from sweeps: whether an optimizer works, and how fast stacks train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from optbench.bench import Benchmark
+from optbench.optimizers.hyperparameters import Hyperparameters
+from optbench.report.catalogue import as_yaml
+from optbench.report.tables import Column, Table
+from optbench.training.check import Finding
+
+
+def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
+    """What a check found out, and the verdict."""
+    kind = type(hyperparameters)
+    stacked = "a stacked rule" if kind.stacked else "an object for each trial"
+    console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
+    arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
+    console.print(Text(f"with {arguments}"))
+    for finding in findings:
+        mark = Text("ok " if finding.ok else "no ", style="green" if finding.ok else "red")
+        console.print(mark + Text(f" {finding.check}: {finding.seen}", style=""), soft_wrap=True)
+    wrong = [finding.check for finding in findings if not finding.ok]
+    console.print(Text(f"It does not work here ({', '.join(wrong)})." if wrong else "It works here.", style="bold"))
+
+
+_UNSTEADY = 1.5  # the fastest repeat against the slowest
+
+
+def throughput(benchmark: Benchmark) -> Table:
+    """How fast stacks train, beside the sequential loop and what the device can do."""
+    rows = []
+    for measurement in benchmark.measurements:
+        bounds, step_seconds = benchmark.bounds(measurement), measurement.step_seconds
+        rows.append(
+            {
+                "label": f"{measurement.trials or 'loop'} × {measurement.batch_size}",
+                "throughput": _spread(measurement.throughput, 1e3),
+                "ratio": _spread(measurement.ratios),
+                "memory_share": f"{100 * bounds[0] / step_seconds:.1f}",
+                "arithmetic_share": f"{100 * bounds[1] / step_seconds:.1f}",
+                "step": f"{1e3 * step_seconds:.3g}",
+            }
+        )
+    columns = (
+        Column("label", "trials × batch size"),
+        Column("throughput", "thousand images × trials per second", "count"),
+        Column("ratio", "ratio to loop", "count"),
+        Column("memory_share", "memory bound %", "count"),
+        Column("arithmetic_share", "arithmetic bound %", "count"),
+        Column("step", "ms per step", "count"),
+    )
+    how = "loop: a sequential PyTorch loop"
+    if benchmark.workers:
+        processes = "process trains a stack" if benchmark.workers == 1 else "processes train a stack each"
+        threads = f"{benchmark.threads} thread{'s' * (benchmark.threads != 1)}"
+        how = f"{benchmark.workers} single-threaded {processes}; {how}, {threads}"
+    rates = [max(values) / 1e9 for values in (benchmark.matmul_rates, benchmark.convolution_rates)]
+    caption = (
+        f"cnn with Adam, {benchmark.precision}, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, "
+        "in alternation. "
+        f"{how}. ms: for a step of one trial, the device's time divided among all that train. Bounds are what it would "
+        f"take at least: of memory, for its fewest bytes at the measured copy bandwidth, "
+        f"{benchmark.bandwidth / 1e9:,.1f} GB/s; of arithmetic, for its operations at {max(rates):,.0f} GFLOP/s, the "
+        f"better of matrix products ({rates[0]:,.0f}) and convolutions ({rates[1]:,.0f}), as measured."
+    )
+    if any(max(m.throughput) > _UNSTEADY * min(m.throughput) for m in benchmark.measurements):
+        caption += (
+            " The spread is wide: if something else was running, it slowed the loop most, whose threads wait for "
+        )
+        caption += "one another; measure again."
+    return Table(f"Training throughput, {benchmark.device}", caption, columns, pd.DataFrame(rows))
+
+
+def _spread(values: Sequence[float], unit: float = 1.0) -> str:
+    """Median (minimum–maximum), three digits at least."""
+    middle, low, high = (value / unit for value in (median(values), min(values), max(values)))
+    digits = 2 if middle < 10 else 1 if middle < 100 else 0
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"

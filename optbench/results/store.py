@@ -1,0 +1,396 @@
+"""Rows in and out of parquet: one flat folder per sweep, one part per stack, one row per trial and epoch.
+
+results/<sweep>/part-<id>.parquet       rows; `pandas.read_parquet("results/<sweep>")` works at any moment
+results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
+results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, for the sake of their seconds
+
+Many parts are merged into few when a run has come to its end (`parts.merge`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from optbench.errors import UserError
+from optbench.results import parts
+from optbench.scores import Score
+from optbench.sweep.axes import AXES, PARAMETERS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCHEMA_VERSION = 3
+
+_text, _real = pa.string(), pa.float64()
+
+
+def _of_axes(is_resolved: bool) -> list[tuple[str, pa.DataType, str]]:
+    """The columns of the axes, of those that the device resolves or of the others."""
+    axes = [axis for axis in AXES.values() if axis.is_resolved == is_resolved]
+    return [(name, pa.type_for_alias(kind), says) for axis in axes for name, kind, says, *_ in axis.columns]
+
+
+# Name, type, and what the column says. The README's table of columns is held against this one by a test.
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("sweep", _text, "name of the sweep"),
+    (
+        "phase",
+        _text,
+        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; timing: trained anew, alone",
+    ),
+    ("trial_id", _text, "hash of the resolved trial"),
+    ("configuration_id", _text, "hash of the resolved trial without its seed"),
+    *_of_axes(is_resolved=False),
+    ("epoch", pa.int32(), "epochs trained; 0 is before training"),
+    ("step", pa.int64(), "updates made"),
+    ("status", _text, "finished, running, diverged, stopped or failed; the same in all rows of a trial"),
+    ("scheduled_lr", _real, "learning rate of the epoch's last step"),
+    ("train_loss", _real, "mean of the loss on the train-eval slice, dropout off"),
+    ("train_accuracy", _real, "share of the train-eval slice classified correctly, 0 to 1"),
+    ("val_loss", _real, "the same on the validation set"),
+    ("val_accuracy", _real, "the same on the validation set"),
+    ("test_loss", _real, "the same on the test set"),
+    ("test_accuracy", _real, "the same on the test set"),
+    ("train_seconds", _real, "seconds of training so far, evaluation excluded, of the whole stack"),
+    ("stack", _text, "id of the stack"),
+    ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
+    ("workers", pa.int32(), "processes that trained at the same time on this machine"),
+    ("device", _text, "cpu, or the name of the GPU"),
+    *_of_axes(is_resolved=True),
+    ("convolution", _text, "how convolutions were computed; null for networks without"),
+    ("error", _text, "why the trial failed; null otherwise"),
+    ("optbench_version", _text, "version of optbench"),
+    ("torch_version", _text, "version of torch"),
+)
+# What parts have that were written before an axis was there; those that are in all ids were there from the beginning.
+_DEFAULTS = {
+    column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
+    for axis in PARAMETERS.values()
+    if not (axis.is_always_hashed or axis.is_resolved)
+    for column in axis.columns
+}
+SCHEMA = pa.schema(
+    [pa.field(name, kind, metadata=_DEFAULTS.get(name)) for name, kind, _ in COLUMNS],
+    metadata={parts.VERSION_KEY: str(SCHEMA_VERSION)},
+)
+
+# The fields of an outline that are tuples; JSON has lists.
+_LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
+
+# A part is rewritten as epochs finish, but not more often than this, nor for more than a small share of the time.
+_SECONDS_BETWEEN_WRITES = 1.0
+_SHARE_OF_WRITING = 0.05
+
+_METRIC = Score.val_accuracy  # selects where a folder does not say what does
+_ATTEMPTS = 10  # to read parts that go meanwhile, as those of a run do when it merges or retrains them
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the folder says about its sweep besides rows.
+
+    Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
+    each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
+    schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race;
+    the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
+    wrote the folder; one that knew a single dataset left out its name).
+    """
+
+    name: str
+    metric: Score
+    trial_ids: tuple[str, ...]
+    optimizers: dict[str, int]
+    budgets: dict[str, int] = field(default_factory=dict)
+    confirm_ids: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
+    searched_schedules: tuple[str, ...] = ()
+    halving: dict[str, int] | None = None
+    races: tuple[str, ...] = ()
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    networks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All trials of the sweep, in its order."""
+        return (*self.trial_ids, *self.confirm_ids)
+
+
+class Store:
+    """The results of one sweep, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta = folder / "_optbench"
+
+    # ------------------------------------------------------------ writing
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one run at a time may write to the folder. Raises `UserError` when another one does."""
+        # The thread that ends a run need not be the one that began it.
+        lock = FileLock(self.meta / "lock", timeout=0, thread_local=False)
+        try:
+            self.meta.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"another run is writing to {self.folder}") from None
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a run is writing to the folder now."""
+        lock = FileLock(self.meta / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
+
+    def begin(self, outline: Outline, sweep_yaml: str, stacks: Mapping[str, Collection[str]]) -> None:
+        """Record the sweep and the trial ids of each stack that will train, by stack id.
+
+        Old rows of these trials go, and those of trials that were interrupted: they all train anew. What is left can be
+        read at any moment, also before the first epoch is done. What confirmed in another sweep of this folder may tune
+        in this one, and the other way round.
+        """
+        self._recover()
+        self.write_meta("sweep.yaml", sweep_yaml)
+        self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
+        planned = frozenset().union(*stacks.values())
+        phases = dict.fromkeys(outline.trial_ids, "tune") | dict.fromkeys(outline.confirm_ids, "confirm")
+        paths = self.parts()
+        for path, trials in zip(paths, parts.trials(paths, SCHEMA, ["status", "phase"]), strict=True):
+            self._tidy(path, trials, planned, phases)
+        if stacks and not self.parts():
+            self.replace(next(iter(stacks)), [])
+
+    def _tidy(self, path: Path, trials: pa.Table, planned: Collection[str], phases: Mapping[str, str]) -> None:
+        """Take from a part the rows of trials that will train, and give the others the phase they have now."""
+        old, kept = {}, set()
+        for trial in trials.to_pylist():
+            old[trial["trial_id"]] = trial["phase"]
+            if trial["trial_id"] not in planned and trial["status"] != "running":
+                kept.add(trial["trial_id"])
+        new = old | {i: phases[i] for i in old if i in phases}
+        if not kept:
+            path.unlink()
+        elif len(kept) < len(old) or new != old:
+            table = parts.read([path], SCHEMA, trial_ids=kept)
+            phase = pa.array([new[i] for i in table.column("trial_id").to_pylist()], pa.string())
+            self._replace(path, table.set_column(SCHEMA.get_field_index("phase"), "phase", phase))
+
+    def write_meta(self, name: str, text: str) -> Path:
+        """Write a file beside the rows, atomically."""
+        self.meta.mkdir(parents=True, exist_ok=True)
+        path, temporary = self.meta / name, self.meta / f".{name}.tmp"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+        return path
+
+    def replace(self, stack_id: str, rows: list[dict[str, Any]]) -> None:
+        """Write the part of a stack in one step: a reader sees the old or the new one, never half of it."""
+        self._replace(self.folder / f"part-{stack_id}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+
+    def _replace(self, path: Path, table: pa.Table) -> None:
+        parts.write(table, SCHEMA, path, self.meta / f".{path.stem}.tmp")
+
+    def compact(self) -> tuple[int, int]:
+        """Merge the parts into few and return how many there were, and how many there are; call it when `locked`.
+
+        No row changes. It is safe to be stopped at any moment, and `rows` may be read meanwhile; pandas alone may see
+        rows in their old and in their new part for the moment between the two, or until the next run after a crash.
+        """
+        try:
+            return parts.merge(self.folder, self.meta, SCHEMA)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be compacted: {error.strerror or error}") from None
+
+    def _recover(self) -> None:
+        try:
+            parts.recover(self.folder, self.meta)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
+
+    # ------------------------------------------------------------ reading
+
+    def parts(self) -> list[Path]:
+        """The files that hold the rows now, by name."""
+        return parts.listed(self.folder, self.meta)
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every trial that there are rows of."""
+        table = self._read(["trial_id", "status"], last=True)
+        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True)) if table else {}
+
+    def outline(self) -> Outline:
+        """The sweep that ran last in this folder; where the folder does not say, as much of it as the rows do."""
+        path = self.meta / "outline.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            data |= {name: tuple(data.get(name, ())) for name in _LISTS} | {"metric": Score(data["metric"])}
+            if "train" in data.get("splits", {}):
+                data["splits"] = {"": data["splits"]}
+            return Outline(**data)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._outline_of_rows()
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: damaged: {error}; the next run of the sweep writes it anew") from None
+
+    def _outline_of_rows(self) -> Outline:
+        table = self._read(["trial_id", "configuration_id", "optimizer", "phase"], last=True)
+        trials = table.to_pylist() if table else []
+        tuned, confirmed = ([t for t in trials if t["phase"] == phase] for phase in ("tune", "confirm"))
+        return Outline(
+            name=self.folder.name,
+            metric=_METRIC,
+            trial_ids=tuple(trial["trial_id"] for trial in tuned),
+            optimizers=Counter(trial["optimizer"] for trial in [*tuned, *confirmed]),
+            budgets=Counter(label for label, _ in {(t["optimizer"], t["configuration_id"]): None for t in tuned}),
+            confirm_ids=tuple(trial["trial_id"] for trial in confirmed),
+        )
+
+    def rows(
+        self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
+    ) -> DataFrame:
+        """The rows of the sweep that ran last as a data frame, or some columns of them, or the last row of each trial.
+
+        `trial_ids` asks for other trials instead, which the folder may hold of earlier sweeps. Texts are categoricals,
+        with categories in alphabetical order: they sort and group as texts do, but group them with `observed=True`.
+        Raises `UserError` for no results, a foreign file or another schema version.
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder of results")
+        table = self._read(columns, self.outline().ids if trial_ids is None else trial_ids, last)
+        if table is None:
+            sweeps = ", ".join(sorted(str(path.parent.parent) for path in self.folder.glob("*/_optbench/outline.json")))
+            raise UserError(f"{self.folder}: holds no results" + (f"; name one of {sweeps}" if sweeps else ""))
+        return _to_pandas(table)
+
+    @property
+    def timing(self) -> Store:
+        """The rows of trials that trained once more, alone, for the sake of their seconds."""
+        return Store(self.meta / "timing")
+
+    def timed(self, columns: Sequence[str] | None = None, last: bool = False) -> DataFrame:
+        """The rows, as `rows` gives them, of trials whose seconds are their own: they trained alone on the machine.
+
+        They are finished or diverged, and each is there once: as it is in `timing`, else if it happened to be alone in
+        the sweep itself. The column `device` says where. Empty where there is none.
+        """
+        again = self.timing._alone()
+        first = self._alone() - again
+        found = [store._read(columns, ids, last) for store, ids in ((self.timing, again), (self, first)) if ids]
+        empty = parts.read([], SCHEMA, columns)
+        return _to_pandas(pa.concat_tables([empty, *(table for table in found if table is not None)]))
+
+    def _alone(self) -> set[str]:
+        """Ids of the trials that trained to their end, diverged or not, and alone on the machine."""
+        table = self._read(["trial_id", "status", "stack_size", "workers"], last=True)
+        if table is None:
+            return set()
+        trials = table.to_pandas()
+        ended = trials["status"].isin(["finished", "diverged"])
+        return set(trials["trial_id"][ended & (trials["stack_size"] == 1) & (trials["workers"] == 1)])
+
+    def _read(
+        self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
+    ) -> pa.Table | None:
+        """The rows, or None where there is no part; begins again when a part goes while it is read."""
+        for _ in range(_ATTEMPTS):
+            paths = self.parts()
+            try:
+                return parts.read(paths, SCHEMA, columns, trial_ids, last) if paths else None
+            except parts.VanishedError:
+                continue
+        raise UserError(f"{self.folder}: changes faster than it can be read; try again")
+
+
+def _to_pandas(table: pa.Table) -> DataFrame:
+    frame: DataFrame = table.unify_dictionaries().to_pandas()
+    for name in frame.select_dtypes("category"):
+        values = frame[name].cat
+        if not values.categories.is_monotonic_increasing:
+            frame[name] = values.reorder_categories(values.categories.sort_values())
+    return frame
+
+
+def newest(output: Path) -> Path:
+    """The folder of the sweep that ran last in `output`. Raises `UserError` when there is none."""
+    found = {path.parent.parent: path.stat().st_mtime for path in output.glob("*/_optbench/outline.json")}
+    if not found:
+        raise UserError(f"{output}: holds no results; name a folder of results, or run a sweep first")
+    return max(found, key=lambda folder: found[folder])
+
+
+class Part:
+    """The rows of one stack on their way to disk."""
+
+    def __init__(self, store: Store, stack_id: str, columns: dict[str, dict[str, Any]]) -> None:
+        """`columns` holds for each trial id what is the same in all its rows."""
+        self._store, self._stack_id, self._columns = store, stack_id, columns
+        self._rows: list[dict[str, Any]] = []
+        self._status = dict.fromkeys(columns, "running")
+        self._errors: dict[str, str] = {}
+        self._next_write = 0.0  # on the monotonic clock
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to train."""
+        return "running" not in self._status.values()
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Append an epoch of those trials that still train; epoch 0 starts the part anew."""
+        if rows[0]["epoch"] == 0:
+            self._rows = []
+            self._status = dict.fromkeys(self._columns, "running")
+        self._rows += [self._columns[row["trial_id"]] | row for row in rows]
+        self._status |= {row["trial_id"]: row["status"] for row in rows}
+        self._errors |= {row["trial_id"]: row["error"] for row in rows if row.get("error")}
+        if rows[0]["epoch"] == 0 or self.is_settled or time.monotonic() >= self._next_write:
+            started = time.monotonic()
+            self._write()
+            took = time.monotonic() - started
+            self._next_write = started + max(_SECONDS_BETWEEN_WRITES, took / _SHARE_OF_WRITING)
+
+    def stop(self, trial_ids: Collection[str]) -> None:
+        """These trials train no further."""
+        self._status |= dict.fromkeys(trial_ids, "stopped")
+        self._write()
+
+    def hand_on(self, stack_id: str) -> None:
+        """The trials begin again in other parts, of which that of this stack is the first."""
+        self._store.replace(stack_id, [])  # a reader always finds a part
+        (self._store.folder / f"part-{self._stack_id}.parquet").unlink(missing_ok=True)
+
+    def fail(self, error: str) -> None:
+        """Mark every trial that is not settled as failed; one that never began gets a row that says so."""
+        begun = {row["trial_id"] for row in self._rows}
+        self._rows += [columns | {"epoch": 0, "step": 0} for i, columns in self._columns.items() if i not in begun]
+        failed = [trial_id for trial_id, status in self._status.items() if status == "running"]
+        self._status |= dict.fromkeys(failed, "failed")
+        self._errors |= dict.fromkeys(failed, error)
+        self._write()
+
+    def _write(self) -> None:
+        for row in self._rows:
+            row["status"], row["error"] = self._status[row["trial_id"]], self._errors.get(row["trial_id"])
+        self._store.replace(self._stack_id, self._rows)

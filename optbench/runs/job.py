@@ -1,0 +1,110 @@
+"""A sweep to be run: where its rows go, and what trains it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from optbench import execution, networks
+from optbench.data.datasets import DATASETS
+from optbench.machine.device import precision_on, resolve_device
+from optbench.results.store import Outline, Store
+from optbench.sweep.spec import Halving, Sweep
+from optbench.sweep.trials import Trial, budgets, expand
+
+
+class Job:
+    """A sweep to be run: where its rows go, and what trains it. Nothing on disk changes."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        store: Store,
+        device: str = "auto",
+        workers: int | None = None,
+        stack_size: int | None = None,
+        data_dir: Path | None = None,
+        timing: bool = False,
+    ) -> None:
+        """A job on this machine.
+
+        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is some.
+        workers: how many processes train on a CPU; None: one for each core.
+        stack_size: how many trials train together; None: as many as the device likes.
+        data_dir: the folder of the datasets; None: $OPTBENCH_DATA, else the user's cache.
+        timing: whether a third phase measures the seconds of what the tables show.
+
+        Raises `UserError` for a sweep without valid trials, and for a device that is not there or that has not got one
+        of their precisions.
+        """
+        self.sweep, self.store, self.data_dir, self.timing = sweep, store, data_dir, timing
+        self.stack_size = stack_size
+        self.tuning = expand(sweep)
+        self.device = resolve_device(device)
+        self.workers = (workers or execution.default_workers()) if self.device == "cpu" else 1
+        for precision in {trial.precision for trial in self.tuning}:
+            precision_on(self.device, precision)
+
+    @property
+    def halving(self) -> Halving | None:
+        """By which tuning trials are stopped early."""
+        return self.sweep.search.halving if self.sweep.search else None
+
+    @cached_property
+    def budgets(self) -> dict[str, int]:
+        """How many configurations of each optimizer are tuned."""
+        return budgets(self.tuning)
+
+    @property
+    def total(self) -> int:
+        """How many trials the sweep has, those that are timed once more not counted."""
+        return len(self.tuning) + self.selections.total() * len(self.sweep.confirm)
+
+    @cached_property
+    def selections(self) -> Counter[str]:
+        """How many configurations of each optimizer are selected: one on each dataset."""
+        return Counter(label for label, _ in {(trial.optimizer, trial.dataset) for trial in self.tuning})
+
+    @cached_property
+    def races(self) -> dict[str, str]:
+        """For each tuning trial, by id, a digest of all that compete in halving with it and itself."""
+        rivals: dict[tuple[str, int], list[str]] = {}
+        for trial in self.tuning:
+            rivals.setdefault((trial.optimizer, trial.group), []).append(trial.trial_id)
+        return {
+            trial_id: hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()[:16]
+            for ids in rivals.values()
+            for trial_id in ids
+        }
+
+    def trained(self) -> set[str]:
+        """Ids of the trials in the store that were trained to their end, diverged or not."""
+        return {trial_id for trial_id, status in self.store.statuses().items() if status in ("finished", "diverged")}
+
+    def outline(self, confirming: Sequence[Trial] = ()) -> Outline:
+        """What the folder of the rows says about the sweep."""
+        sweep, halving = self.sweep, self.halving
+        tuned = Counter(trial.optimizer for trial in self.tuning)
+        return Outline(
+            name=sweep.name,
+            metric=sweep.metric,
+            trial_ids=tuple(trial.trial_id for trial in self.tuning),
+            confirm_ids=tuple(trial.trial_id for trial in confirming),
+            optimizers={label: n + self.selections[label] * len(sweep.confirm) for label, n in tuned.items()},
+            budgets=self.budgets,
+            searched=sweep.searched,
+            searched_schedules=sweep.searched_schedules,
+            halving=halving.model_dump() if halving else None,
+            races=tuple(sorted(set(self.races.values()))) if halving else (),
+            splits={name: DATASETS[name].splits for name in sweep.datasets},
+            networks={trial.model: _parameters(trial) for trial in self.tuning},
+        )
+
+
+def _parameters(trial: Trial) -> int:
+    """How many the trial's network has."""
+    data = DATASETS[trial.dataset]
+    return networks.architecture(trial.model, data.image, data.classes).size

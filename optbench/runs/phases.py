@@ -1,0 +1,335 @@
+"""The phases of a sweep: tune, confirm, timing. Each has trials to train, and knows which phase comes after it.
+
+What tells one phase from another is said by its class: nobody else asks for its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import product
+from typing import ClassVar
+
+from optbench import stats
+from optbench.errors import UserError
+from optbench.machine.device import device_name, settings_given_back
+from optbench.optimizers.schedules import ReduceLROnPlateau
+from optbench.report import build
+from optbench.results.store import Outline, Store
+from optbench.runs.halving import Judge
+from optbench.runs.job import Job
+from optbench.sweep import stacks
+from optbench.sweep.spec import to_yaml
+from optbench.sweep.stacks import Stack
+from optbench.sweep.trials import Trial, confirmations
+from optbench.training import fit
+from optbench.wording import count
+
+# Four trials together are a tenth faster than one alone on a CPU, and more gain nothing; but there must be enough
+# stacks for all cores. The rule looks at the sweep alone, so the stacks are the same on every machine.
+_CPU_STACK = 4
+_CPU_STACKS_AT_LEAST = 16
+
+
+def phases_of(job: Job) -> Iterator[Phase]:
+    """The phases of a job in their order; each is planned when it is asked for, by what the one before has left."""
+    phase: Phase | None = Tune(job)
+    while phase is not None:
+        yield phase
+        phase = phase.following()
+
+
+class Phase(ABC):
+    """Trials of a job, as they are planned: `stacks` holds those that are still to be trained."""
+
+    name: ClassVar[str]  # as the column "phase" has it
+    done: ClassVar[str] = "done"  # what its trials are that need no more training
+    rungs: tuple[int, ...] = ()  # epochs after which trials may be stopped
+
+    def __init__(self, job: Job, trials: Sequence[Trial], earlier: Sequence[Phase] = ()) -> None:
+        self.job, self.trials, self._earlier = job, list(trials), list(earlier)
+        with settings_given_back():  # a GPU is tried for how many trials fit
+            self.stacks = stacks.plan(self.trials, self._stack_size(), self.settled(), self.rungs)
+
+    def _stack_size(self) -> int | Callable[[Sequence[Trial]], int]:
+        if self.job.stack_size:
+            return self.job.stack_size
+        if self.job.device == "cpu":
+            return min(_CPU_STACK, max(1, len(self.trials) // _CPU_STACKS_AT_LEAST))
+        return partial(fit.stack_size, device=self.job.device)
+
+    @property
+    def store(self) -> Store:
+        """Where its rows go."""
+        return self.job.store
+
+    @property
+    def datasets(self) -> list[str]:
+        """What is still to be trained on."""
+        return list(dict.fromkeys(stack.dataset for stack in self.stacks))
+
+    @property
+    def workers(self) -> int:
+        """Processes that will train."""
+        return min(self.job.workers, max(1, len(self.stacks)))
+
+    @abstractmethod
+    def settled(self) -> set[str]:
+        """Ids of its trials that need no more training, by what is on disk now."""
+
+    @abstractmethod
+    def following(self) -> Phase | None:
+        """The phase after this one, which is over; None: it was the last, or has left nothing to go on with."""
+
+    def begin(self) -> None:
+        """Write down what will be trained; call it when the job's store is locked."""
+        planned = {stack.stack_id: [trial.trial_id for trial in stack.trials] for stack in self.stacks}
+        self.store.begin(self._outline(), to_yaml(self.job.sweep), planned)
+
+    def _outline(self) -> Outline:
+        return self.job.outline()
+
+    def judge(self) -> Judge | None:
+        """Who decides which trials are stopped; None: none is."""
+        return None
+
+    def _timing(self) -> Phase | None:
+        """The third phase, where it is wanted and a table has something to show."""
+        if not self.job.timing:
+            return None
+        try:
+            return Timing(self.job, build.shown(self.job.store), [*self._earlier, self])
+        except UserError:  # nothing has finished
+            return None
+
+    # ------------------------------------------------------------ numbers
+
+    @cached_property
+    def per_optimizer(self) -> Counter[str]:
+        """Number of trials of each label, in the order of the sweep file."""
+        return Counter(trial.optimizer for trial in self.trials)
+
+    @cached_property
+    def missing(self) -> Counter[str]:
+        """How many of them are still to be trained."""
+        return Counter(trial.optimizer for stack in self.stacks for trial in stack.trials)
+
+    @property
+    def seeds(self) -> int:
+        """How many trials each configuration has."""
+        return len({trial.seed for trial in self.trials})
+
+    def share(self, stack: Stack) -> float:
+        """The share of a stack's epochs that will be trained, as far as that is known beforehand."""
+        return 1.0
+
+    @property
+    def to_follow(self) -> int:
+        """How many trials the next phase will have; 0 where nobody knows yet."""
+        return 0
+
+    # ------------------------------------------------------------ in words
+
+    @property
+    def title(self) -> str:
+        """What is trained."""
+        sweep, data = self.job.sweep, " and ".join(self.job.sweep.datasets)
+        return f"{sweep.name}: {count(len(self.trials), 'trial')} of {count(sweep.epochs, 'epoch')} on {data}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside it: which trials stop, and what comes after."""
+        return []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed but hardly meant."""
+        return []
+
+    def progress(self) -> str:
+        """How much of the sweep needs no more training, by what is on disk now."""
+        done = sum(len(phase.settled()) for phase in [*self._earlier, self])
+        return f"{done}/{self.job.total} done"
+
+    def nothing_to_do(self) -> str:
+        """What to say when no phase up to this one, the last, had anything to train."""
+        return f"nothing to do: all {self.job.total} trials are in {self.job.store.folder}"
+
+
+class Tune(Phase):
+    """The trials of the sweep file, by which configurations are selected."""
+
+    name = "tune"
+
+    def __init__(self, job: Job) -> None:
+        halving = job.halving
+        self.rungs = halving.rungs(job.sweep.epochs) if halving else ()
+        super().__init__(job, job.tuning)
+
+    def settled(self) -> set[str]:
+        """Ids of the trials that need no more training: trained, or stopped against the same rivals as now."""
+        halving, last, statuses = self.job.halving, self.job.store.outline(), self.job.store.statuses()
+        settled = {trial.trial_id for trial in self.trials if statuses.get(trial.trial_id) in ("finished", "diverged")}
+        if halving and last.halving == halving.model_dump() and last.metric == self.job.sweep.metric:
+            races = self.job.races.items()
+            settled |= {i for i, race in races if race in last.races and statuses.get(i) == "stopped"}
+        return settled
+
+    def following(self) -> Phase | None:
+        """Confirm, where the sweep wants fresh seeds and a trial has finished that could select; else timing."""
+        sweep = self.job.sweep
+        if not sweep.confirm:
+            return self._timing()
+        finals = stats.final(self.job.store.rows(trial_ids=[trial.trial_id for trial in self.trials], last=True))
+        selected = stats.select(finals, ["dataset", "optimizer"], sweep.metric)
+        each = product(sweep.datasets, self.job.budgets)
+        chosen = [selected[dataset, label] for dataset, label in each if (dataset, label) in selected.index]
+        return Confirm(self, chosen) if chosen else self._timing()
+
+    def judge(self) -> Judge | None:
+        """Halving, where the sweep has it; knows the scores of those that need no more training."""
+        halving, metric = self.job.halving, self.job.sweep.metric
+        if not halving or not self.stacks:
+            return None
+        judge = Judge(self.trials, halving, metric)
+        settled = self.settled()
+        if settled:
+            rows = self.job.store.rows(["trial_id", "epoch", "status", metric], settled)
+            judge.observe({str(name): value for name, value in row.items()} for row in rows.to_dict("records"))
+        return judge
+
+    @cached_property
+    def _rivals(self) -> Counter[tuple[str, int]]:
+        """How many configurations compete in each race."""
+        return Counter((t.optimizer, t.group) for t in self.trials if t.seed == self.trials[0].seed)
+
+    def share(self, stack: Stack) -> float:
+        halving, first = self.job.halving, stack.trials[0]
+        return halving.share(self._rivals[first.optimizer, first.group], stack.epochs) if halving else 1.0
+
+    @property
+    def to_follow(self) -> int:
+        return self.job.selections.total() * len(self.job.sweep.confirm)
+
+    @property
+    def notes(self) -> list[str]:
+        sweep, halving = self.job.sweep, self.job.halving
+        notes = []
+        if halving:
+            rungs, best = ", ".join(map(str, self.rungs)), f"the best 1/{halving.factor}"
+            notes.append(f"halving: after epoch {rungs} {best} of each optimizer's configurations train on")
+        if self.to_follow and self.stacks:
+            seeds, trials = count(len(sweep.confirm), "fresh seed"), count(self.to_follow, "trial")
+            notes.append(f"then each optimizer's selected configuration on {seeds}: {trials} more")
+        if self.job.timing and self.stacks:
+            notes.append("then one seed of each configuration that a table shows, alone, to measure its seconds")
+        return notes
+
+    @property
+    def warnings(self) -> list[str]:
+        found = {}
+        for trial in self.trials:
+            s = trial.schedule
+            # The first epoch sets the mark, patience + 1 may miss it, the next is the first with a lower rate.
+            if isinstance(s, ReduceLROnPlateau) and trial.epochs < s.patience + 3:
+                found[str(s)] = (
+                    f"schedule {s} cannot act: with patience {s.patience} it needs {s.patience + 3} epochs at least, "
+                    f"the sweep has {trial.epochs}"
+                )
+        if len(set(self.job.budgets.values())) > 1:
+            found["budgets"] = f"the tuning budgets differ: {stats.budgets_in_words(self.job.budgets)}"
+        others = len(set(self.job.store.outline().trial_ids) - {trial.trial_id for trial in self.trials})
+        if others:
+            found["others"] = (
+                f"{self.job.store.folder} holds {others} trials that are not of this sweep; they stay, but reports "
+                "will leave them out (another name or another folder keeps sweeps apart)"
+            )
+        return list(found.values())
+
+
+class Confirm(Phase):
+    """Each optimizer's selected configuration, on fresh seeds that selected nothing."""
+
+    name = "confirm"
+
+    def __init__(self, tune: Tune, configuration_ids: Sequence[str]) -> None:
+        trials = confirmations(tune.trials, configuration_ids, tune.job.sweep.confirm)
+        super().__init__(tune.job, trials, [tune])
+
+    def settled(self) -> set[str]:
+        return self.job.trained() & {trial.trial_id for trial in self.trials}
+
+    def following(self) -> Phase | None:
+        return self._timing()
+
+    def _outline(self) -> Outline:
+        return self.job.outline(self.trials)
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, to confirm each optimizer's selected configuration on fresh seeds"
+
+
+class Timing(Phase):
+    """One seed of each of some configurations once more, alone on an otherwise idle machine, for its seconds.
+
+    That is the first seed in the order of the sweep that finished. Left out are configurations of which none has, and
+    settled are those that ran alone on this device already, with whichever seed.
+    """
+
+    name = "timing"
+    done = "timed"
+
+    def __init__(self, job: Job, configuration_ids: Collection[str], earlier: Sequence[Phase]) -> None:
+        statuses, first = job.store.statuses(), dict[str, Trial]()
+        for trial in (trial for phase in earlier for trial in phase.trials):
+            if trial.configuration_id in configuration_ids and statuses.get(trial.trial_id) == "finished":
+                first.setdefault(trial.configuration_id, replace(trial, phase=self.name))
+        super().__init__(job, list(first.values()), earlier)
+
+    def _stack_size(self) -> int:
+        return 1
+
+    @property
+    def store(self) -> Store:
+        """A place of their own: these trials keep the rows that they have in the sweep."""
+        return self.job.store.timing
+
+    @property
+    def workers(self) -> int:
+        return 1
+
+    @property
+    def seeds(self) -> int:
+        return 1
+
+    def settled(self) -> set[str]:
+        rows = self.job.store.timed(["configuration_id", "phase", "status", "device"], last=True)
+        # A diverged trial of the sweep that ran alone says nothing about another seed that did not diverge.
+        here = rows["device"] == device_name(self.job.device)
+        timed = set(rows["configuration_id"][here & ((rows["status"] == "finished") | (rows["phase"] == self.name))])
+        return {trial.trial_id for trial in self.trials if trial.configuration_id in timed}
+
+    def following(self) -> None:
+        return None
+
+    def begin(self) -> None:
+        if self.stacks:  # else there is no folder for them
+            super().begin()
+
+    def _outline(self) -> Outline:
+        return Outline(self.job.sweep.name, self.job.sweep.metric, (), {})
+
+    @property
+    def title(self) -> str:
+        trials = count(len(self.trials), "trial")
+        return f"{self.job.sweep.name}, timing: {trials}, one at a time; let nothing else run meanwhile"
+
+    def progress(self) -> str:
+        return f"{self._earlier[-1].progress()}, {len(self.settled())}/{len(self.trials)} timed"
+
+    def nothing_to_do(self) -> str:
+        return f"{super().nothing_to_do()}, {len(self.trials)} of them timed"

@@ -1,0 +1,205 @@
+"""What a person sees while a phase trains: a live display in a terminal, else one plain line per stack."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from optbench.execution import Failure, Halved, Stopped
+from optbench.runs.phases import Phase
+from optbench.runs.run import StackEvent
+from optbench.sweep.stacks import Stack
+from optbench.sweep.trials import Trial
+from optbench.wording import count
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Counts what the events of a phase say; shows that in a terminal from `start` to `stop`."""
+
+    def __init__(self, phase: Phase, console: Console) -> None:
+        self._phase, self._console = phase, console
+        self._metric = phase.job.sweep.metric
+        self._trials = {trial.trial_id: trial for trial in phase.trials}
+        self._done = phase.per_optimizer - phase.missing
+        self._epochs: Counter[str] = Counter()  # of each trial; one that ended early has nothing left to do
+        self._all_epochs = sum(len(stack) * stack.epochs for stack in phase.stacks)
+        self._best: dict[str, tuple[float, Trial, int]] = {}
+        self._last: dict[str, float] = {}
+        self._settled: dict[str, str] = {}  # status of the trials of this run that have come to an end
+        if self.done:
+            self._recall()
+        self._stacks_done, self._stacks = 0, len(phase.stacks)
+        self._started = time.monotonic()
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(phase.stacks)
+        # A terminal is redrawn by Live's own thread, so the clock runs on between events.
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    @property
+    def done(self) -> int:
+        """Trials of the phase that need no more training, those of earlier runs included."""
+        return self._done.total()
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed in this run."""
+        return self._number("failed")
+
+    def _number(self, status: str) -> int:
+        return sum(other == status for other in self._settled.values())
+
+    def start(self) -> None:
+        """Begin to show it."""
+        if self._is_live:
+            self._live.start()
+
+    def stop(self) -> None:
+        """Take the live display away."""
+        if self._is_live:
+            self._live.stop()
+
+    def summary(self) -> str:
+        """How the run ended."""
+        took = duration(time.monotonic() - self._started)
+        stopped = f", {self._number('stopped')} stopped early" if self._number("stopped") else ""
+        return (
+            f"{self.done}/{len(self._phase.trials)} trials {self._phase.done} ({self._number('diverged')} diverged and "
+            f"{self.failed} failed in this run{stopped}, {took})"
+        )
+
+    def update(self, event: StackEvent) -> None:
+        """Take in what happened to a stack."""
+        stack, message = event.stack, event.message
+        if isinstance(message, Halved):
+            for trial in stack.trials:
+                self._unsettle(trial)
+            self._finish_stack(stack, "too large for the memory, goes on in halves")
+            self._stacks += len(message.into)
+            return
+        if isinstance(message, Failure):
+            left = [trial.trial_id for trial in stack.trials if trial.trial_id not in self._settled]
+            self._settle(stack, dict.fromkeys(left, "failed"))
+            self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
+            return
+        if isinstance(message, Stopped):
+            self._settle(stack, dict.fromkeys(message.trial_ids, "stopped"))
+        else:
+            if message[0]["epoch"] == 0:  # perhaps once more, after its worker died
+                for trial in stack.trials:
+                    self._unsettle(trial)
+            for row in message:
+                self._compare(row)
+                self._epochs[row["trial_id"]] = row["epoch"]
+            self._settle(stack, {row["trial_id"]: row["status"] for row in message if row["status"] != "running"})
+        if all(trial.trial_id in self._settled for trial in stack.trials):
+            self._finish_stack(stack, self._result(stack))
+
+    def _settle(self, stack: Stack, statuses: Mapping[str, str]) -> None:
+        for trial_id, status in statuses.items():
+            assert trial_id not in self._settled, "a trial comes to its end once"
+            self._settled[trial_id] = status
+            self._epochs[trial_id] = stack.epochs
+            if status != "failed":
+                self._done[self._trials[trial_id].optimizer] += 1
+
+    def _unsettle(self, trial: Trial) -> None:
+        if self._settled.pop(trial.trial_id, "failed") != "failed":
+            self._done[trial.optimizer] -= 1
+
+    def _result(self, stack: Stack) -> str:
+        """The best trial of a stack that is done, and what became of the others."""
+        metric, ids = self._metric, {trial.trial_id for trial in stack.trials}
+        parts = []
+        best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
+        if best:
+            value, label = (min if metric.is_loss else max)(best)
+            parts.append(f"best {metric} {value:.4f} ({label})")
+        for status in ("diverged", "failed", "stopped"):
+            n = sum(self._settled[i] == status for i in ids)
+            if n:
+                parts.append(f"all {status}" if n == len(ids) else f"{n} {status}")
+        return ", ".join(parts)
+
+    def _recall(self) -> None:
+        """Keep the best of each optimizer in mind among the trials that earlier runs have trained."""
+        metric, missing = self._metric, {t.trial_id for stack in self._phase.stacks for t in stack.trials}
+        rows = self._phase.job.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
+        rows = rows.dropna(subset=[metric])
+        groups = rows.groupby("optimizer", observed=True)[metric]
+        for row in rows.loc[groups.idxmin() if metric.is_loss else groups.idxmax()].to_dict("records"):
+            self._compare(row)
+
+    def _compare(self, row: Mapping[Any, Any]) -> None:
+        """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
+        trial, metric = self._trials[row["trial_id"]], self._metric
+        self._last[trial.trial_id] = row[metric]
+        value = metric.sign * row[metric]
+        if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
+            self._best[trial.optimizer] = value, trial, row["epoch"]
+
+    def _finish_stack(self, stack: Stack, result: str) -> None:
+        self._stacks_done += 1
+        if not self._is_live:
+            line = (
+                f"stack {self._stacks_done}/{self._stacks}: {count(len(stack), 'trial')}, "
+                f"batch_size {stack.batch_size}, {result}; "
+                f"{self.done}/{len(self._phase.trials)} trials {self._phase.done}, {self._time_left()}"
+            )
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _epochs_done(self) -> int:
+        return self._epochs.total()
+
+    def _share(self) -> float:
+        return self._epochs_done() / max(1, self._all_epochs)
+
+    def _time_left(self) -> str:
+        elapsed, share = time.monotonic() - self._started, self._share()
+        return f"{duration(elapsed * (1 - share) / share)} left" if share else "time left not known yet"
+
+    def _render(self) -> RenderableType:
+        elapsed = duration(time.monotonic() - self._started)
+        head = Text(
+            f"{self._phase.job.sweep.name}: {self.done}/{len(self._phase.trials)} trials · "
+            f"{self._epochs_done()}/{self._all_epochs} epochs · {elapsed} · {self._time_left()}"
+        )
+        counts = {status: self._number(status) for status in ("diverged", "failed", "stopped")}
+        if any(counts.values()):
+            head.append("".join(f" · {n} {status}" for status, n in counts.items() if n), style="yellow")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
+        table.add_column("trials", justify="right", no_wrap=True)
+        table.add_column(f"best {self._metric}", justify="right", no_wrap=True)
+        table.add_column("with")  # it alone gives way where the terminal is narrow
+        for label, total in self._phase.per_optimizer.items():
+            best, value, where = self._best.get(label), "–", ""
+            if best:
+                value = f"{abs(best[0]):.4f}"
+                trial, epoch = best[1], best[2]
+                where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
+                if len(self._phase.job.sweep.datasets) > 1:
+                    where = f"{trial.dataset} {where}"
+            table.add_row(
+                Text(label), f"{self._done[label]}/{total}", value, Text(where, no_wrap=True, overflow="ellipsis")
+            )
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width)))
+        return Group(head, bar, table)

@@ -1,0 +1,241 @@
+"""What may stand under `parameters`, in an optimizer's block and in an exclusion: axes, each a list of values.
+
+The types are those of `axes`, `optimizers` and `schedules`; in the latter two a range may stand for every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from itertools import product
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
+from pydantic_core import ErrorDetails
+
+from optbench import optimizers
+from optbench.errors import did_you_mean
+from optbench.optimizers import OPTIMIZERS, schedules
+from optbench.optimizers.hyperparameters import Hyperparameters
+from optbench.optimizers.schedules import SCHEDULES, Schedule
+from optbench.sweep.axes import AXES, PARAMETERS
+from optbench.sweep.search import Range, SearchedSchedule
+from optbench.sweep.search import schedule as make_schedule
+from optbench.wording import in_words, location, show, worth_saying, wrong, wrong_at
+
+
+def as_list(value: Any) -> Any:
+    """A scalar stands for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values as they are, if none stands twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise wrong(f"the value {show(value)} stands twice")
+    return values
+
+
+# Bounds of a range: up to here a float holds every whole number, and the difference of two is finite.
+MAX_WHOLE, MAX_REAL = 2**53, 1e300
+
+STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _axis(kind: Any) -> Any:
+    """A grid axis: a list of values of this kind, a scalar standing for a list of one."""
+    sequence = Annotated[tuple[kind, ...], Field(strict=False, min_length=1)]
+    return Annotated[sequence, BeforeValidator(as_list), AfterValidator(distinct)]
+
+
+class Grid(BaseModel):
+    """A block whose keys are axes; `of` holds the classes that the block is for."""
+
+    model_config = STRICT
+    of: ClassVar[tuple[type[BaseModel], ...]] = ()
+
+    @classmethod
+    def in_words(cls, detail: ErrorDetails) -> str:
+        """An error about the block, or inside it."""
+        if detail["type"] != "extra_forbidden":
+            return in_words(detail)
+        key = str(detail["loc"][-1])
+        if key in optimizers.IMPOSSIBLE_ARGUMENTS:
+            return f"'{key}' cannot be set: {optimizers.IMPOSSIBLE_ARGUMENTS[key]}"
+        lacking = [of.algorithm for of in cls.of if issubclass(of, Hyperparameters) and key not in of.model_fields]
+        if lacking and any(key in other.model_fields for other in [*OPTIMIZERS.values(), *cls.of]):
+            return f"'{key}' is no hyperparameter of {', '.join(lacking)}"
+        return f"unknown key '{key}'; {did_you_mean(key, sorted(cls.model_fields))}"
+
+
+def _grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]]) -> type[Grid]:
+    fields: dict[str, Any] = {name: (_axis(kind), None) for name, kind in kinds.items()}
+    made = create_model("Grid", __base__=Grid, **fields)
+    made.of = tuple(of)
+    return made
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a class and the type of one value, a range allowed in the place of every number."""
+    kinds = {
+        n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in model.model_fields.items()
+    }
+    return {name: _searchable(kind) for name, kind in kinds.items()}
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def _searchable(kind: Any) -> Any:
+    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) is tuple:
+        inner, *metadata = get_args(kind)
+        return Annotated[_searchable(inner), *metadata]
+    if get_origin(kind) is tuple:
+        return tuple[tuple(part if part is Ellipsis else _searchable(part) for part in get_args(kind))]  # type: ignore[misc]
+    if not (_allows(kind, int) or _allows(kind, float)):
+        return kind
+    return Annotated[kind, WrapValidator(partial(_number_or_range, kind=kind))]
+
+
+def _allows(kind: Any, number: type) -> bool:
+    """Whether a type of value has `number`, int or float, among its kinds."""
+    if kind in (number, Any):
+        return True
+    return get_origin(kind) in (Annotated, Union, UnionType) and any(_allows(part, number) for part in get_args(kind))
+
+
+def _number_or_range(value: Any, validate: Callable[[Any], Any], kind: Any) -> Any:
+    """The value as it is, or the range that a mapping with `min` and `max` stands for.
+
+    Where both whole and other numbers are allowed, a range holds all of them; where nothing is known, its bounds tell.
+    """
+    if not isinstance(value, dict) or not {"min", "max", "log"} & set(value):
+        return validate(value)
+    for key in value:
+        if key not in ("min", "max", "log"):
+            raise wrong(f"unknown key '{key}'; a range has min, max and log", key)
+    for key in ("min", "max"):
+        if key not in value:
+            raise wrong(f"a range needs '{key}'")
+        if isinstance(value[key], bool) or not isinstance(value[key], int | float):
+            raise wrong(f"must be a number, not {show(value[key])}", key)
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        raise wrong(f"must be true or false, not {show(log)}", "log")
+    bounds = {}
+    for key in ("min", "max"):
+        try:
+            bounds[key] = validate(value[key])
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise wrong(in_words(detail), key) from None
+    if bounds["min"] >= bounds["max"]:
+        empty = bounds["min"] == bounds["max"]
+        raise wrong(f"the range from {value['min']} to {value['max']} is {'empty' if empty else 'reversed'}", "min")
+    if log and bounds["min"] <= 0:
+        raise wrong("a logarithmic range must begin above 0", "min")
+    is_whole = all(isinstance(bound, int) for bound in bounds.values()) and (kind is Any or not _allows(kind, float))
+    limit = MAX_WHOLE if is_whole else MAX_REAL
+    for key, bound in bounds.items():
+        if abs(bound) > limit:
+            raise wrong(f"must lie within ±{limit:g} in a range", key)
+    return Range(bounds["min"], bounds["max"], log, is_whole)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+@cache
+def _schedule_grid(name: str) -> type[Grid]:
+    kinds = _fields(SCHEDULES[name])
+    return _grid(kinds | {"name": str}, [SCHEDULES[name]])
+
+
+def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
+    """An entry of the axis `schedule`: a name, or a mapping whose lists are axes of their own."""
+    name = value.get("name") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise wrong("must be a schedule's name or a mapping with 'name'")
+    if name in schedules.IMPOSSIBLE:
+        raise wrong(f"{name} cannot stand in a sweep file: {schedules.IMPOSSIBLE[name]}")
+    known = schedules.ALIASES.get(name, name)
+    if known not in SCHEDULES:
+        raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")
+    given = dict(value) if isinstance(value, dict) else {}
+    # Milestones are a list themselves: one list of them is one value.
+    if "milestones" in given and not any(isinstance(m, list) for m in as_list(given["milestones"])):
+        given["milestones"] = [as_list(given["milestones"])]
+    grid, problems = _schedule_grid(known), []
+    for parameter, info in SCHEDULES[known].model_fields.items():
+        if info.is_required() and parameter not in given:
+            problems.append(wrong_at((parameter,), f"missing key '{parameter}'", given))
+    try:
+        axes = grid.model_validate(given | {"name": known})
+    except ValidationError as error:
+        for detail in worth_saying(error):
+            loc, is_key = location(detail)
+            problems.append(wrong_at(loc, grid.in_words(detail), detail["input"], is_key))
+    if problems:
+        raise ValidationError.from_exception_data(known, problems)
+    names = [parameter for parameter in given if parameter != "name"]
+    return [
+        make_schedule(known, dict(zip(names, values, strict=True)))
+        for values in product(*(getattr(axes, parameter) for parameter in names))
+    ]
+
+
+def _flat(values: tuple[list[Any], ...]) -> tuple[Any, ...]:
+    return tuple(part for value in values for part in value)
+
+
+Schedules = Annotated[
+    tuple[Annotated[Any, AfterValidator(_schedules)], ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(as_list),
+    AfterValidator(_flat),
+    AfterValidator(distinct),
+]
+SchedulesOrNames = Annotated[
+    tuple[Annotated[Any, AfterValidator(lambda v: [v] if isinstance(v, str) else _schedules(v))], ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(as_list),
+    AfterValidator(_flat),
+    AfterValidator(distinct),
+]
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def _block_grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], schedule: Any) -> type[Grid]:
+    shared = {name: axis.kind for name, axis in PARAMETERS.items() if name != "schedule"}
+    base = _grid({**shared, **kinds}, of)
+    return create_model("Block", __base__=base, schedule=(schedule, None))
+
+
+@cache
+def block_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
+    """A block that may set every parameter that all these optimizers have, each to a list of values."""
+    ordered = sorted(of, key=lambda model: model.algorithm)
+    each = [_fields(model) for model in ordered]
+    common = {name: kind for name, kind in each[0].items() if all(name in other for other in each)}
+    return _block_grid(common, ordered, Schedules)
+
+
+@cache
+def exclusion_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
+    """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
+    kinds = {name: kind for model in of for name, kind in _fields(model).items()}
+    named = {name: AXES[name].kind for name in ("dataset", "optimizer")}
+    return _block_grid(kinds | named, of, SchedulesOrNames)

@@ -1,0 +1,425 @@
+"""Sweep file → `Sweep`. Every problem of a file is reported at once, each with its line and column."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from optbench.data.datasets import DATASETS
+from optbench.errors import UserError, did_you_mean
+from optbench.optimizers.hyperparameters import Hyperparameters
+from optbench.optimizers.schedules import Schedule
+from optbench.scores import Score
+from optbench.sweep.axes import PARAMETERS, Dataset, Epochs, Seed
+from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
+from optbench.sweep.document import Document, Dumper, Key, Place, Problem
+from optbench.sweep.lookup import find
+from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
+from optbench.wording import in_words, location, show, worth_saying, wrong
+
+MAX_SEEDS = 10_000
+MAX_SAMPLES = 10_000
+
+
+def _seeds(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MAX_SEEDS:
+            raise wrong(f"the number of seeds must be from 1 to {MAX_SEEDS}")
+        return list(range(value))
+    if not isinstance(value, list):
+        raise wrong(f"takes a number of seeds or a list of them, not {show(value)}")
+    return value
+
+
+def _metric(value: Any) -> Any:
+    if str(value).startswith("test_"):
+        raise wrong("selecting on the test set would bias it; select on val_accuracy or val_loss")
+    return value
+
+
+def _confirm_seeds(value: Any) -> Any:
+    """A number of seeds begins behind all that the number `seeds` can stand for, so that the two never meet."""
+    seeds = _seeds(value)
+    return [MAX_SEEDS + seed for seed in seeds] if isinstance(value, int) else seeds
+
+
+_Datasets = Annotated[
+    tuple[Dataset, ...], Field(strict=False, min_length=1), BeforeValidator(as_list), AfterValidator(distinct)
+]
+_SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
+
+
+class Halving(BaseModel):
+    """Successive halving (Jamieson and Talwalkar, 2016): after `min_epochs` epochs, and whenever they have grown by
+    `factor`, the best 1 / `factor` of the configurations that are left train on."""
+
+    model_config = STRICT
+
+    factor: Annotated[int, Field(ge=2)] = 3
+    min_epochs: Annotated[int, Field(ge=1)] = 1
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which trials are stopped."""
+        rungs, rung = [], self.min_epochs
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.factor
+        return tuple(rungs)
+
+    def share(self, configurations: int, epochs: int) -> float:
+        """The share of all epochs that is trained when so many configurations compete."""
+        trained, left, before = 0, configurations, 0
+        for rung in (*self.rungs(epochs), epochs):
+            trained += left * (rung - before)
+            left, before = max(1, left // self.factor), rung
+        return trained / (configurations * epochs)
+
+
+class Search(BaseModel):
+    """How ranges are searched: `num_samples` configurations of each optimizer for each combination that is compared."""
+
+    model_config = STRICT
+
+    method: Method = "sobol"
+    num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] | None = None
+    seed: Seed = 0
+    halving: Halving | None = None
+
+
+class Confirm(BaseModel):
+    """Each optimizer's selected configuration is trained again with these seeds, which selected nothing."""
+
+    model_config = STRICT
+
+    seeds: Annotated[_SeedList, BeforeValidator(_confirm_seeds), AfterValidator(distinct)]
+
+
+class _File(BaseModel):
+    """The outline of a sweep file; what stands inside `parameters`, `optimizers` and `exclude` is checked after it."""
+
+    model_config = STRICT
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    dataset: _Datasets
+    epochs: Epochs
+    seeds: Annotated[_SeedList, BeforeValidator(_seeds), AfterValidator(distinct)] = (0,)
+    metric: Annotated[Literal["val_accuracy", "val_loss"], BeforeValidator(_metric)] = "val_accuracy"
+    parameters: dict[str, Any] | None = None
+    optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+    search: Search | None = None
+    confirm: Confirm | None = None
+    exclude: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerGrid:
+    """One label of the sweep: its hyperparameters' class, and the values of each parameter it sets or inherits.
+
+    A value is as a trial has it, or holds ranges. `num_samples` is this label's own number of configurations, if any.
+    """
+
+    hyperparameters: type[Hyperparameters]
+    axes: Mapping[str, tuple[Any, ...]]
+    num_samples: int | None = None
+
+    @property
+    def algorithm(self) -> str:
+        return self.hyperparameters.algorithm
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether any value holds a range."""
+        return any(ranges(value) for values in self.axes.values() for value in values)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file describes: every axis as a tuple of values, inherited and default ones filled in."""
+
+    name: str
+    datasets: tuple[str, ...]
+    epochs: int
+    seeds: tuple[int, ...]
+    metric: Score
+    optimizers: Mapping[str, OptimizerGrid]
+    search: Search | None = None
+    confirm: tuple[int, ...] = ()
+    exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
+    places: Mapping[Key, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The axes in which any optimizer has a range."""
+        axes = [axis for grid in self.optimizers.values() for axis in grid.axes.items()]
+        return tuple(dict.fromkeys(name for name, values in axes if any(map(ranges, values))))
+
+    @property
+    def searched_schedules(self) -> tuple[str, ...]:
+        """The names of the schedules in which a parameter has a range."""
+        schedules = [value for grid in self.optimizers.values() for value in grid.axes["schedule"]]
+        return tuple(dict.fromkeys(value.name for value in schedules if isinstance(value, SearchedSchedule)))
+
+
+def read(path: Path, settings: Iterable[str] = ()) -> Sweep:
+    """Read a sweep file and apply `--set` settings. Raises `UserError` with all problems."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such sweep file; 'optbench init' writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
+    return parse(text, source=str(path), default_name=path.stem, settings=settings, folder=path.parent)
+
+
+def parse(
+    text: str,
+    source: str = "sweep",
+    default_name: str = "sweep",
+    settings: Iterable[str] = (),
+    folder: Path = Path(),
+) -> Sweep:
+    """Sweep text → `Sweep`. Raises `UserError` with all problems, one a line, each with its place.
+
+    `folder` is where optimizers that stand in a file are looked for.
+    """
+    document = Document()
+    document.data = document.read(text, source)
+    if document.data is None:  # a syntax error, or nothing there
+        _stop_at(document.problems)
+    if not isinstance(document.data, dict):
+        raise UserError(f"{source}:1:1: a sweep file is a mapping such as 'dataset: mnist'; 'optbench init' writes one")
+    for setting in settings:
+        document.override(setting)
+    document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", default_name).strip("-._") or "sweep")
+
+    outline = _check(document, _File, document.data, ())
+    blocks = document.data.get("optimizers")
+    blocks = blocks if isinstance(blocks, dict) else {}
+    found = {label: _algorithm(document, label, block, folder) for label, block in blocks.items()}
+    known = {label: model for label, model in found.items() if model}
+    shared = {}
+    if known:
+        model = block_model(frozenset(known.values()))
+        shared = _block(document, model, document.data.get("parameters"), ("parameters",))
+    grids = {}
+    for label, hyperparameters in known.items():
+        block, num_samples = blocks[label], None
+        if isinstance(block, dict):
+            num_samples = _num_samples(document, label, block)
+            block = {key: value for key, value in block.items() if key not in ("optimizer", "num_samples")}
+        own = _block(document, block_model(frozenset({hyperparameters})), block, ("optimizers", label))
+        defaults = {name: (axis.default,) for name, axis in PARAMETERS.items()}
+        grids[label] = OptimizerGrid(hyperparameters, defaults | shared | own, num_samples)
+    datasets = [name for name in map(str, as_list(document.data.get("dataset"))) if name in DATASETS]
+    _check_batch_sizes(document, datasets, grids)
+    exclude = _exclude(document, datasets, grids)
+    if outline is not None:
+        _check_search(document, outline, grids)
+    _stop_at(document.problems)
+    assert outline is not None
+    return Sweep(
+        name=outline.name,
+        datasets=outline.dataset,
+        epochs=outline.epochs,
+        seeds=outline.seeds,
+        metric=Score(outline.metric),
+        optimizers=grids,
+        search=outline.search,
+        confirm=outline.confirm.seeds if outline.confirm else (),
+        exclude=exclude,
+        places=document.values,
+    )
+
+
+def _stop_at(problems: Sequence[Problem]) -> None:
+    if problems:
+        ordered = sorted(problems, key=lambda p: (p.place.source.startswith("--set"), p.place.line, p.place.column))
+        raise UserError("\n".join(dict.fromkeys(map(str, ordered))))
+
+
+def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -> Any:
+    """Validate `data`, which stands at `prefix`; None and more problems when it does not hold."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        known = {str(p.place) for p in document.problems}
+        for detail in worth_saying(error):
+            loc, is_key = location(detail)
+            place = document.place((*prefix, *loc), key=is_key)
+            if str(place) not in known:
+                document.problems.append(Problem(place, _message(detail, model)))
+        return None
+
+
+def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    if issubclass(model, Grid):
+        return model.in_words(detail)
+    if detail["type"] != "extra_forbidden":
+        return in_words(detail)
+    key = str(detail["loc"][-1])
+    if len(detail["loc"]) == 1 and key in {*PARAMETERS, "lr"}:
+        return f"'{key}' belongs under 'parameters'"
+    inner: dict[str, type[BaseModel]] = {"search": Search, "halving": Halving, "confirm": Confirm}
+    block = ([model] + [inner[str(part)] for part in detail["loc"][:-1] if part in inner])[-1]
+    return f"unknown key '{key}'; {did_you_mean(key, sorted(block.model_fields))}"
+
+
+def _algorithm(document: Document, label: str, block: Any, folder: Path) -> type[Hyperparameters] | None:
+    """The optimizer that a label stands for; None and a problem when there is none."""
+    given = isinstance(block, dict) and "optimizer" in block
+    name = block["optimizer"] if given else label
+    place = (
+        document.place(("optimizers", label, "optimizer")) if given else document.place(("optimizers", label), key=True)
+    )
+    problem = None
+    if not label.strip() or not label.isprintable():
+        problem = "a label must be printable and not empty"
+    elif not isinstance(name, str):
+        problem = f"must be an optimizer's name, not {show(name)}"
+    else:
+        try:
+            return find(name, folder)
+        except UserError as error:
+            is_label = not given and str(error).startswith("unknown")
+            problem = str(error) + (" (a label of your own needs 'optimizer: NAME' inside)" if is_label else "")
+    document.problems.append(Problem(place, problem))
+    return None
+
+
+def _num_samples(document: Document, label: str, block: dict[str, Any]) -> int | None:
+    """A label's own number of configurations."""
+    given = block.get("num_samples")
+    if given is None or (type(given) is int and 1 <= given <= MAX_SAMPLES):
+        return given
+    place = document.place(("optimizers", label, "num_samples"))
+    document.problems.append(Problem(place, f"must be a whole number from 1 to {MAX_SAMPLES}, not {show(given)}"))
+    return None
+
+
+def _check_search(document: Document, outline: _File, grids: Mapping[str, OptimizerGrid]) -> None:
+    """What holds between the ranges, `search` and `confirm`."""
+
+    def problem(path: Key, message: str, key: bool = False) -> None:
+        document.problems.append(Problem(document.place(path, key=key), message))
+
+    search = outline.search
+    is_whole = not document.problems  # else a range may be missing only because it is wrong
+    searched = [label for label, grid in grids.items() if grid.is_searched]
+    for label in searched:
+        if not (grids[label].num_samples or (search and search.num_samples)):
+            problem(
+                ("optimizers", label),
+                f"{label} has a range: say how many values to try, 'search: {{num_samples: 8}}'",
+                True,
+            )
+    if is_whole and search and not searched and (search.num_samples or not search.halving):
+        problem(("search",), "there is no range {min, max} to search", True)
+    for label, grid in grids.items():
+        if is_whole and grid.num_samples and not grid.is_searched:
+            problem(("optimizers", label, "num_samples"), f"{label} has no range {{min, max}} to search", True)
+    if search and search.halving and not search.halving.rungs(outline.epochs):
+        problem(("search", "halving", "min_epochs"), f"halving cannot act: the sweep has {outline.epochs} epochs")
+    if outline.confirm and set(outline.confirm.seeds) & set(outline.seeds):
+        both = min(set(outline.confirm.seeds) & set(outline.seeds))
+        problem(("confirm", "seeds"), f"seed {both} is a tuning seed, too; confirming needs fresh ones")
+
+
+def _block(document: Document, model: type[BaseModel], block: Any, path: Key) -> dict[str, tuple[Any, ...]]:
+    """The axes that a block sets."""
+    checked = _check(document, model, block, path) if isinstance(block, dict) else None
+    return {} if checked is None else {name: getattr(checked, name) for name in block}
+
+
+def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
+    """None may be too large for every dataset; one that is too large for some can be excluded there."""
+    largest = max((DATASETS[name].train for name in datasets), default=math.inf)
+    for label, grid in grids.items():
+        for i, size in enumerate(grid.axes["batch_size"]):
+            if size > largest:
+                own: Key = ("optimizers", label, "batch_size", i)
+                loc = own if own[:3] in document.values else ("parameters", "batch_size", i)
+                message = f"batch_size {size} is larger than the training set of {largest} images"
+                document.problems.append(Problem(document.place(loc), message))
+
+
+def _exclude(
+    document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]
+) -> tuple[dict[str, tuple[Any, ...]], ...]:
+    """The exclusions with their values read like those of the axes; one that cannot match anything is a problem."""
+    entries = document.data.get("exclude")
+    if not isinstance(entries, list) or not grids:
+        return ()
+    model = exclusion_model(frozenset(grid.hyperparameters for grid in grids.values()))
+    axes: dict[str, list[Any]] = {"dataset": list(datasets), "optimizer": list(grids)}
+    for grid in grids.values():
+        for name, values in grid.axes.items():
+            axes.setdefault(name, []).extend(values)
+    exclusions = []
+    for i, entry in enumerate(entries):
+        exclusion = _block(document, model, entry, ("exclude", i))
+        if entry == {}:
+            document.problems.append(Problem(document.place(("exclude", i)), "this would exclude every trial"))
+        if not document.problems:  # else what is excluded may only be missing because it is misspelt elsewhere
+            for name, values in exclusion.items():
+                for j, value in enumerate(values):
+                    if not any(matches(actual, value) for actual in axes.get(name, ())):
+                        message = f"excludes nothing: no {name} of this sweep is {show(value)}"
+                        document.problems.append(Problem(document.place(("exclude", i, name, j)), message))
+        exclusions.append(exclusion)
+    return tuple(exclusions)
+
+
+def matches(actual: Any, wanted: Any) -> bool:
+    """Whether a trial's value is the one an exclusion names; a schedule matches by name or whole."""
+    if isinstance(actual, Schedule | SearchedSchedule) and isinstance(wanted, str):
+        return actual.name == wanted
+    return bool(actual == wanted)
+
+
+# ---------------------------------------------------------------- Sweep → YAML
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Schedule):
+        parameters = value.model_dump(exclude_defaults=True, exclude={"name"})
+        return {"name": value.name} | parameters if parameters else value.name
+    if isinstance(value, SearchedSchedule):
+        # A list here would be a grid axis, and this one's axes are unfolded already.
+        return {"name": value.name} | {k: [_plain(k, v)] for k, v in value.parameters}
+    if isinstance(value, Range):
+        return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
+    if isinstance(value, tuple):
+        return value[0] if name == "dropout" and value[0] == value[1] else [_plain("", part) for part in value]
+    return value
+
+
+def to_yaml(sweep: Sweep) -> str:
+    """The sweep as a file that parses to an equal sweep, with everything inherited written out."""
+    blocks = {
+        label: {"optimizer": grid.algorithm}
+        | ({"num_samples": grid.num_samples} if grid.num_samples else {})
+        | {k: [_plain(k, v) for v in values] for k, values in grid.axes.items()}
+        for label, grid in sweep.optimizers.items()
+    }
+    data = {
+        "version": 1,
+        "name": sweep.name,
+        "dataset": sweep.datasets[0] if len(sweep.datasets) == 1 else list(sweep.datasets),
+        "epochs": sweep.epochs,
+        "seeds": list(sweep.seeds),
+        "metric": str(sweep.metric),
+        "optimizers": blocks,
+        "search": sweep.search.model_dump() if sweep.search else None,
+        "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,
+        "exclude": [{k: [_plain(k, v) for v in values] for k, values in entry.items()} for entry in sweep.exclude],
+    }
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,243 @@
+"""`Sweep` → trials: every configuration that the axes and the search give, less what is excluded, once for each seed.
+
+An optimizer without ranges has the product of its axes. For one with ranges, each combination of the axes that are
+compared (batch size, schedule…) has `num_samples` configurations: its own lists are gone through again and again, each
+time with the next draw for the ranges, so that every value of a list gets its share of the same budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from optbench.data.datasets import DATASETS
+from optbench.errors import UserError
+from optbench.sweep.axes import AXES, PARAMETERS, Axes
+from optbench.sweep.search import draws, fill, ranges
+from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
+
+MAX_TRIALS = 1_000_000
+# A search over few whole numbers comes to its end when so many draws in a row bring nothing new.
+_FRUITLESS_DRAWS = 100
+
+# Part of every id: raise it when the same trial would train to other numbers, so that old rows are not taken for new.
+NUMERICS = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Axes):
+    """One training with one seed, every hyperparameter resolved.
+
+    `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune", or
+    "confirm" for fresh seeds of a selected configuration. `group` numbers the combinations of compared axes within each
+    optimizer: configurations of one group compete for its budget.
+    """
+
+    phase: str = field(default="tune", compare=False)
+    group: int = field(default=0, compare=False)
+
+    @property
+    def algorithm(self) -> str:
+        """The optimizer behind the label."""
+        return self.hyperparameters.algorithm
+
+    @cached_property
+    def configuration_id(self) -> str:
+        """A hash of everything but the seed: the same configuration has the same id in every sweep."""
+        return self._hash(seed=None)
+
+    @cached_property
+    def trial_id(self) -> str:
+        """A hash of the resolved trial; what is written in the sweep file and what is left to defaults are alike."""
+        return self._hash(seed=self.seed)
+
+    def _hash(self, seed: int | None) -> str:
+        # Values equal to a default are left out, so that an axis or an argument that a later version adds, neutral by
+        # default, does not change the ids of all earlier trials. A default that changes its value must raise NUMERICS.
+        resolved: dict[str, Any] = {"numerics": NUMERICS, "algorithm": self.algorithm}
+        if self.hyperparameters.source:
+            resolved["source"] = self.hyperparameters.source
+        for axis in AXES.values():
+            value = getattr(self, axis.name)
+            if axis.is_always_hashed or value != axis.default:
+                resolved[axis.name] = axis.hashed(value)
+        resolved["seed"] = seed
+        return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
+
+    def columns(self) -> dict[str, Any]:
+        """What a row of results says about its trial (see `store.SCHEMA`)."""
+        ids = {"phase": self.phase, "trial_id": self.trial_id, "configuration_id": self.configuration_id}
+        return ids | {
+            column.name: column.of(getattr(self, axis.name))
+            for axis in AXES.values()
+            if not axis.is_resolved
+            for column in axis.columns
+        }
+
+
+def confirmations(trials: Iterable[Trial], configuration_ids: Sequence[str], seeds: Sequence[int]) -> list[Trial]:
+    """These configurations of the trials with other seeds, seed by seed."""
+    by_configuration = {trial.configuration_id: trial for trial in trials}
+    selected = [by_configuration[i] for i in configuration_ids]
+    return [replace(trial, seed=seed, phase="confirm") for seed in seeds for trial in selected]
+
+
+def budgets(trials: Iterable[Trial]) -> dict[str, int]:
+    """How many configurations are tuned of each optimizer."""
+    found = {(trial.optimizer, trial.configuration_id) for trial in trials if trial.phase == "tune"}
+    counts = Counter(label for label, _ in found)
+    return {trial.optimizer: counts[trial.optimizer] for trial in trials}
+
+
+def expand(sweep: Sweep) -> list[Trial]:
+    """All trials of a sweep, seed by seed, so that a sweep cut short holds whole comparisons with fewer seeds.
+
+    Raises `UserError` for combinations that an optimizer refuses, for too many trials and for none.
+    """
+    count = sum(_count(sweep, grid) for grid in sweep.optimizers.values()) * len(sweep.seeds)
+    if count > MAX_TRIALS:
+        raise UserError(
+            f"{_place(sweep, 'optimizers')}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
+        )
+    configurations: dict[str, Trial] = {}
+    refused: dict[str, None] = {}
+    useful: set[int] = set()
+    for label, grid in sweep.optimizers.items():
+        compared = _compared(sweep, grid)
+        for group, values in enumerate(product(*compared.values())):
+            for combination in _combinations(sweep, label, dict(zip(compared, values, strict=True)), useful):
+                try:
+                    trial = _trial(sweep, label, combination, group)
+                except ValueError as error:
+                    at = _place(sweep, "optimizers", label)
+                    refused[f"{at}: {label}: {_why(error)} (use 'exclude' for single combinations)"] = None
+                    continue
+                configurations.setdefault(trial.configuration_id, trial)
+    for i in range(len(sweep.exclude)):
+        if i not in useful:
+            refused[f"{_place(sweep, 'exclude', i)}: excludes nothing: no combination of this sweep is like this"] = (
+                None
+            )
+    if refused:
+        raise UserError("\n".join(refused))
+    if not configurations:
+        raise UserError(f"{_place(sweep, 'exclude')}: 'exclude' leaves no trial")
+    return [replace(trial, seed=seed) for seed in sweep.seeds for trial in configurations.values()]
+
+
+# Each combination of the values of these axes has an optimizer's whole budget.
+_COMPARED = ("dataset", *PARAMETERS)
+
+
+def _compared(sweep: Sweep, grid: OptimizerGrid) -> dict[str, tuple[Any, ...]]:
+    values = {"dataset": sweep.datasets, **grid.axes}
+    return {name: values[name] for name in _COMPARED}
+
+
+def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int) -> Trial:
+    """The configuration with the first seed. Raises `ValueError` where its optimizer or its dataset refuses it."""
+    own = {name: value for name, value in combination.items() if name not in _COMPARED}
+    trial = Trial(
+        epochs=sweep.epochs,
+        optimizer=label,
+        hyperparameters=sweep.optimizers[label].hyperparameters(**own),
+        seed=sweep.seeds[0],
+        group=group,
+        **{name: combination[name] for name in _COMPARED},
+    )
+    images = DATASETS[trial.dataset].train
+    if trial.batch_size > images:
+        size = f"the training set of {trial.dataset}, {images} images"
+        raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")
+    return trial
+
+
+def _why(error: ValueError) -> str:
+    """What is wrong with a combination."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors()[0]
+    if detail["type"] == "missing":
+        return f"needs {detail['loc'][0]}"
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def _budget(grid: OptimizerGrid, search: Search | None) -> int:
+    """How many configurations each combination of compared axes has, where something is searched."""
+    budget = grid.num_samples or (search.num_samples if search else None)
+    assert budget is not None, "spec sees to it that a range comes with num_samples"
+    return budget
+
+
+def _count(sweep: Sweep, grid: OptimizerGrid) -> int:
+    """At most how many configurations an optimizer has."""
+    compared = math.prod(map(len, _compared(sweep, grid).values()))
+    own = math.prod(len(values) for name, values in grid.axes.items() if name not in PARAMETERS)
+    return compared * max(own, _budget(grid, sweep.search)) if grid.is_searched else compared * own
+
+
+def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful: set[int]) -> Iterator[dict[str, Any]]:
+    """The configurations of one combination of compared axes; `useful` collects the exclusions that took one away."""
+    grid = sweep.optimizers[label]
+    # lr comes first, so that its draws stay when something else is searched beside it.
+    own = {k: v for k, v in sorted(grid.axes.items(), key=lambda axis: axis[0] != "lr") if k not in PARAMETERS}
+    templates = [{**dict(zip(own, values, strict=True)), **compared} for values in product(*own.values())]
+    if not any(map(_ranges, templates)):
+        for template in templates:
+            if not _is_excluded(sweep, label, template, useful):
+                yield template
+        return
+
+    search = sweep.search or Search()
+    budget = _budget(grid, search)
+    templates = [template for template in templates if not _is_excluded(sweep, label, template, useful)]
+    if len(templates) > budget:
+        raise UserError(
+            f"{_place(sweep, 'optimizers', label)}: {label}: num_samples {budget} cannot cover the {len(templates)} "
+            "combinations of its lists"
+        )
+    seen: set[str] = set()
+    fruitless = 0
+    for point in draws(search.method, search.seed, max(map(_ranges, templates), default=0)):
+        before = len(seen)
+        for template in templates:
+            shares = iter(point)
+            combination = {name: fill(value, shares) for name, value in template.items()}
+            if len(seen) == budget:
+                return
+            if str(combination) not in seen and not _is_excluded(sweep, label, combination, useful):
+                seen.add(str(combination))
+                yield combination
+        fruitless = 0 if len(seen) > before else fruitless + 1
+        if fruitless == _FRUITLESS_DRAWS or len(seen) == budget:
+            return
+
+
+def _ranges(combination: Mapping[str, Any]) -> int:
+    return sum(map(ranges, combination.values()))
+
+
+def _is_excluded(sweep: Sweep, label: str, combination: Mapping[str, Any], useful: set[int]) -> bool:
+    exclusions = {i for i, exclusion in enumerate(sweep.exclude) if _matches(label, combination, exclusion)}
+    useful |= exclusions
+    return bool(exclusions)
+
+
+def _matches(label: str, combination: Mapping[str, Any], exclusion: Mapping[str, tuple[Any, ...]]) -> bool:
+    """Whether every key of the exclusion names this combination's value among its own."""
+    named = {**combination, "optimizer": label}
+    return all(key in named and any(matches(named[key], v) for v in wanted) for key, wanted in exclusion.items())
+
+
+def _place(sweep: Sweep, *path: str | int) -> str:
+    """Where in the sweep file the path stands, or the sweep's name when it came from elsewhere."""
+    return str(sweep.places.get(path, sweep.name))

@@ -1,0 +1,175 @@
+"""Whether an optimizer works here: a few dozen steps of the network on digits, and what they show."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import yaml
+from torch import Tensor
+
+from optbench.data.datasets import load
+from optbench.errors import UserError
+from optbench.optimizers import OPTIMIZERS, library
+from optbench.sweep.axes import PARAMETERS
+from optbench.sweep.document import Dumper
+from optbench.sweep.spec import parse
+from optbench.sweep.stacks import Stack
+from optbench.sweep.trials import Trial, expand
+from optbench.training.engine import Training
+from optbench.training.stacked import StackedOptimizer
+
+_SOURCE = "sweep"
+EPOCHS, STEPS, BATCH_SIZE, TIMED_STEPS = 3, 40, 64, 9
+# One that takes seconds for a step is judged by fewer of them.
+FEWEST_STEPS, SECONDS = 6, 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: what was asked, whether it is well, and what was seen."""
+
+    check: str
+    ok: bool
+    seen: str
+
+
+class _Training:
+    """A trial, step by step."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._training = Training(Stack((trial,)), load("digits"), "cpu")
+        self.losses: list[float] = []
+
+    @property
+    def optimizer(self) -> StackedOptimizer:
+        return self._training.optimizer
+
+    @property
+    def parameters_TP(self) -> Tensor:
+        return self._training.parameters_TP
+
+    def step(self) -> float:
+        """One step; returns its seconds. Raises `_StepError` when the optimizer did."""
+        if not self.optimizer.failures:
+            started = time.perf_counter()
+            loss_T = self._training.step()
+            seconds = time.perf_counter() - started
+            self.losses.append(float(loss_T))
+        if self.optimizer.failures:
+            raise _StepError(self.optimizer.failures[0])
+        return seconds
+
+    def through_a_file(self) -> _Training:
+        """Another training that goes on from this one's checkpoint, written to a file in memory and read again."""
+        file = io.BytesIO()
+        torch.save(self._training.state_dict(), file)
+        file.seek(0)
+        other = _Training(self._training.trials[0])
+        other._training.load_state_dict(torch.load(file, weights_only=False))
+        return other
+
+
+class _StepError(Exception):
+    """The traceback of an optimizer that raised."""
+
+
+def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
+    """A trial of an optimizer, by its name in a sweep file, with `--set` settings. Raises `UserError`."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if value.lstrip().startswith("{min"):
+            raise UserError(f"--set {setting}: give each hyperparameter one value")
+        if key in {"optimizer", "num_samples", *PARAMETERS}:
+            raise UserError(f"--set {setting}: {key} is no hyperparameter of an optimizer")
+    block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
+    try:
+        sweep = parse(
+            f"dataset: digits\nepochs: {EPOCHS}\nparameters: {{batch_size: {BATCH_SIZE}, dropout: 0}}\n{block}",
+            source=_SOURCE,
+            settings=[f"optimizers.it.{setting}" for setting in settings],
+            folder=folder,
+        )
+        trials = expand(sweep)
+    except UserError as error:  # in the words of this command, which knows of no sweep
+        words = re.sub(rf"{_SOURCE}(:\d+:\d+)?: (it: )?| \(use 'exclude' .*\)", "", str(error))
+        raise UserError(words.replace("optimizers.it.", "")) from None
+    if len(trials) > 1:
+        raise UserError(f"{name}: give each hyperparameter one value")
+    return trials[0]
+
+
+def check(trial: Trial) -> list[Finding]:
+    """What is found out about a trial's optimizer, in seconds. One that raises has a single finding, its traceback."""
+    torch.set_num_threads(1)
+    training = _Training(trial)
+    try:
+        started = time.monotonic()
+        while training.optimizer.steps < STEPS and (
+            training.optimizer.steps < FEWEST_STEPS or time.monotonic() - started < SECONDS
+        ):
+            training.step()
+        steps = training.optimizer.steps
+        return [
+            _learns(training),
+            _state(training),
+            _cost(trial),
+            _is_the_same("deterministic", training, _after(_Training(trial), steps)),
+            _is_the_same("checkpoint", training, _from_checkpoint(trial, steps)),
+            *_licence(trial.algorithm),
+        ]
+    except _StepError as error:
+        hint = library.advice(trial.algorithm.removeprefix(f"{library.NAME}."))
+        last = str(error).strip().splitlines()[-1]
+        return [Finding("steps", False, f"{last}\n{error}" + (f"\nIt is known to work with {hint}." if hint else ""))]
+
+
+def _learns(training: _Training) -> Finding:
+    losses = training.losses
+    first, last = losses[0], sum(losses[-5:]) / len(losses[-5:])
+    seen = f"{len(losses)} steps at batch_size {BATCH_SIZE}: training loss from {first:.3f} to {last:.3f}"
+    return Finding("steps", last < first, seen + ("" if last < first else "; try another lr, --set lr=VALUE"))
+
+
+def _state(training: _Training) -> Finding:
+    share = training.optimizer.state_size() / training.parameters_TP.numel()
+    return Finding("state", True, f"{share:.2f} numbers for each parameter")
+
+
+def _cost(trial: Trial) -> Finding:
+    """Median time of a step, gradient included, against SGD's, in alternation."""
+    ours, sgd = _Training(trial), _Training(replace(trial, hyperparameters=OPTIMIZERS["sgd"](lr=1e-3)))
+    ratios = [ours.step() / sgd.step() for _ in range(TIMED_STEPS + 1)][1:]  # the first one makes the state
+    return Finding("cost", True, f"{median(ratios):.2f} × a step with SGD, gradient included")
+
+
+def _after(training: _Training, steps: int) -> _Training:
+    for _ in range(steps):
+        training.step()
+    return training
+
+
+def _from_checkpoint(trial: Trial, steps: int) -> _Training:
+    """Half the steps, and the other half with a new object that read the first one's state."""
+    half = _after(_Training(trial), steps // 2)
+    return _after(half.through_a_file(), steps - steps // 2)
+
+
+def _is_the_same(name: str, one: _Training, other: _Training) -> Finding:
+    same = torch.equal(one.parameters_TP.nan_to_num(nan=9e9), other.parameters_TP.nan_to_num(nan=9e9))
+    questions: dict[str, Callable[[bool], str]] = {
+        "deterministic": lambda yes: f"a second training ends at {'the same' if yes else 'other'} weights, bit by bit",
+        "checkpoint": lambda yes: f"saved and loaded half-way, it ends at {'the same' if yes else 'other'} weights",
+    }
+    return Finding(name, same, questions[name](same))
+
+
+def _licence(algorithm: str) -> list[Finding]:
+    licence = library.LICENCES.get(algorithm.removeprefix(f"{library.NAME}."))
+    return [Finding("licence", True, licence)] if licence else []

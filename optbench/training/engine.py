@@ -1,0 +1,245 @@
+"""Training, in one place: `Training` is a stack with its state, `train(stack)` yields its rows after every epoch.
+
+Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, K classes, P parameters,
+Q buffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench.data.datasets import DATASETS, Dataset, Split
+from optbench.machine.device import allow_tf32, clock, memory_bytes, precision_on
+from optbench.networks.network import Network
+from optbench.optimizers.schedules import LearningRate
+from optbench.sweep.stacks import Stack
+from optbench.training.autotune import with_convolution
+from optbench.training.stacked import StackedOptimizer
+from optbench.training.step import Steps, distinct_seeds
+
+Row = dict[str, Any]
+
+# Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so much memory, or so much of
+# all that the device has, by the estimate for training, of which evaluation takes less than half.
+EVALUATION_IMAGES_CPU = 100
+EVALUATION_BYTES, EVALUATION_SHARE = 2**33, 1 / 16
+
+
+def network_of(stack: Stack, device: torch.device | str) -> Network:
+    """What the stack's trials train on that device."""
+    first, data = stack.trials[0], DATASETS[stack.dataset]
+    return Network(
+        first.model,
+        first.activation,
+        first.loss,
+        precision_on(device, first.precision),
+        image=data.image,
+        classes=data.classes,
+    )
+
+
+class Training:
+    """A stack on a device: the trials that still train, their weights, optimizers and schedules, and how far they are.
+
+    `step` or `epoch` trains, `rows` evaluates, `keep` lets trials go. `epoch_number` counts the epochs that are over,
+    `train_seconds` the time that `epoch` took for them.
+    """
+
+    def __init__(
+        self, stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.device, self.epochs = torch.device(device), stack.epochs
+        self.trials = list(stack.trials)
+        self.epoch_number, self.train_seconds = 0, 0.0
+        self._data, self._dtype = dataset.to(device), dtype
+        network = network_of(stack, device)
+        allow_tf32(network.precision == "tf32")
+        self.network = with_convolution(network, len(stack), stack.batch_size, self.device)
+
+        seeds = [trial.seed for trial in self.trials]
+        distinct, seed_of_T = distinct_seeds(seeds, self.device)
+        self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
+        self.buffers_TQ = self.network.buffers(len(self.trials), self.device, dtype)
+        shapes = list(self.network.architecture.shapes.values())
+        hyperparameters = [trial.hyperparameters for trial in self.trials]
+        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds)
+        self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
+        self._steps = self._new_steps()
+        self._rates = [
+            LearningRate(t.schedule, t.hyperparameters.lr, self._steps.per_epoch, stack.epochs) for t in self.trials
+        ]
+        self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
+
+    def _new_steps(self) -> Steps:
+        return Steps(
+            self.network, self._data, self.trials, self.parameters_TP, self.buffers_TQ, self.optimizer, self._finite_T
+        )
+
+    @property
+    def step_number(self) -> int:
+        """Steps that each trial has made."""
+        return self.epoch_number * self._steps.per_epoch + self._steps.done
+
+    def step(self) -> Tensor:
+        """One step of every trial; returns their losses (T,), before the step, in memory that the next one reuses."""
+        if self._steps.done == 0:
+            self._begin_epoch()
+        loss_T = self._steps.step()
+        if self._steps.done == self._steps.per_epoch:
+            self._end_epoch()
+        return loss_T
+
+    def epoch(self) -> None:
+        """The steps of the next epoch, or those that are left of it."""
+        allow_tf32(self.network.precision == "tf32")  # another stack may have trained in this process meanwhile
+        self._steps.prepare()
+        epoch, started = self.epoch_number, clock(self.device)
+        while self.epoch_number == epoch:
+            self.step()
+        self.train_seconds += clock(self.device) - started
+
+    def _begin_epoch(self, done: int = 0) -> None:
+        lrs_NT = list(zip(*(rate.of_epoch(self.epoch_number) for rate in self._rates), strict=True))
+        self._scheduled_lrs = list(lrs_NT[-1])
+        self._steps.begin(self.epoch_number + 1, lrs_NT, done)
+
+    def _end_epoch(self) -> None:
+        self.epoch_number += 1
+        self._steps.done = 0
+
+    def rows(self) -> list[Row]:
+        """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
+        measured = {}
+        with self.optimizer.evaluating():
+            for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
+                loss_T, accuracy_T = evaluate(
+                    self.network, self.parameters_TP, self.buffers_TQ, split, self._data, self._dtype
+                )
+                self._finite_T &= loss_T.isfinite()
+                measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, accuracy_T
+        finite = self._finite_T.tolist()
+        columns = {
+            name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
+            for name, values_T in measured.items()
+        }
+        if self.epoch_number > 0:
+            for rate, val_loss in zip(self._rates, columns["val_loss"], strict=True):
+                rate.observe(val_loss)
+        return [
+            {
+                "trial_id": trial.trial_id,
+                "epoch": self.epoch_number,
+                "step": self.step_number,
+                **self._status(t, finite[t]),
+                "scheduled_lr": self._scheduled_lrs[t],
+                "train_seconds": self.train_seconds,
+                "convolution": self.network.convolution if self.network.ways else None,
+                **{name: values[t] for name, values in columns.items()},
+            }
+            for t, trial in enumerate(self.trials)
+        ]
+
+    def _status(self, t: int, is_finite: bool) -> Row:
+        if not is_finite:
+            return {"status": "diverged", "error": None}
+        if t in self.optimizer.failures:
+            return {"status": "failed", "error": self.optimizer.failures[t]}
+        return {"status": "finished" if self.epoch_number == self.epochs else "running", "error": None}
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Go on with these of the trials alone, by their places in `trials`."""
+        if len(kept) == len(self.trials):
+            return
+        self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
+        self.parameters_TP, self.buffers_TQ = self.parameters_TP[kept], self.buffers_TQ[kept]
+        self._finite_T = self._finite_T[kept]
+        self.optimizer.keep(kept, self.parameters_TP)
+        self._steps = self._new_steps()
+
+    def release(self) -> None:
+        """Give free what a training that waits does not need; the next epoch makes it again."""
+        self._steps.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on bit by bit where this one is, in tensors and plain values."""
+        return {
+            "epoch": self.epoch_number,
+            "step": self._steps.done,
+            "train_seconds": self.train_seconds,
+            "parameters": self.parameters_TP.clone(),
+            "buffers": self.buffers_TQ.clone(),
+            "finite": self._finite_T.clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": [rate.state_dict() for rate in self._rates],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one with the same trials left off."""
+        self.epoch_number, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.parameters_TP.copy_(state["parameters"])
+        self.buffers_TQ.copy_(state["buffers"])
+        self._finite_T.copy_(state["finite"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for rate, own in zip(self._rates, state["schedules"], strict=True):
+            rate.load_state_dict(own)
+        if state["step"] > 0:
+            self._begin_epoch(state["step"])
+
+
+Rows = Generator[list[Row], frozenset[str] | None, None]
+
+
+def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Rows:
+    """Train a stack; yields one row for each trial, first for epoch 0 (before training), then after each epoch.
+
+    A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
+    far, evaluation excluded), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed
+    slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is
+    "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a
+    row is a trial's last, and so is that of a trial whose id is sent into the generator. The stack goes on without
+    them.
+    """
+    training = Training(stack, dataset, device, dtype)
+    while True:
+        rows = training.rows()
+        if training.epoch_number in stack.rungs:
+            training.release()
+        stop = (yield rows) or frozenset()
+        kept = [t for t, row in enumerate(rows) if row["status"] == "running" and row["trial_id"] not in stop]
+        if not kept:
+            return
+        training.keep(kept)
+        training.epoch()
+
+
+def evaluate(
+    network: Network, parameters_TP: Tensor, buffers_TQ: Tensor, split: Split, data: Dataset, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Mean loss and accuracy of every trial on a split, each (T,) in float64; dropout is off."""
+    weights = network.weights(parameters_TP)
+    trials = len(parameters_TP)
+    loss_T = torch.zeros(trials, dtype=torch.float64, device=parameters_TP.device)
+    correct_T = torch.zeros_like(loss_T)
+    size = _evaluated_at_once(network.architecture.activation_bytes * trials, parameters_TP.device)
+    same_T = torch.zeros(trials, dtype=torch.int64, device=parameters_TP.device)
+    with torch.inference_mode():
+        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+            labels_TB = labels.expand(trials, -1)
+            images_SBCHW = data.normalise(images[None], dtype)
+            logits_TBK = network.forward(weights, images_SBCHW, same_T, training=False, buffers_TQ=buffers_TQ)
+            loss_T += network.losses(logits_TBK, labels_TB).sum(dim=1)
+            correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
+    return loss_T / len(split.labels), correct_T / len(split.labels)
+
+
+def _evaluated_at_once(bytes_of_image: int, device: torch.device) -> int:
+    """How many images; by what the device has and not by what is free, so that sums are rounded alike every time."""
+    if device.type == "cpu":
+        return EVALUATION_IMAGES_CPU
+    available = min(EVALUATION_BYTES, int(EVALUATION_SHARE * memory_bytes(device)))
+    return max(1, min(1000, available // bytes_of_image))
