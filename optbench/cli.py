@@ -61,6 +61,11 @@ def _in_words(error: UserError) -> str:
     """What is wrong, with the option that was typed where it is about an argument."""
     if isinstance(error, ArgumentError):
         return f"--{error.argument.replace('_', '-')} {error.value}: {error.problem}"
+    from optbench.sweep.document import SweepError
+
+    if isinstance(error, SweepError):
+        lines = [f"--{each}" if each.place and each.place.is_setting else str(each) for each in error.problems]
+        return "\n".join(dict.fromkeys(lines))
     return str(error)
 
 

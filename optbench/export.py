@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.errors import UserError
+from optbench.errors import ArgumentError, UserError
 from optbench.results.store import COLUMNS, Store
 from optbench.scores import Score
 from optbench.sweep.axes import AXES, COMPARED
@@ -167,7 +167,8 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         why = "" if error.name == package else f" ({error})"
-        raise UserError(f"--to {package} needs the package {package}{why}: pip install 'optbench[{package}]'") from None
+        missing = f"needs the package {package}{why}: pip install 'optbench[{package}]'"
+        raise ArgumentError("to", package, missing) from None
 
 
 def _folder(path: Path) -> Path:

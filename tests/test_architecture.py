@@ -102,6 +102,16 @@ def test_every_public_function_and_class_has_a_docstring():
     assert bare == []
 
 
+def test_messages_outside_the_command_line_do_not_speak_in_its_options():
+    for name, tree in modules():
+        if name == "cli":
+            continue
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            commands_taken_out = re.sub(r"(optbench|tensorboard|mlflow) [^'`\n]*", "", text)
+            assert not re.search(r"(?<![\w-])--[a-z]", commands_taken_out), f"{name}, line {node.lineno}: {text}"
+
+
 def test_what_sweep_files_are_checked_against_is_known_without_torch():
     names = [
         name for name in ORDER if name.split(".")[0] in ("errors", "wording", "scores", "data", "optimizers", "sweep")

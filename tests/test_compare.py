@@ -475,7 +475,7 @@ def test_a_run_records_splits_and_networks_and_so_do_the_committed_results(befor
 
 
 def test_a_column_to_group_by_must_be_one(before, tmp_path):
-    with pytest.raises(UserError, match="--by optimiser: did you mean 'optimizer'"):
+    with pytest.raises(UserError, match="by optimiser: did you mean 'optimizer'"):
         comparison.compare(before, written(tmp_path), ["optimiser"])
 
 

@@ -443,7 +443,7 @@ def test_all_mirrors_fail(
     assert wrong.startswith(f"  {server.url('wrong-bytes')}{IMAGES}: wrong content: its sha256 is ")
     assert cut.startswith(f"  {server.url('cut')}{IMAGES}: connection closed after ")
     by_hand = f"Or put {', '.join(FILES)} into {tmp_path / 'mnist'} by hand"
-    assert last == f"{by_hand}, or name the folder that has them with --data-dir."
+    assert last == f"{by_hand}, or set OPTBENCH_DATA to a folder that has them."
     # What the cut connection left is kept for the next run; the wrong bytes are gone.
     mirrors("good")
     load("mnist", tmp_path)

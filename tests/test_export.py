@@ -372,7 +372,7 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(tool,
     monkeypatch.setitem(sys.modules, tool, None)
     for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.setenv(name, "true")
-    with pytest.raises(UserError, match=rf"--to {tool} needs the package {tool}: pip install 'optbench\[{tool}\]'"):
+    with pytest.raises(UserError, match=rf"to {tool}: needs the package {tool}: pip install 'optbench\[{tool}\]'"):
         done(export.TOOLS[tool](export.gather(store), tmp_path))
 
 

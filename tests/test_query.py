@@ -28,7 +28,7 @@ def test_a_target_is_a_share_or_in_percent():
     assert parse_target("98.5%") == pytest.approx(0.985)
     assert parse_target(" 0.985 ") == 0.985
     for text in ("", "%", "high", "nan", "inf"):
-        with pytest.raises(UserError, match="--target"):
+        with pytest.raises(UserError, match="target "):
             parse_target(text)
 
 
@@ -60,7 +60,7 @@ def test_a_condition_picks_trials(where, ids):
         ("batch_size ==", "invalid syntax"),
         ("batch_size + 1", "is no condition"),
         ("batch_size == 65", "no trial is like this"),
-        ("optimizer < 3", "--where 'optimizer < 3': "),
+        ("optimizer < 3", "where 'optimizer < 3': "),
         ("True", "is no condition"),
     ],
 )

@@ -163,7 +163,7 @@ def test_by_asks_for_one_table_of_these_columns(store):
     assert found.data["rank"].tolist() == [2, 1, 2, 1]
     (found,) = build.build(store, Query(by=("optimizer", "optimizer"))).tables
     assert found.title == "Optimizers"
-    with pytest.raises(UserError, match="--by momentun: did you mean 'momentum'"):
+    with pytest.raises(UserError, match="by momentun: did you mean 'momentum'"):
         build.build(store, Query(by=("momentun",)))
 
 
@@ -184,7 +184,7 @@ def test_the_best_epoch_is_each_trials_own(tmp_path):
 
 
 def test_an_epoch_that_no_trial_has_is_refused(store):
-    with pytest.raises(UserError, match="--at epoch=3: the trials have 2 epochs"):
+    with pytest.raises(UserError, match="at epoch=3: the trials have 2 epochs"):
         build.build(store, Query(at=3))
 
 

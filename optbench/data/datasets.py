@@ -309,7 +309,7 @@ def _download(name: str, file: str, folder: Path) -> None:
     tried = "\n".join(failures)
     raise UserError(
         f"cannot download {info.title}:\n{tried}\n"
-        f"Or put {', '.join(info.files)} into {folder} by hand, or name the folder that has them with --data-dir."
+        f"Or put {', '.join(info.files)} into {folder} by hand, or set OPTBENCH_DATA to a folder that has them."
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.errors import UserError, did_you_mean
+from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.tables import Column, Report, Table
 from optbench.results.store import Outline, Store
@@ -160,7 +160,7 @@ def compare(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
     """
     for column in by:
         if column not in BY:
-            raise UserError(f"--by {column}: {did_you_mean(column, BY)}")
+            raise ArgumentError("by", column, did_you_mean(column, BY))
     sides = (_side("A", a), _side("B", b))
     not_compared = _refuse(*sides)
     matched = stats.match(sides[0].rows, sides[1].rows)
@@ -375,16 +375,17 @@ def condition(text: str) -> Condition:
     """`COLUMN OP NUMBER` as a condition. Raises `UserError` for anything else."""
     found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*", text)
     if not found:
-        raise UserError(f"--fail-if {text!r}: must be COLUMN OP NUMBER, as in 'test_accuracy < -0.5'; OP: <, <=, >, >=")
+        must = "must be COLUMN OP NUMBER, as in 'test_accuracy < -0.5'; OP: <, <=, >, >="
+        raise ArgumentError("fail_if", repr(text), must)
     column, sign, number = found.groups()
     if column not in CONDITIONS:
-        raise UserError(f"--fail-if {text!r}: unknown column '{column}'; {did_you_mean(column, CONDITIONS)}")
+        raise ArgumentError("fail_if", repr(text), f"unknown column '{column}'; {did_you_mean(column, CONDITIONS)}")
     try:
         limit = float(number)
     except ValueError:
         limit = math.nan
     if not math.isfinite(limit):
-        raise UserError(f"--fail-if {text!r}: '{number}' is no number")
+        raise ArgumentError("fail_if", repr(text), f"'{number}' is no number")
     return Condition(" ".join(text.split()), column, sign, limit)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from optbench import stats
-from optbench.errors import UserError, did_you_mean
+from optbench.errors import ArgumentError, did_you_mean
 from optbench.scores import Score
 
 
@@ -41,7 +41,7 @@ class Query:
 def parse_metric(text: str) -> Score:
     """A score by its name. Raises `UserError` for anything else."""
     if text not in Score.__members__:
-        raise UserError(f"--metric {text}: {did_you_mean(text, Score)}")
+        raise ArgumentError("metric", text, did_you_mean(text, Score))
     return Score(text)
 
 
@@ -52,7 +52,7 @@ def parse_at(text: str) -> str | int:
     name, _, number = text.partition("=")
     if name.strip() == "epoch" and number.strip().isdigit():
         return int(number)
-    raise UserError(f"--at {text}: valid: last, best, epoch=K")
+    raise ArgumentError("at", text, "valid: last, best, epoch=K")
 
 
 def parse_target(text: str) -> float:
@@ -61,9 +61,9 @@ def parse_target(text: str) -> float:
     try:
         value = float(number) / 100 if percent else float(number)
     except ValueError:
-        raise UserError(f"--target {text}: must be a number, such as 0.985 or 98.5%") from None
+        raise ArgumentError("target", text, "must be a number, such as 0.985 or 98.5%") from None
     if not math.isfinite(value):
-        raise UserError(f"--target {text}: must be a finite number")
+        raise ArgumentError("target", text, "must be a finite number")
     return value
 
 
@@ -75,9 +75,9 @@ def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
         found = frame.eval(where, engine="python")
     except Exception as error:  # whatever Python has against the user's own expression
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--where {where!r}: {reason}; columns: {', '.join(sorted(map(str, frame)))}") from None
+        raise ArgumentError("where", repr(where), f"{reason}; columns: {', '.join(sorted(map(str, frame)))}") from None
     if not (isinstance(found, pd.Series) and found.dtype == bool):
-        raise UserError(f"--where {where!r}: is no condition; write for example 'batch_size == 64'")
+        raise ArgumentError("where", repr(where), "is no condition; write for example 'batch_size == 64'")
     if not found.any():
-        raise UserError(f"--where {where!r}: no trial is like this")
+        raise ArgumentError("where", repr(where), "no trial is like this")
     return finals[found]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.errors import UserError, did_you_mean
+from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching
 from optbench.results.store import COLUMNS, Outline, Store
@@ -127,7 +127,7 @@ class Results:
         plain = {column.removeprefix(stats.HYPERPARAMETER): column for column in self.hyperparameters}
         known = plain | {axis: axis for axis in (*COMPARED, "lr")}
         if name not in known:
-            raise UserError(f"--by {name}: {did_you_mean(name, known)}")
+            raise ArgumentError("by", name, did_you_mean(name, known))
         return known[name]
 
     @cached_property
@@ -159,7 +159,7 @@ def prepare(store: Store, query: Query) -> Results:
         raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
     if query.target is not None and query.target > 1 and not metric.is_loss:
         share = f"{query.target:g}% or {query.target / 100:g}"
-        raise UserError(f"--target {query.target:g}: {metric} is a share; write {share}")
+        raise ArgumentError("target", f"{query.target:g}", f"{metric} is a share; write {share}")
     finals, hyperparameters = stats.with_hyperparameters(finals)
     if query.at != "last":
         finals = stats.at_epoch(finals, rows, query.at, metric)
@@ -169,7 +169,7 @@ def prepare(store: Store, query: Query) -> Results:
         finals = matching(finals, query.where)
         rows = rows[rows["trial_id"].isin(finals["trial_id"])]
         if not finals["phase"].eq("tune").any():
-            raise UserError(f"--where {query.where!r}: leaves only trials that confirm, and none that selects")
+            raise ArgumentError("where", repr(query.where), "leaves only trials that confirm, and none that selects")
         summary += f"; {len(finals)} of {before} where {query.where}"
         hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
@@ -213,7 +213,7 @@ def _is_missing(value: Any) -> bool:
 def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:
     most = int(finals["epochs"].max())
     if isinstance(at, int) and at > most:
-        raise UserError(f"--at epoch={at}: the trials have {most} epochs")
+        raise ArgumentError("at", f"epoch={at}", f"the trials have {most} epochs")
 
 
 def under_way(store: Store) -> str:

@@ -7,8 +7,8 @@ into False. Duplicate keys, aliases that contain themselves and foreign tags are
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -22,25 +22,34 @@ MAX_DEPTH = 50
 
 @dataclass(frozen=True)
 class Place:
-    """Where in which text something stands; line and column count from 1."""
+    """Where something stands: in which text, or in which setting `key=value`; line and column count from 1."""
 
     source: str
-    line: int
-    column: int
+    line: int = 1
+    column: int = 1
+    is_setting: bool = False
 
     def __str__(self) -> str:
-        return self.source if self.source.startswith("--set") else f"{self.source}:{self.line}:{self.column}"
+        return f"set {self.source}" if self.is_setting else f"{self.source}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a place of the text."""
+    """What is wrong, and where that is known."""
 
-    place: Place
+    place: Place | None
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class SweepError(UserError):
+    """All that is wrong with a sweep; its text has a line for each problem."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(dict.fromkeys(map(str, self.problems))))
 
 
 _SCALARS = {
@@ -87,6 +96,10 @@ def _scalar(tag: str, text: str) -> Any:
     raise ValueError(f"{text[:40]!r} cannot be read as {tag.rpartition(':')[2]}")
 
 
+def _at(start: Place, mark: yaml.Mark) -> Place:
+    return replace(start, line=mark.line + 1, column=mark.column + 1)
+
+
 class Document:
     """Plain data of a YAML text, and for each path through it the place of its value and of its key."""
 
@@ -97,8 +110,11 @@ class Document:
         self.problems: list[Problem] = []
         self._nodes = 0
 
-    def read(self, text: str, source: str, path: Key = ()) -> Any:
-        """Parse `text` and record its places under `path`. A syntax error becomes the only problem."""
+    def read(self, text: str, start: Place, path: Key = ()) -> Any:
+        """Parse `text`, which begins at `start`, and record its places under `path`.
+
+        A syntax error becomes the only problem.
+        """
         try:
             loader = _Loader(text)
             try:
@@ -107,24 +123,25 @@ class Document:
                 loader.dispose()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            place = Place(source, mark.line + 1, mark.column + 1) if mark else Place(source, 1, 1)
+            place = _at(start, mark) if mark else start
             self.problems.append(Problem(place, ": ".join(filter(None, (error.context, error.problem)))))
             return None
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             column = error.position - text.rfind("\n", 0, error.position)
-            self.problems.append(Problem(Place(source, line, column), f"a character is not allowed: {error.reason}"))
+            place = replace(start, line=line, column=column)
+            self.problems.append(Problem(place, f"a character is not allowed: {error.reason}"))
             return None
         except RecursionError:
-            self.problems.append(Problem(Place(source, 1, 1), "lists or mappings are nested too deeply"))
+            self.problems.append(Problem(start, "lists or mappings are nested too deeply"))
             return None
         if node is None:
-            self.values[path] = Place(source, 1, 1)
+            self.values[path] = start
             return None
-        return self._convert(node, source, path, ())
+        return self._convert(node, start, path, ())
 
-    def _convert(self, node: yaml.Node, source: str, path: Key, parents: tuple[yaml.Node, ...]) -> Any:
-        place = Place(source, node.start_mark.line + 1, node.start_mark.column + 1)
+    def _convert(self, node: yaml.Node, start: Place, path: Key, parents: tuple[yaml.Node, ...]) -> Any:
+        place = _at(start, node.start_mark)
         self.values[path] = place
         self._nodes += 1
         if node in parents or self._nodes > MAX_NODES or len(parents) > MAX_DEPTH:
@@ -139,10 +156,10 @@ class Document:
                 self.problems.append(Problem(place, str(error)))
                 return None
         if isinstance(node, yaml.SequenceNode):
-            return [self._convert(item, source, (*path, i), (*parents, node)) for i, item in enumerate(node.value)]
+            return [self._convert(item, start, (*path, i), (*parents, node)) for i, item in enumerate(node.value)]
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key_place = Place(source, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            key_place = _at(start, key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(Problem(key_place, "a key must be a single word"))
                 continue
@@ -152,16 +169,16 @@ class Document:
                 self.problems.append(Problem(key_place, f"key '{key}' stands twice (first in line {first.line})"))
                 continue
             self.keys[(*path, key)] = key_place
-            mapping[key] = self._convert(value_node, source, (*path, key), (*parents, node))
+            mapping[key] = self._convert(value_node, start, (*path, key), (*parents, node))
         return mapping
 
     def override(self, setting: str) -> None:
-        """Apply one `--set a.b=value`; the value is YAML."""
+        """Apply one setting, `a.b=value`; the value is YAML. Raises `SweepError`."""
         name, equals, text = setting.partition("=")
         path: Key = tuple(name.strip().split("."))
-        place = Place(f"--set {setting}", 1, 1)
+        place = Place(setting, is_setting=True)
         if not equals or not all(path):
-            raise UserError(f"--set {setting}: write it as key=value, for example --set epochs=3")
+            raise SweepError([Problem(place, "write it as key=value, for example epochs=3")])
         parent = self.data
         for depth, key in enumerate(path[:-1], 1):
             if not isinstance(parent, dict):
@@ -171,11 +188,11 @@ class Document:
                 self.keys[path[:depth]] = self.values[path[:depth]] = place
             parent = parent[str(key)]
         if not isinstance(parent, dict):
-            raise UserError(f"--set {setting}: there is nothing below '{'.'.join(map(str, path[:-1]))}' to set")
+            raise SweepError([Problem(place, f"there is nothing below '{'.'.join(map(str, path[:-1]))}' to set")])
         for known in [p for p in self.values if p[: len(path)] == path]:
             del self.values[known]
         self.keys[path] = self.values[path] = place
-        parent[str(path[-1])] = self.read(text, place.source, path)
+        parent[str(path[-1])] = self.read(text, place, path)
 
     def place(self, loc: Sequence[str | int], key: bool = False) -> Place:
         """The place of what pydantic calls `loc`; its own additions to the path (union tags…) are passed over."""

@@ -20,7 +20,7 @@ from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
 from optbench.sweep.axes import PARAMETERS, Dataset, Epochs, Seed
 from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
-from optbench.sweep.document import Document, Dumper, Key, Place, Problem
+from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
 from optbench.wording import in_words, location, show, worth_saying, wrong
@@ -162,6 +162,11 @@ class Sweep:
         axes = [axis for grid in self.optimizers.values() for axis in grid.axes.items()]
         return tuple(dict.fromkeys(name for name, values in axes if any(map(ranges, values))))
 
+    def problem(self, message: str, *path: str | int) -> Problem:
+        """What is wrong at a path; with the sweep's name when it came from elsewhere than a file."""
+        place = self.places.get(path)
+        return Problem(place, message if place else f"{self.name}: {message}")
+
     @property
     def searched_schedules(self) -> tuple[str, ...]:
         """The names of the schedules in which a parameter has a range."""
@@ -170,7 +175,10 @@ class Sweep:
 
 
 def read(path: Path, settings: Iterable[str] = ()) -> Sweep:
-    """Read a sweep file and apply `--set` settings. Raises `UserError` with all problems."""
+    """Read a sweep file and apply settings, `key=value` each.
+
+    Raises `SweepError` with all problems, `UserError` for a file that cannot be read.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -187,16 +195,17 @@ def parse(
     settings: Iterable[str] = (),
     folder: Path = Path(),
 ) -> Sweep:
-    """Sweep text → `Sweep`. Raises `UserError` with all problems, one a line, each with its place.
+    """Sweep text → `Sweep`. Raises `SweepError` with all problems.
 
     `folder` is where optimizers that stand in a file are looked for.
     """
     document = Document()
-    document.data = document.read(text, source)
+    document.data = document.read(text, Place(source))
     if document.data is None:  # a syntax error, or nothing there
         _stop_at(document.problems)
     if not isinstance(document.data, dict):
-        raise UserError(f"{source}:1:1: a sweep file is a mapping such as 'dataset: mnist'; 'optbench init' writes one")
+        wrong = "a sweep file is a mapping such as 'dataset: mnist'; 'optbench init' writes one"
+        raise SweepError([Problem(Place(source), wrong)])
     for setting in settings:
         document.override(setting)
     document.data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", default_name).strip("-._") or "sweep")
@@ -242,8 +251,14 @@ def parse(
 
 def _stop_at(problems: Sequence[Problem]) -> None:
     if problems:
-        ordered = sorted(problems, key=lambda p: (p.place.source.startswith("--set"), p.place.line, p.place.column))
-        raise UserError("\n".join(dict.fromkeys(map(str, ordered))))
+        raise SweepError(sorted(problems, key=_order))
+
+
+def _order(problem: Problem) -> tuple[bool, int, int]:
+    """The file from its top to its end, then the settings."""
+    place = problem.place
+    assert place is not None, "a document knows its places"
+    return place.is_setting, place.line, place.column
 
 
 def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -> Any:

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from optbench.data.datasets import DATASETS
-from optbench.errors import UserError
 from optbench.sweep.axes import AXES, PARAMETERS, Axes
+from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
 
@@ -101,15 +101,14 @@ def budgets(trials: Iterable[Trial]) -> dict[str, int]:
 def expand(sweep: Sweep) -> list[Trial]:
     """All trials of a sweep, seed by seed, so that a sweep cut short holds whole comparisons with fewer seeds.
 
-    Raises `UserError` for combinations that an optimizer refuses, for too many trials and for none.
+    Raises `SweepError` for combinations that an optimizer refuses, for too many trials and for none.
     """
     count = sum(_count(sweep, grid) for grid in sweep.optimizers.values()) * len(sweep.seeds)
     if count > MAX_TRIALS:
-        raise UserError(
-            f"{_place(sweep, 'optimizers')}: {count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
-        )
+        many = f"{count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
+        raise SweepError([sweep.problem(many, "optimizers")])
     configurations: dict[str, Trial] = {}
-    refused: dict[str, None] = {}
+    refused: list[Problem] = []
     useful: set[int] = set()
     for label, grid in sweep.optimizers.items():
         compared = _compared(sweep, grid)
@@ -118,19 +117,17 @@ def expand(sweep: Sweep) -> list[Trial]:
                 try:
                     trial = _trial(sweep, label, combination, group)
                 except ValueError as error:
-                    at = _place(sweep, "optimizers", label)
-                    refused[f"{at}: {label}: {_why(error)} (use 'exclude' for single combinations)"] = None
+                    why = f"{label}: {_why(error)} (use 'exclude' for single combinations)"
+                    refused.append(sweep.problem(why, "optimizers", label))
                     continue
                 configurations.setdefault(trial.configuration_id, trial)
     for i in range(len(sweep.exclude)):
         if i not in useful:
-            refused[f"{_place(sweep, 'exclude', i)}: excludes nothing: no combination of this sweep is like this"] = (
-                None
-            )
+            refused.append(sweep.problem("excludes nothing: no combination of this sweep is like this", "exclude", i))
     if refused:
-        raise UserError("\n".join(refused))
+        raise SweepError(refused)
     if not configurations:
-        raise UserError(f"{_place(sweep, 'exclude')}: 'exclude' leaves no trial")
+        raise SweepError([sweep.problem("'exclude' leaves no trial", "exclude")])
     return [replace(trial, seed=seed) for seed in sweep.seeds for trial in configurations.values()]
 
 
@@ -201,10 +198,8 @@ def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful:
     budget = _budget(grid, search)
     templates = [template for template in templates if not _is_excluded(sweep, label, template, useful)]
     if len(templates) > budget:
-        raise UserError(
-            f"{_place(sweep, 'optimizers', label)}: {label}: num_samples {budget} cannot cover the {len(templates)} "
-            "combinations of its lists"
-        )
+        short = f"{label}: num_samples {budget} cannot cover the {len(templates)} combinations of its lists"
+        raise SweepError([sweep.problem(short, "optimizers", label)])
     seen: set[str] = set()
     fruitless = 0
     for point in draws(search.method, search.seed, max(map(_ranges, templates), default=0)):
@@ -236,8 +231,3 @@ def _matches(label: str, combination: Mapping[str, Any], exclusion: Mapping[str,
     """Whether every key of the exclusion names this combination's value among its own."""
     named = {**combination, "optimizer": label}
     return all(key in named and any(matches(named[key], v) for v in wanted) for key, wanted in exclusion.items())
-
-
-def _place(sweep: Sweep, *path: str | int) -> str:
-    """Where in the sweep file the path stands, or the sweep's name when it came from elsewhere."""
-    return str(sweep.places.get(path, sweep.name))

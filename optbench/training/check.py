@@ -15,17 +15,16 @@ import yaml
 from torch import Tensor
 
 from optbench.data.datasets import load
-from optbench.errors import UserError
+from optbench.errors import ArgumentError, UserError
 from optbench.optimizers import OPTIMIZERS, library
 from optbench.sweep.axes import PARAMETERS
-from optbench.sweep.document import Dumper
+from optbench.sweep.document import Dumper, Problem, SweepError
 from optbench.sweep.spec import parse
 from optbench.sweep.stacks import Stack
 from optbench.sweep.trials import Trial, expand
 from optbench.training.engine import Training
 from optbench.training.stacked import StackedOptimizer
 
-_SOURCE = "sweep"
 EPOCHS, STEPS, BATCH_SIZE, TIMED_STEPS = 3, 40, 64, 9
 # One that takes seconds for a step is judged by fewer of them.
 FEWEST_STEPS, SECONDS = 6, 3.0
@@ -81,28 +80,34 @@ class _StepError(Exception):
 
 
 def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
-    """A trial of an optimizer, by its name in a sweep file, with `--set` settings. Raises `UserError`."""
+    """A trial of an optimizer, by its name in a sweep file, with settings `key=value`. Raises `UserError`."""
     for setting in settings:
         key, _, value = setting.partition("=")
         if value.lstrip().startswith("{min"):
-            raise UserError(f"--set {setting}: give each hyperparameter one value")
+            raise ArgumentError("set", setting, "give each hyperparameter one value")
         if key in {"optimizer", "num_samples", *PARAMETERS}:
-            raise UserError(f"--set {setting}: {key} is no hyperparameter of an optimizer")
+            raise ArgumentError("set", setting, f"{key} is no hyperparameter of an optimizer")
     block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
     try:
         sweep = parse(
             f"dataset: digits\nepochs: {EPOCHS}\nparameters: {{batch_size: {BATCH_SIZE}, dropout: 0}}\n{block}",
-            source=_SOURCE,
             settings=[f"optimizers.it.{setting}" for setting in settings],
             folder=folder,
         )
         trials = expand(sweep)
-    except UserError as error:  # in the words of this command, which knows of no sweep
-        words = re.sub(rf"{_SOURCE}(:\d+:\d+)?: (it: )?| \(use 'exclude' .*\)", "", str(error))
-        raise UserError(words.replace("optimizers.it.", "")) from None
+    except SweepError as error:
+        raise SweepError(map(_without_sweep, error.problems)) from None
     if len(trials) > 1:
         raise UserError(f"{name}: give each hyperparameter one value")
     return trials[0]
+
+
+def _without_sweep(problem: Problem) -> Problem:
+    """The problem in the words of who knows of no sweep file."""
+    message = re.sub(r"^it: | \(use 'exclude' .*\)", "", problem.message)
+    if problem.place and problem.place.is_setting:
+        return Problem(replace(problem.place, source=problem.place.source.removeprefix("optimizers.it.")), message)
+    return Problem(None, message)
 
 
 def check(trial: Trial) -> list[Finding]:
@@ -134,7 +139,7 @@ def _learns(training: _Training) -> Finding:
     losses = training.losses
     first, last = losses[0], sum(losses[-5:]) / len(losses[-5:])
     seen = f"{len(losses)} steps at batch_size {BATCH_SIZE}: training loss from {first:.3f} to {last:.3f}"
-    return Finding("steps", last < first, seen + ("" if last < first else "; try another lr, --set lr=VALUE"))
+    return Finding("steps", last < first, seen + ("" if last < first else "; try another lr"))
 
 
 def _state(training: _Training) -> Finding:
