@@ -367,11 +367,12 @@ def test_own_mirror_comes_first(
 
 @pytest.mark.parametrize("own", ["no url", "http://127.0.0.1:1/", "file:///nowhere"])
 def test_unusable_own_mirror_is_passed_over(
-    mirrors: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+    server: Server, mirrors: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
 ) -> None:
     mirrors("good")
     monkeypatch.setenv("OPTBENCH_MIRROR", own)
     load("mnist", tmp_path)
+    assert [(mode, file) for mode, file, _ in server.requests] == [("good", file) for file in FILES]
 
 
 def test_own_mirror_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: dict[str, bytes]) -> None:
@@ -379,6 +380,7 @@ def test_own_mirror_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     put(tmp_path / "data/mnist", {f"{IMAGES}.part": b"begun"})
     monkeypatch.setenv("OPTBENCH_MIRROR", (tmp_path / "own").as_uri())
     load("mnist", tmp_path / "data")
+    assert {file: (tmp_path / "data/mnist" / file).read_bytes() for file in FILES} == packed
 
 
 @pytest.mark.parametrize(

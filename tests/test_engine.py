@@ -127,9 +127,13 @@ def test_rows_say_where_a_trial_is(trials_of, tiny):
     assert [row["step"] for row in rows] == [0, 8, 16]
     assert [row["status"] for row in rows] == ["running", "running", "finished"]
     assert [row["scheduled_lr"] for row in rows] == [1e-3, 1e-3, 0.5e-3]
-    seconds = [row["train_seconds"] for row in rows]
-    assert seconds[0] == 0
-    assert seconds == sorted(seconds)
+
+
+def test_the_seconds_of_training_are_those_of_its_epochs_without_evaluation(trials_of, tiny, monkeypatch):
+    times = iter([1.0, 4.0, 10.0, 12.0])  # the first epoch takes 3, evaluation 6, the second epoch 2
+    monkeypatch.setattr(engine, "clock", lambda device: next(times))
+    rows = [row for (row,) in engine.train(Stack(tuple(trials_of("{adam: }", *LINES))), tiny, "cpu")]
+    assert [row["train_seconds"] for row in rows] == [0.0, 3.0, 5.0]
 
 
 @pytest.mark.parametrize("name", MODULES)

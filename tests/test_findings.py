@@ -104,6 +104,19 @@ def test_selection_on_the_scoring_seeds_is_admitted(tmp_path):
     assert text.endswith("'confirm: {seeds: 10}' scores it on fresh ones.")
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.049, ""), (0.051, " and dropout explains 5 %")])
+def test_a_factor_is_named_that_explains_a_twentieth_of_the_variance(share, said, tmp_path):
+    effects = {"lr": 0.1 * math.sqrt(1 - share), "dropout": 0.1 * math.sqrt(share)}  # of two levels each, independent
+
+    def value(trial, epoch):
+        return 0.5 + effects["lr"] * (trial.hyperparameters.lr == 0.1) + effects["dropout"] * (trial.dropout[0] == 0)
+
+    lines = "dataset: digits\nname: shares\nepochs: 1\nseeds: 2\nparameters: {dropout: [0, 0.5]}\n"
+    text = lines + "optimizers: {sgd: {lr: [0.1, 1]}}"
+    (sentence,) = [found for found in build.build(fill(tmp_path, text, value)).findings if "explains" in found]
+    assert sentence == f"Of the variance of validation accuracy, lr explains 95 %{said}."
+
+
 # ---------------------------------------------------------------- no sentence claims more than its table
 
 

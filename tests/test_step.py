@@ -1,8 +1,10 @@
 """A step that was recorded once does the same when it is replayed, and looks at no value on the host."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
+import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -143,3 +145,45 @@ def test_a_lack_of_memory_for_a_recording_is_the_stacks(trials_of, tiny, monkeyp
     monkeypatch.setattr(step, "record", record)
     with pytest.raises(RuntimeError, match="out of memory"):
         rows_of(trials_of("{sgd: {lr: 0.05}}", "epochs: 1"), tiny)
+
+
+class Looks(torch.optim.Optimizer):
+    """Asks what loss and gradient it would have so far away as `lr` says, and stays where it is."""
+
+    seen: ClassVar[list[tuple[float, torch.Tensor]]] = []
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure):
+        (group,) = self.param_groups
+        before = [leaf.clone() for leaf in group["params"]]
+        for leaf in group["params"]:
+            leaf.add_(group["lr"])
+        loss = float(closure())
+        self.seen.append((loss, torch.cat([leaf.grad.flatten() for leaf in group["params"]])))
+        for leaf, value in zip(group["params"], before, strict=True):
+            leaf.copy_(value)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_closure_has_the_batch_and_the_dropout_of_its_step(dropout, trials_of, tiny, monkeypatch):
+    """What a trial sees elsewhere is what another trial sees in the same step that is there."""
+    monkeypatch.setattr(Looks, "seen", [])
+    looks = f"optimizer: '{__name__}:Looks'"
+    lines = ("epochs: 1", "seeds: 2", f"parameters: {{batch_size: 32, dropout: {dropout}}}")
+    looking = engine.Training(
+        Stack(tuple(trials_of(f"{{adam: , looks: {{{looks}, lr: 0.001}}}}", *lines))), tiny, "cpu"
+    )
+    being = engine.Training(Stack(tuple(trials_of(f"{{looks: {{{looks}, lr: 0.0}}}}", *lines))), tiny, "cpu")
+    being.parameters_TP += 0.001
+    for _ in range(3):
+        looking.step()
+        being.step()
+        elsewhere, there = Looks.seen[:2], Looks.seen[2:]
+        assert len(elsewhere) == len(there) == 2
+        for (loss, gradient_P), (expected, expected_P) in zip(elsewhere, there, strict=True):
+            assert loss == pytest.approx(expected, rel=1e-5)
+            torch.testing.assert_close(gradient_P, expected_P)
+        Looks.seen.clear()
