@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from optbench.data.datasets import DATASETS, Dataset, Split, load
+from optbench.execution import processes
 from optbench.networks import NETWORKS
 from optbench.sweep.spec import parse
 from optbench.sweep.trials import Trial, expand
@@ -21,6 +24,12 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Worker processes start in milliseconds, not in the seconds that it takes to import torch. Command lines that tests run
+# in a process of their own spawn them, as they do for users.
+if sys.platform == "linux":
+    processes.CONTEXT = multiprocessing.get_context("forkserver")
+    multiprocessing.set_forkserver_preload(["optbench.execution.in_process", "pytorch_optimizer"])
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -29,6 +38,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_xdist_auto_num_workers(config):
     """As many processes as cores, but one where there is a GPU: they would share its memory."""
     return 1 if torch.cuda.is_available() else None
+
+
+# The modules that take longest, in the order in which they begin: at the end no process is idle for long.
+SLOWEST = ("cli", "halving", "engine", "bench", "timing", "kernels", "step", "parts", "execution", "adapter", "html")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}": i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import optbench
+from optbench.cli import app
+from optbench.optimizers.foreign import find_foreign
 from optbench.results.store import COLUMNS
 from optbench.sweep.spec import parse, read
 from optbench.sweep.trials import expand
@@ -31,10 +35,19 @@ name: small
 dataset: digits
 epochs: 2
 seeds: 2
-parameters: {batch_size: [64, 128], dropout: 0.25}
+parameters: {batch_size: [64, 128], dropout: 0.25, model: mlp}
 optimizers:
   sgd: {lr: [0.05, 1e30], momentum: 0.9}
   adam: {lr: 0.003, schedule: [constant, cosine]}
+"""
+# An optimizer that trains only when there is a file "go": a run that has it lasts as long as a test wants.
+WAITS = """
+import multiprocessing, pathlib, time, torch
+class Waits(torch.optim.SGD):
+    def step(self, closure=None):
+        while multiprocessing.parent_process() and not pathlib.Path("go").exists():
+            time.sleep(0.01)
+        return super().step(closure)
 """
 # What differs between two runs of the same sweep and is not a result.
 OF_THE_RUN = ["train_seconds", "workers"]
@@ -49,12 +62,25 @@ def start(*arguments, cwd, **environment):
 
 
 def optbench_(*arguments, cwd, code=0, **environment):
-    """Run to the end; returns stdout and stderr."""
+    """Run to the end in a process of its own; returns stdout and stderr."""
     with start(*arguments, cwd=cwd, **environment) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out, err
+
+
+def invoke(*arguments, cwd, code=0, **environment):
+    """The same in this process, which is quicker."""
+    env = {"COLUMNS": "80", "OPTBENCH_DATA": None} | environment
+    find_foreign.cache_clear()  # files of optimizers may have changed
+    with chdir(cwd):
+        result = CliRunner().invoke(app, list(map(str, arguments)), env=env)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
 
 
 def content(folder):
@@ -103,14 +129,15 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
 def test_a_second_run_has_nothing_to_do(finished):
     folder, *_ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("results/small/*.parquet")}
-    _, err = optbench_("run", "small.yaml", cwd=folder)
+    _, err = invoke("run", "small.yaml", cwd=folder)
     assert "nothing to do: all 16 trials are in results/small" in err
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("results/small/*.parquet")}
 
 
 def test_an_interrupted_sweep_goes_on_to_the_same_rows(finished, tmp_path):
     """Two workers, stopped half-way by Ctrl-C and resumed: the content of an uninterrupted run in one process."""
-    (tmp_path / "small.yaml").write_text(SWEEP)
+    (tmp_path / "small.yaml").write_text(SWEEP + "  waits: {optimizer: './waits.py:Waits', lr: 0.1}\n")
+    (tmp_path / "waits.py").write_text(WAITS)
     folder = tmp_path / "results" / "small"
     with start("run", "small.yaml", "--workers", "2", cwd=tmp_path) as process:
         while not list(folder.glob("*.parquet")) or content(folder).query("epoch == 2")["trial_id"].nunique() < 3:
@@ -120,35 +147,37 @@ def test_an_interrupted_sweep_goes_on_to_the_same_rows(finished, tmp_path):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    done, resume = re.search(r"^(\d+)/16 done; resume with: (.*)$", err, re.MULTILINE).groups()
-    assert 3 <= int(done) < 16
+    done, resume = re.search(r"^(\d+)/20 done; resume with: (.*)$", err, re.MULTILINE).groups()
+    assert 3 <= int(done) < 20
     assert "run small.yaml --workers 2" in resume
-    out, _ = optbench_("status", cwd=tmp_path)
-    assert f"{done}/16 trials done in results/small" in out
-    _, err = optbench_("run", "small.yaml", "--workers", "2", cwd=tmp_path)
-    assert f"{16 - int(done)} trials to run" in err
-    pd.testing.assert_frame_equal(content(folder), content(finished[0] / "results" / "small"))
+    out, _ = invoke("status", cwd=tmp_path)
+    assert f"{done}/20 trials done in results/small" in out
+    (tmp_path / "go").touch()
+    _, err = invoke("run", "small.yaml", "--workers", "2", cwd=tmp_path)
+    assert f"{20 - int(done)} trials to run" in err
+    rows = content(folder).query("optimizer != 'waits'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, content(finished[0] / "results" / "small"))
 
 
 def test_a_longer_sweep_trains_only_what_is_missing_also_after_its_parts_were_merged(finished, tmp_path):
     (tmp_path / "small.yaml").write_text(SWEEP)
     folder = tmp_path / "results" / "small"
-    optbench_("run", "small.yaml", "--set", "seeds=1", "--workers", "1", cwd=tmp_path)
-    before, report = content(folder), optbench_("report", "-f", "json", cwd=tmp_path)[0]
-    assert optbench_("compact", cwd=tmp_path)[0] == "results/small: 8 parts → 1\n"
+    invoke("run", "small.yaml", "--set", "seeds=1", "--workers", "1", cwd=tmp_path)
+    before, report = content(folder), invoke("report", "-f", "json", cwd=tmp_path)[0]
+    assert invoke("compact", cwd=tmp_path)[0] == "results/small: 8 parts → 1\n"
     pd.testing.assert_frame_equal(content(folder), before)
-    assert optbench_("report", "-f", "json", cwd=tmp_path)[0] == report
-    assert optbench_("compact", "results/small", cwd=tmp_path)[0] == "results/small: 1 part, nothing to merge\n"
-    _, err = optbench_("run", "small.yaml", "--stack-size", "3", "--workers", "1", cwd=tmp_path)
+    assert invoke("report", "-f", "json", cwd=tmp_path)[0] == report
+    assert invoke("compact", "results/small", cwd=tmp_path)[0] == "results/small: 1 part, nothing to merge\n"
+    _, err = invoke("run", "small.yaml", "--stack-size", "3", "--workers", "1", cwd=tmp_path)
     assert "8 trials to run" in err
     longer, whole = (content(path / "results" / "small") for path in (tmp_path, finished[0]))
     of_the_stack = ["stack", "stack_size"]
     pd.testing.assert_frame_equal(longer.drop(columns=of_the_stack), whole.drop(columns=of_the_stack))
     # And a smaller one trains nothing, but is what the report is about from then on.
-    _, err = optbench_("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
+    _, err = invoke("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
     assert "nothing to do: all 8 trials" in err
     assert "warning: results/small holds 8 trials that are not of this sweep" in " ".join(err.split())
-    assert "small: 8 trials: 6 finished, 2 diverged" in optbench_("report", cwd=tmp_path)[0]
+    assert "small: 8 trials: 6 finished, 2 diverged" in invoke("report", cwd=tmp_path)[0]
 
 
 def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
@@ -170,7 +199,7 @@ def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
 
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
     (tmp_path / "small.yaml").write_text(SWEEP)
-    out, _ = optbench_("run", "small.yaml", "--dry-run", "--set", "seeds=5", cwd=tmp_path)
+    out, _ = invoke("run", "small.yaml", "--dry-run", "--set", "seeds=5", cwd=tmp_path)
     assert "small: 40 trials of 2 epochs on digits" in out
     assert re.search(r"sgd +4 +5 +20 +20", out)
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
@@ -180,11 +209,11 @@ def test_a_schedule_that_cannot_act_is_warned_of(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "dataset: digits\nepochs: 12\noptimizers: {adam: {schedule: reduce_lr_on_plateau}}"
     )
-    out, _ = optbench_("run", "s.yaml", "--dry-run", cwd=tmp_path)
+    out, _ = invoke("run", "s.yaml", "--dry-run", cwd=tmp_path)
     assert "warning: schedule reduce_lr_on_plateau cannot act: with patience 10 it needs 13 epochs" in " ".join(
         out.split()
     )
-    assert "warning" not in optbench_("run", "s.yaml", "--dry-run", "--set", "epochs=13", cwd=tmp_path)[0]
+    assert "warning" not in invoke("run", "s.yaml", "--dry-run", "--set", "epochs=13", cwd=tmp_path)[0]
 
 
 def test_a_damaged_dataset_is_found_before_anything_trains(tmp_path):
@@ -192,7 +221,7 @@ def test_a_damaged_dataset_is_found_before_anything_trains(tmp_path):
     (tmp_path / "data" / "mnist").mkdir(parents=True)
     for kind in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / "data" / "mnist" / f"{kind}-ubyte.gz").write_bytes(b"damaged")
-    _, err = optbench_("run", "s.yaml", "--data-dir", "data", cwd=tmp_path, code=2)
+    _, err = invoke("run", "s.yaml", "--data-dir", "data", cwd=tmp_path, code=2)
     assert "train-images-idx3-ubyte.gz is damaged: its sha256 is" in err
     assert not (tmp_path / "results").exists()
 
@@ -215,15 +244,15 @@ def test_a_run_that_another_one_overtook_says_so(tmp_path):
 def test_the_report_comes_in_every_format(finished, tmp_path):
     folder, *_ = finished
     for width in (80, 120):
-        out, _ = optbench_("report", cwd=folder, COLUMNS=str(width))
+        out, _ = invoke("report", cwd=folder, COLUMNS=str(width))
         assert max(map(len, out.splitlines())) <= width
         assert "\x1b" not in out
         for title in ("Optimizers", "Learning-rate schedules", "Batch sizes and training time", "Learning rates"):
             assert title in out
         assert "4/8" in out
-    content = json.loads(optbench_("report", "results/small", "-f", "json", cwd=folder)[0])
+    content = json.loads(invoke("report", "results/small", "-f", "json", cwd=folder)[0])
     assert content["summary"] == "16 trials: 12 finished, 4 diverged"
-    frame = pd.read_csv(io.StringIO(optbench_("report", "-f", "csv", cwd=folder)[0]))
+    frame = pd.read_csv(io.StringIO(invoke("report", "-f", "csv", cwd=folder)[0]))
     assert set(frame["table"]) == {table["title"] for table in content["tables"]}
     for name, kind, words in (
         ("tables.tex", "latex", r"\begin{tabular}"),
@@ -233,10 +262,10 @@ def test_the_report_comes_in_every_format(finished, tmp_path):
         ("page.html", "html", "<!doctype html>"),
         ("tables.txt", "table", "Optimizers\n"),
     ):
-        _, err = optbench_("report", "-o", tmp_path / name, cwd=folder)
+        _, err = invoke("report", "-o", tmp_path / name, cwd=folder)
         assert err == f"wrote {tmp_path / name} ({kind})\n"
         assert words in (tmp_path / name).read_text(encoding="utf-8")
-    _, err = optbench_("report", "-f", "figures", "-o", tmp_path / "figures", cwd=folder)
+    _, err = invoke("report", "-f", "figures", "-o", tmp_path / "figures", cwd=folder)
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"curves.pdf", "curves.svg"} <= drawn
     assert err == f"wrote {len(drawn)} files to {tmp_path / 'figures'} (figures)\n"
@@ -244,7 +273,7 @@ def test_the_report_comes_in_every_format(finished, tmp_path):
 
 def test_a_report_answers_questions(finished):
     asked = ("--by", "schedule", "--metric", "val_loss", "--at", "epoch=1", "--where", "batch_size == 64", "--seconds")
-    out, _ = optbench_("report", *asked, cwd=finished[0], COLUMNS="200")
+    out, _ = invoke("report", *asked, cwd=finished[0], COLUMNS="200")
     assert " where batch_size == 64\n" in out
     assert out.count("diverged  best configuration") == 1
     assert "validation loss" in out and "seconds per epoch" in out
@@ -261,17 +290,14 @@ def test_a_report_answers_questions(finished):
 
 
 def test_no_color_is_honoured(finished):
-    out, _ = optbench_("report", cwd=finished[0], FORCE_COLOR="1")
+    out, _ = invoke("report", cwd=finished[0], FORCE_COLOR="1")
     assert "\x1b[1m" in out
-    out, _ = optbench_("report", cwd=finished[0], FORCE_COLOR="1", NO_COLOR="1")
+    out, _ = invoke("report", cwd=finished[0], FORCE_COLOR="1", NO_COLOR="1")
     assert not re.search(r"\x1b\[3\d", out)
 
 
 def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch, capfd):
-    from typer.testing import CliRunner
-
     from optbench import execution
-    from optbench.cli import app
 
     (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\noptimizers: {adam: , sgd: {lr: 0.05}}")
     monkeypatch.chdir(tmp_path)
@@ -334,7 +360,7 @@ def test_what_the_user_can_mend_is_exit_code_2_and_no_traceback(tmp_path, argume
     (tmp_path / "more" / "old" / "_optbench").mkdir(parents=True)
     (tmp_path / "more" / "old" / "_optbench" / "outline.json").write_text("{}")
     (tmp_path / "good.yaml").write_text("dataset: digits\nepochs: 1\noptimizers: {sgd: }")
-    out, err = optbench_(*arguments, cwd=tmp_path, code=2)
+    out, err = invoke(*arguments, cwd=tmp_path, code=2)
     assert out == ""
     assert expected in err
 
@@ -343,7 +369,7 @@ def test_a_foreign_file_among_the_results_is_named(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
     pd.DataFrame({"x": [1]}).to_parquet(folder / "part-x.parquet")
-    _, err = optbench_("report", "results", cwd=tmp_path, code=2)
+    _, err = invoke("report", "results", cwd=tmp_path, code=2)
     assert "schema version none" in err
 
 
@@ -393,23 +419,23 @@ def test_a_sweep_with_an_optimizer_of_ones_own_is_tuned_and_confirmed(tmp_path):
     assert error.strip().endswith("ValueError: no step today")
     assert "mine.py" in error
 
-    text, _ = optbench_("report", "-f", "markdown", cwd=tmp_path)
+    text, _ = invoke("report", "-f", "markdown", cwd=tmp_path)
     assert "Where optimizers as a whole are compared it is scored on fresh seeds" in text
     tables = text.split("\n## ")[1:]
     assert [table.split("\n")[0] for table in tables][::7] == ["Optimizers", "Training and validation accuracy"]
     assert all("The tuning budgets differ: 3 configurations of sgd;" in table for table in tables)
     assert "10/12 trials done" not in text
-    assert "9/12 trials done in results/search" in optbench_("status", cwd=tmp_path)[0]
+    assert "9/12 trials done in results/search" in invoke("status", cwd=tmp_path)[0]
 
     # Mended, it trains what failed; the others are as they were. And then there is nothing left to do.
     (tmp_path / "search.yaml").write_text(SEARCH.replace("mine.py:Broken", "mine.py:Mine"))
-    _, err = optbench_("run", "search.yaml", "--workers", "1", cwd=tmp_path)
+    _, err = invoke("run", "search.yaml", "--workers", "1", cwd=tmp_path)
     assert "1 trial to run" in " ".join(err.split())
-    _, err = optbench_("run", "search.yaml", cwd=tmp_path)
+    _, err = invoke("run", "search.yaml", cwd=tmp_path)
     assert "nothing to do: all 12 trials are in results/search" in err
     # But code that has changed is another optimizer.
     (tmp_path / "mine.py").write_text(MINE + "# changed")
-    assert re.search(r"mine +2 +1 +2 +2", optbench_("run", "search.yaml", "--dry-run", cwd=tmp_path)[0])
+    assert re.search(r"mine +2 +1 +2 +2", invoke("run", "search.yaml", "--dry-run", cwd=tmp_path)[0])
 
 
 @pytest.mark.parametrize(
@@ -428,7 +454,7 @@ def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_tra
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "other.py").write_text("import not_there")
     (tmp_path / "s.yaml").write_text(f"dataset: digits\nepochs: 1\noptimizers:\n  mine: {block}")
-    out, err = optbench_("run", "s.yaml", cwd=tmp_path, code=2)
+    out, err = invoke("run", "s.yaml", cwd=tmp_path, code=2)
     assert out == ""
     assert expected in err
     assert re.match(r"(optbench: )?s.yaml:4:\d+: ", err)
@@ -437,18 +463,14 @@ def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_tra
 
 def test_a_precision_that_the_device_has_not_got_is_refused_before_anything_trains(tmp_path):
     (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\nparameters: {precision: tf32}\noptimizers: {sgd: }")
-    _, err = optbench_("run", "s.yaml", "--device", "cpu", cwd=tmp_path, code=2)
+    _, err = invoke("run", "s.yaml", "--device", "cpu", cwd=tmp_path, code=2)
     needs = "precision tf32 needs an NVIDIA GPU of compute capability 8.0 or newer; on a CPU: fp32 or bf16"
     assert err == f"optbench: {needs}\n"
     assert not (tmp_path / "results").exists()
 
 
 def refused(*arguments):
-    """The output of a command that ends with exit code 2, run in this process: that is quicker."""
-    from typer.testing import CliRunner
-
-    from optbench.cli import app
-
+    """The output of a command that ends with exit code 2."""
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2, result.output
     return result.output
@@ -456,15 +478,15 @@ def refused(*arguments):
 
 def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    out, _ = optbench_("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)
+    out, _ = invoke("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)
     assert out.startswith("./mine.py:Mine: from file, an object for each trial\n")
     for name in ("steps", "state", "cost", "deterministic", "checkpoint"):
         assert re.search(rf"^ok +{name}: ", out, re.MULTILINE)
     assert "1.00 numbers for each parameter" in out
     assert out.endswith("It works here.\n")
-    out, _ = optbench_("check-optimizer", "./mine.py:Broken", "--set", "lr=0.1", cwd=tmp_path, code=1)
+    out, _ = invoke("check-optimizer", "./mine.py:Broken", "--set", "lr=0.1", cwd=tmp_path, code=1)
     assert "no  steps: ValueError: no step today" in out
-    out, _ = optbench_("check-optimizer", "sgd", "--set", "lr=1e9", cwd=tmp_path, code=1)
+    out, _ = invoke("check-optimizer", "sgd", "--set", "lr=1e9", cwd=tmp_path, code=1)
     assert "training loss from 2.3" in out and "It does not work here (steps)" in out
 
 
@@ -489,7 +511,7 @@ def test_check_optimizer_says_what_is_wrong_with_the_question(arguments, words):
 
 
 def test_schedules_are_drawn(tmp_path):
-    out, _ = optbench_("list", "schedules", "--plot", cwd=tmp_path)
+    out, _ = invoke("list", "schedules", "--plot", cwd=tmp_path)
     assert max(map(len, out.splitlines())) <= 80
     rows = out.splitlines()
     constant = rows.index("constant")
@@ -500,17 +522,17 @@ def test_schedules_are_drawn(tmp_path):
 
 
 def test_list_and_version(tmp_path):
-    assert "nesterov=false" in optbench_("list", "optimizers", cwd=tmp_path)[0]
-    assert "fashion_mnist" in optbench_("list", "datasets", cwd=tmp_path)[0]
-    assert re.search(r"2c2d +3274634 +Convolution 32", optbench_("list", "networks", cwd=tmp_path)[0])
+    assert "nesterov=false" in invoke("list", "optimizers", cwd=tmp_path)[0]
+    assert "fashion_mnist" in invoke("list", "datasets", cwd=tmp_path)[0]
+    assert re.search(r"2c2d +3274634 +Convolution 32", invoke("list", "networks", cwd=tmp_path)[0])
     assert optbench_("--version", cwd=tmp_path)[0] == f"optbench {optbench.__version__}\n"
 
 
 def test_init_writes_a_sweep_that_is_valid_as_it_stands(tmp_path):
-    out, _ = optbench_("init", cwd=tmp_path)
+    out, _ = invoke("init", cwd=tmp_path)
     assert out == "wrote sweep.yaml; next: optbench run sweep.yaml\n"
     assert len(expand(read(tmp_path / "sweep.yaml"))) == 108
-    optbench_("init", "--force", cwd=tmp_path)
+    invoke("init", "--force", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -571,40 +593,38 @@ def results_of(folder, target, **columns):
 def test_compare_tells_a_refactoring_from_a_change(finished, tmp_path):
     folder = finished[0] / "results" / "small"
     same = results_of(folder, tmp_path / "same", workers=2)
-    out, err = optbench_("compare", folder, same, "--fail-if", "changed > 0", cwd=tmp_path)
+    out, err = invoke("compare", folder, same, "--fail-if", "changed > 0", cwd=tmp_path)
     assert "No trial differs: 16 of 16 are bit-identical." in out and err == ""
     assert max(map(len, out.splitlines())) <= 80
     worse = lambda rows: rows["test_accuracy"] - 0.01 * (rows["optimizer"] == "adam")  # noqa: E731
     worse = results_of(folder, tmp_path / "worse", test_accuracy=worse)
     conditions = ("--fail-if", "test_accuracy<-0.9", "--fail-if", "test_accuracy_high < 0", "--fail-if", "diverged > 0")
-    out, err = optbench_("compare", folder, worse, *conditions, cwd=tmp_path, code=3)
+    out, err = invoke("compare", folder, worse, *conditions, cwd=tmp_path, code=3)
     assert "adam: -1.00 ± 0.00 points of test accuracy over 2 seeds" in " ".join(out.split())
     assert err.splitlines()[:2] == [
         "optbench: adam: test_accuracy is -1, and fails if test_accuracy<-0.9",
         "optbench: adam: test_accuracy_high is -1, and fails if test_accuracy_high < 0",
     ]
-    _, err = optbench_("compare", folder, same, "--fail-if", "seconds > 2", cwd=tmp_path, code=2)
+    _, err = invoke("compare", folder, same, "--fail-if", "seconds > 2", cwd=tmp_path, code=2)
     assert "sgd, adam, all: cannot tell if seconds > 2: no trial ran alone on both sides" in err
-    _, err = optbench_("compare", folder, folder, cwd=tmp_path, code=2)
+    _, err = invoke("compare", folder, folder, cwd=tmp_path, code=2)
     assert "are the same folder" in err
 
 
 def test_an_export_says_where_it_is_and_what_shows_it(finished, tmp_path):
     folder = finished[0] / "results" / "small"
-    out, err = optbench_("export", folder, "--to", "csv", cwd=tmp_path)
+    out, err = invoke("export", folder, "--to", "csv", cwd=tmp_path)
     assert (out, err) == ("", "wrote small.csv (csv)\n")
     assert len(pd.read_csv(tmp_path / "small.csv")) == len(pd.read_parquet(folder))
-    out, _ = optbench_("export", folder, "--to", "csv", "-o", "-", cwd=tmp_path)
+    out, _ = invoke("export", folder, "--to", "csv", "-o", "-", cwd=tmp_path)
     assert out == (tmp_path / "small.csv").read_text()
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
-    _, err = optbench_("export", folder, "--to", "tensorboard", cwd=tmp_path)
+    _, err = invoke("export", folder, "--to", "tensorboard", cwd=tmp_path)
     assert err == "wrote 16 runs to runs/small (tensorboard)\nnext: tensorboard --logdir runs/small\n"
     assert len(list((tmp_path / "runs" / "small").iterdir())) == 16
 
 
 def test_the_commands_of_the_page_on_comparing_work(finished, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
     from optbench import cli, export
 
     for tool in export.TOOLS:  # what they write is for tests/test_export.py

@@ -15,6 +15,7 @@ from optbench.training.stacked import StackedOptimizer
 from optbench.training.step import _Dropout
 from tests.modules import MODULES, module_with, scales_of
 
+SLOW = pytest.mark.slow
 MIXED = """
   sgd: {lr: 0.05, momentum: 0.9, nesterov: true, dropout: 0.5}
   plain: {optimizer: sgd, lr: 0.1, dropout: 0, schedule: cosine}
@@ -265,7 +266,10 @@ STATEFUL = """
 """
 
 
-@pytest.mark.parametrize(("name", "steps"), [("cnn", 1), ("cnn", 8), ("cnn", 13), ("made up", 13)])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("made up", 1), ("made up", 8), ("made up", 13), pytest.param("cnn", 13, marks=SLOW)],
+)
 def test_a_training_goes_on_bit_by_bit_from_its_state(name, steps, trials_of, tiny, made_up):
     """At any step of an epoch, or between two, through a file."""
     trials = trials_of(STATEFUL, "epochs: 4", "seeds: 2", LINES[1])

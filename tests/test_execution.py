@@ -26,7 +26,7 @@ from optbench.sweep.trials import expand
 from optbench.training import engine
 
 SWEEP = "{adam: {lr: [1e-3, 3e-3]}, sgd: {lr: [0.05, 1e30], momentum: 0.9}}"
-LINES = ("epochs: 2", "parameters: {batch_size: 64, dropout: 0.25}")
+LINES = ("epochs: 2", "parameters: {batch_size: 64, dropout: 0.25, model: mlp}")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def rows_of(events):
     return rows
 
 
-def test_one_worker_or_two_in_any_order_give_identical_rows(stacks):
+def test_one_worker_or_two_in_any_order_give_identical_rows(trials_of):
+    stacks = plan(trials_of(SWEEP, LINES[0], "parameters: {batch_size: 64, dropout: 0.25, model: cnn}"), 1)
     one = rows_of(execution.run(stacks, "cpu", 1, None))
     two = rows_of(execution.run(list(reversed(stacks)), "cpu", 2, None))
     assert len(one) == 3 * 3 + 2  # the one that diverges in its first epoch ends with it

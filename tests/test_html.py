@@ -14,6 +14,7 @@ from optbench.report.tables import Column, Report, Table
 from optbench.scores import Score
 from tests.test_plots import explored, made_up, some_diverged
 
+pytestmark = pytest.mark.slow  # a browser is
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -98,6 +98,7 @@ def test_values_that_differ_by_rounding_alone_have_an_interval(n):
     assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "skewed", "least"),
     [

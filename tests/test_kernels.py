@@ -18,6 +18,7 @@ if torch.cuda.is_available():
 
 from optbench.networks.trunk_kernels import CHUNK, trunk
 
+SLOW = pytest.mark.slow
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
 # The interpreter computes tf32 in float32, and its tiles are larger.
@@ -152,6 +153,7 @@ def test_nan_wins_its_windows():
     assert torch.equal(output.isnan(), theirs.isnan())
 
 
+@pytest.mark.slow
 def test_a_second_run_and_a_trial_alone_are_bitwise_the_same():
     images_SBCHW, seed_of_T, w, grad = inputs(3, 2, 2)
     stacked = run(images_SBCHW, seed_of_T, w, grad)
@@ -162,7 +164,9 @@ def test_a_second_run_and_a_trial_alone_are_bitwise_the_same():
         assert torch.equal(first[1:2], single)
 
 
-@pytest.mark.parametrize(("precision", "bounds"), [("fp32", (1e-5, 1e-5)), ("bf16", (2e-2, 0.1))])
+@pytest.mark.parametrize(
+    ("precision", "bounds"), [("fp32", (1e-5, 1e-5)), pytest.param("bf16", (2e-2, 0.1), marks=SLOW)]
+)
 def test_a_network_with_them_has_the_gradients_of_one_in_float64(precision, bounds):
     """A whole stack with dropout, and a trial of NaN in it; in bf16 the linear layers round, too."""
     generator = torch.Generator().manual_seed(1)

@@ -23,6 +23,7 @@ def drivers(monkeypatch):
     return compare, accuracy
 
 
+@pytest.mark.slow
 def test_quick_comparison_has_figures_or_a_reason_for_every_contestant(tmp_path):
     command = [sys.executable, str(PEERS / "compare.py"), "--quick", "--seeds", "own,shared", "--output", str(tmp_path)]
     # Threads that wait for each other on shared cores are slow.

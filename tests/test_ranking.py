@@ -276,6 +276,7 @@ def test_seeds_needed_falls_with_the_difference_over_many_orders_of_magnitude():
 NULL = [(2, 5000), (3, 1500), (6, 1000), (12, 1000)]  # so that the allowance is below 6 % for two, 8 % for many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize(("groups", "repeats"), NULL)
 def test_groups_that_are_the_same_are_rarely_told_apart(groups, repeats, seeds):
@@ -286,6 +287,7 @@ def test_groups_that_are_the_same_are_rarely_told_apart(groups, repeats, seeds):
     assert 0.05 - (at_most(0.05, repeats) - 0.05) <= alone <= at_most(0.05, repeats)  # one test has its level exactly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [0.001, 0.003, 0.01])  # a third of a step, one, three
 @pytest.mark.parametrize(("groups", "seeds"), [(2, 3), (3, 3), (3, 5), (6, 3), (6, 10)])
 def test_neither_are_groups_whose_accuracies_are_rounded(groups, seeds, sd):
@@ -294,6 +296,7 @@ def test_neither_are_groups_whose_accuracies_are_rounded(groups, seeds, sd):
     assert np.mean([(pairs["p_holm"] <= 0.05).any() for pairs in found]) <= at_most(0.05, 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 10])
 def test_neither_are_groups_of_unequal_spread(seeds):
     generator = np.random.default_rng(seeds)
@@ -316,6 +319,7 @@ def test_two_clusters_of_ties_share_two_ranks(spread):
     assert np.mean([(found["rank_to"] == true_to).all() for found in ranks]) >= 0.94
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_rank_sets_hold_all_true_ranks_at_once(seeds):
     generator = np.random.default_rng(seeds)

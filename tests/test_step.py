@@ -83,8 +83,8 @@ def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch, made_up
     assert len(seen) == 8 * len(everything)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["cnn", "mlp", "made up"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("mlp", marks=pytest.mark.slow), "made up"])
 def test_a_recorded_step_replays_to_the_same_rows(name, precision, trials, tiny, monkeypatch, made_up):
     """The recording is that of torch.fx: the operations of one step, on the tensors that they were recorded with."""
     trials = on(trials if name == "mlp" else trials[::9], name, precision)

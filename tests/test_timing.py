@@ -15,7 +15,7 @@ from optbench.runs.job import Job
 from optbench.runs.phases import Timing, Tune
 from optbench.runs.run import execute
 from optbench.sweep.spec import parse
-from tests.test_cli import optbench_, start
+from tests.test_cli import WAITS, invoke, start
 from tests.test_report import fill
 
 SWEEP = """
@@ -23,11 +23,12 @@ name: timed
 dataset: digits
 epochs: 3
 seeds: 2
-parameters: {batch_size: 128, dropout: 0.25}
+parameters: {batch_size: 128, dropout: 0.25, model: mlp}
 confirm: {seeds: 1}
 optimizers:
   sgd: {lr: [0.05, 1e30], momentum: 0.9}
   adam: {lr: 0.003, schedule: [constant, cosine]}
+  waits: {optimizer: "./waits.py:Waits", lr: 0.1}
 """
 OF_THE_RUN = ["phase", "train_seconds", "stack", "stack_size", "workers"]
 
@@ -43,7 +44,10 @@ def timed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("timed")
     (folder / "timed.yaml").write_text(SWEEP)
     results = folder / "results" / "timed"
-    optbench_("run", "timed.yaml", "--stack-size", "4", "--workers", "1", cwd=folder)
+    (folder / "waits.py").write_text(WAITS)
+    (folder / "go").touch()
+    invoke("run", "timed.yaml", "--stack-size", "4", "--workers", "1", cwd=folder)
+    (folder / "go").unlink()
     before = {path.name: path.read_bytes() for path in results.glob("*.parquet")}
     with start("run", "timed.yaml", "--timing", cwd=folder) as process:
         while not set(Store(results).timing.statuses().values()) & {"finished"}:
@@ -52,20 +56,21 @@ def timed(tmp_path_factory):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    (folder / "go").touch()
     return folder, before, err
 
 
 @pytest.fixture(scope="module")
 def complete(timed):
     folder, before, interrupted = timed
-    _, err = optbench_("run", "timed.yaml", "--timing", cwd=folder)
+    _, err = invoke("run", "timed.yaml", "--timing", cwd=folder)
     return folder / "results" / "timed", before, interrupted, err
 
 
 def test_what_a_table_shows_is_trained_alone_and_the_sweep_is_left_as_it_was(complete):
     folder, before, interrupted, err = complete
     assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == before
-    k, n = re.search(r"^10/10 done, (\d+)/(\d+) timed; resume with: .*--timing$", interrupted, re.MULTILINE).groups()
+    k, n = re.search(r"^13/13 done, (\d+)/(\d+) timed; resume with: .*--timing$", interrupted, re.MULTILINE).groups()
     assert 1 <= int(k) < int(n)
     words = " ".join(err.split())
     assert f"timed, timing: {n} trials, one at a time; let nothing else run meanwhile" in words
@@ -82,7 +87,7 @@ def test_what_a_table_shows_is_trained_alone_and_the_sweep_is_left_as_it_was(com
     assert (again["train_seconds"][again["epoch"] > 0] > 0).all()
     # Of the sgd with an lr of 1e30, which diverged, there is nothing to be timed.
     assert rows[(rows["lr"] == 1e30)]["status"].unique().tolist() == ["diverged"]
-    assert set(again["lr"]) == {0.05, 0.003}
+    assert set(again["lr"]) == {0.05, 0.003, 0.1}
 
 
 def test_its_scores_are_those_of_the_sweep_bit_for_bit(complete):
@@ -98,14 +103,14 @@ def test_what_is_timed_is_not_timed_again(complete):
     folder, *_ = complete
     paths = sorted((folder / "_optbench" / "timing").glob("*.parquet"))
     before = [path.stat().st_mtime_ns for path in paths]
-    _, err = optbench_("run", "timed.yaml", "--timing", cwd=folder.parents[1])
+    _, err = invoke("run", "timed.yaml", "--timing", cwd=folder.parents[1])
     n = len(paths)
-    assert f"nothing to do: all 10 trials are in results/timed, {n} of them timed" in err
+    assert f"nothing to do: all 13 trials are in results/timed, {n} of them timed" in err
     assert [path.stat().st_mtime_ns for path in paths] == before
-    out, _ = optbench_("run", "timed.yaml", "--timing", "--dry-run", cwd=folder.parents[1])
+    out, _ = invoke("run", "timed.yaml", "--timing", "--dry-run", cwd=folder.parents[1])
     assert f"timed, timing: {n} trials, one at a time" in out
     assert "to run in" not in out
-    assert optbench_("compact", cwd=folder.parents[1])[0].endswith(f"results/timed/_optbench/timing: {n} parts → 1\n")
+    assert invoke("compact", cwd=folder.parents[1])[0].endswith(f"results/timed/_optbench/timing: {n} parts → 1\n")
     assert len(Store(folder).timed()) == 4 * n
 
 
@@ -113,11 +118,11 @@ def test_a_sweep_that_is_not_trained_yet_is_trained_first(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "dataset: digits\nepochs: 1\nparameters: {model: softmax}\noptimizers: {adam: {lr: [0.01, 0.02]}}"
     )
-    out, _ = optbench_("run", "s.yaml", "--timing", "--dry-run", cwd=tmp_path)
+    out, _ = invoke("run", "s.yaml", "--timing", "--dry-run", cwd=tmp_path)
     assert "then one seed of each configuration that a table shows, alone, to measure its seconds" in " ".join(
         out.split()
     )
-    _, err = optbench_("run", "s.yaml", "--timing", "--stack-size", "2", cwd=tmp_path)
+    _, err = invoke("run", "s.yaml", "--timing", "--stack-size", "2", cwd=tmp_path)
     assert "2/2 trials done" in err
     assert "2/2 trials timed" in err
     report = tmp_path / "results" / "s" / "_optbench" / "report.md"

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +28,8 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
+# A process that was forked from this one would have half of what its threads were doing.
+CONTEXT = multiprocessing.get_context("spawn")
 _STARTING = threading.Lock()  # the environment belongs to all threads, the interrupts to one
 
 
@@ -68,11 +70,10 @@ class Process(Worker):
         self._process.join()
 
 
-def spawn(work: Callable[..., None], *arguments: object) -> tuple[Connection, SpawnProcess]:
+def spawn(work: Callable[..., None], *arguments: object) -> tuple[Connection, BaseProcess]:
     """Start `work(connection, *arguments)` in a process for one thread; returns the other end of its pipe, and it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=work, args=(theirs, *arguments), daemon=True)
     with _STARTING, _environment(), _deaf_to_interrupts():
         process.start()
     theirs.close()  # so that the worker's death ends the pipe
