@@ -105,7 +105,7 @@ def gripped(tmp_path_factory):
         (folder / name).write_text(text)
     list(events(Job(spec.read(folder / "old.yaml"), Store(folder / "results" / "old"), "cpu", workers=1)))
     with_row(
-        "axes.py",
+        "sweep/axes.py",
         LAST,
         GRIP,
         folder,
@@ -229,7 +229,7 @@ def both(tmp_path_factory):
     (folder / "both.yaml").write_text(BOTH)
     (folder / "alone.yaml").write_text(LETTERS_ALONE)
     said = with_row(
-        "datasets.py",
+        "data/datasets.py",
         FIRST,
         LETTERS,
         folder,
