@@ -322,7 +322,7 @@ def test_a_batch_may_be_too_large_for_one_dataset_if_it_is_excluded_there():
     ("datasets", "problem"),
     [
         ("[digits, mnits]", "1:19: unknown dataset 'mnits'; did you mean 'mnist'?"),
-        ("[digits, digits]", "1:10: the value the text 'digits' stands twice"),
+        ("[digits, digits]", "1:10: the value the text 'digits' occurs twice"),
         ("[]", "1:10: needs at least one value"),
         ("[[digits]]", "1:11: must be text, not ['digits']"),
     ],

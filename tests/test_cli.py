@@ -502,8 +502,8 @@ def test_a_comparison_is_no_page(tmp_path):
         (["sgd", "--set", "momentun=1"], "--set momentun=1: unknown key 'momentun'; did you mean 'momentum'?"),
         (["sgd", "--set", "lr=[1, 2]"], "give each hyperparameter one value"),
         (["sgd", "--set", "lr={min: 1, max: 2}"], "give each hyperparameter one value"),
-        (["sgd", "--set", "schedule=cosine"], "--set schedule=cosine: schedule is no hyperparameter of an optimizer\n"),
-        (["torch.optim:SparseAdam"], "SparseAdam cannot train here: it updates by sparse gradients alone"),
+        (["sgd", "--set", "schedule=cosine"], "--set schedule=cosine: schedule is not an optimizer's hyperparameter\n"),
+        (["torch.optim:SparseAdam"], "SparseAdam cannot train here: it takes only sparse gradients"),
     ],
 )
 def test_check_optimizer_says_what_is_wrong_with_the_question(arguments, words):
