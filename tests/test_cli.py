@@ -281,7 +281,7 @@ def test_a_report_answers_questions(finished):
         ("--metric", "accuracy", "--metric accuracy: did you mean"),
         ("--at", "end", "--at end: valid: last, best, epoch=K"),
         ("--by", "batchsize", "--by batchsize: did you mean 'batch_size'?"),
-        ("--where", "batch_size == 65", "--where 'batch_size == 65': no trial is like this"),
+        ("--where", "batch_size == 65", "--where 'batch_size == 65': no trial meets this condition"),
     ):
         err = refused("report", str(finished[0] / "results" / "small"), option, value)
         assert err.startswith(f"optbench: {words}")
