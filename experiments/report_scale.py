@@ -5,8 +5,8 @@
 
 Results are made up (tests/generate.py) and left as a run leaves them, in a few large parts, or with --unmerged in one
 part per stack. Each report is a process of its own, from its start to its end: importing, reading, computing, writing
-JSON. Peak memory is what the system counted for that process; since it counts what a process has from its parent, too,
-this one stays small and leaves the making up to another. Let nothing else run meanwhile.
+JSON. Peak memory is what the system counted for that process; since that includes what a process inherits from its
+parent, this one stays small and makes the results up in another. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(folder: Path) -> tuple[float, float]:
 
 
 def make_up(folder: Path, trials: int, epochs: int, unmerged: bool) -> dict[str, int]:
-    """Make a sweep up; returns how large it is."""
+    """Make up a sweep; returns how large it is."""
     import pyarrow.parquet as pq
 
     from tests.generate import write
@@ -67,7 +67,7 @@ def make_up(folder: Path, trials: int, epochs: int, unmerged: bool) -> dict[str,
 
 
 def measure(folder: Path, trials: int, epochs: int, repeats: int, unmerged: bool) -> dict[str, Any]:
-    """Make a sweep up and report on it several times."""
+    """Make up a sweep and report on it several times."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         size = pool.submit(make_up, folder, trials, epochs, unmerged).result()
     runs = [run(folder) for _ in range(repeats)]

@@ -45,7 +45,7 @@ TRIALS_CPU, TRIALS = (1, 4), (1, 8, 32, 128)
 _DATASET, _DROPOUT, _CALIBRATION_STEPS, _FEWEST_STEPS = "mnist", 0.25, 4, 3
 _DATA = DATASETS[_DATASET]
 _CNN = architecture("cnn", _DATA.image, _DATA.classes)
-# What is copied must be far larger than all caches; on a CPU the workers share it, with so much for each at least.
+# What is copied must be far larger than all caches; on a CPU the workers share it, with at least so much for each.
 _COPIED_BYTES_CPU, _COPIED_BYTES_PER_WORKER, _COPIED_BYTES = 2**29, 2**26, 2**30
 _OUT_OF_MEMORY = "too little memory; try fewer trials, fewer workers or a smaller batch size"
 _MATRIX_SIDE_CPU, _MATRIX_SIDE = 1024, 8192
@@ -59,7 +59,8 @@ _CONVOLUTION_SIDE = 32
 def step_operations(trials: int, batch_size: int) -> int:
     """Floating-point operations of one training step of a stack: two for each multiplication with its addition.
 
-    Forward, a weight of a convolution is used once for each pixel of the output, a weight of a linear layer once:
+    In the forward pass a weight of a convolution is used once for each pixel of the output, a weight of a linear layer
+    once:
 
         conv1    16 × (1 × 3 × 3)  at 26 × 26      97,344
         conv2    32 × (16 × 3 × 3) at 24 × 24   2,654,208
@@ -69,8 +70,8 @@ def step_operations(trials: int, batch_size: int) -> int:
 
     The backward pass makes as many for the gradients of the weights, and as many for the gradients of the layers'
     inputs, less conv1's, whose inputs are the images: 3 × 3,047,104 − 97,344 = 9,043,968, and twice that in operations.
-    Left out, about a fiftieth of it at batch size 64: biases, activations, pooling, dropout, the loss and the update;
-    and conv1 once more, which `step_bytes` takes for computed again.
+    Not counted, about a fiftieth of it at batch size 64: biases, activations, pooling, dropout, the loss and the
+    update; and the second computation of conv1 that `step_bytes` assumes.
     """
     return _CNN.step_operations * trials * batch_size
 
@@ -78,9 +79,9 @@ def step_operations(trials: int, batch_size: int) -> int:
 def step_bytes(trials: int, batch_size: int, precision: str = "fp32") -> int:
     """The fewest bytes of device memory that one training step of a stack reads and writes.
 
-    A step is three passes: forward, backward, update. Each is taken to be fused, reads each of its inputs once and
-    writes each of its outputs once, float32; in bf16 activations have half its bytes. The backward pass computes conv1
-    again rather than read it.
+    A step is three passes: forward, backward, update. Each is assumed to be fused, to read each of its inputs once and
+    to write each of its outputs once, in float32; in bf16 activations have half the bytes. The backward pass computes
+    conv1 again rather than read it.
 
         images, uint8, one seed for the stack     read forward, read backward                  2 × 784      B
         pooled activations, the input of linear1  written forward, read backward               2 × 4608 × 4 B T
@@ -121,8 +122,8 @@ class Measurement:
 class Benchmark:
     """All that was measured on a device, one value for each repeat; rates are in bytes and operations per second.
 
-    `workers` are processes with a stack each, None on a GPU; `threads` are those of the sequential loop on a CPU. While
-    it is not complete, repeats, or all figures of a stack, are still missing.
+    `workers` are processes with a stack each, None on a GPU; `threads` are those of the sequential loop on a CPU. Until
+    it is complete, repeats, or all figures of a stack, are still missing.
     """
 
     device: str
@@ -143,7 +144,7 @@ class Benchmark:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second: the best of all copies, those read and those written."""
+        """Bytes read and written per second: the best of all copies."""
         return max(self.copy_rates)
 
     @property
@@ -152,7 +153,7 @@ class Benchmark:
         return max(*self.matmul_rates, *self.convolution_rates)
 
     def bounds(self, measurement: Measurement) -> tuple[float, float]:
-        """Seconds for a step of one trial, at the least: for its bytes and for its operations.
+        """The least seconds for a step of one trial: for its bytes and for its operations.
 
         A device whose caches hold the parameters can undercut the first.
         """
@@ -241,7 +242,7 @@ class SequentialNet(nn.Module):
 
 
 class _SequentialLoop:
-    """One trial, trained by the loop that everybody writes, over batches that lie on the device; bf16 by autocast."""
+    """One trial, trained by the loop that everybody writes, over batches on the device; bf16 by autocast."""
 
     def __init__(self, batch_size: int, device: str, precision: str, seconds: float) -> None:
         self._batch_size, self._device, self._precision = batch_size, device, precision
@@ -260,7 +261,7 @@ class _SequentialLoop:
 
     def throughput(self) -> float:
         """Images per second over one epoch."""
-        # Stacks are deterministic and so set torch up for this process; the loop is free of that.
+        # Stacks set torch up to be deterministic in this process; the loop need not be.
         kind, is_tf32, is_bf16 = torch.device(self._device).type, self._precision == "tf32", self._precision == "bf16"
         allow_tf32(is_tf32)
         with torch.backends.cudnn.flags(enabled=True, deterministic=False, allow_tf32=is_tf32):
@@ -275,7 +276,7 @@ class _SequentialLoop:
 
 
 def _steps(seconds: float, step_seconds: float, batch_size: int) -> int:
-    """How many steps take about so long, on a training set that is no larger than MNIST's."""
+    """How many steps take about so many seconds, on a training set no larger than MNIST's."""
     wanted = max(_FEWEST_STEPS, round(seconds / step_seconds))
     return max(1, min(wanted, _DATA.train // batch_size))
 
@@ -332,12 +333,12 @@ class _Meter:
         return calls * amount / timed(calls)
 
     def step_seconds(self, trials: int, batch_size: int) -> float:
-        """Seconds for a step of a stack, about."""
+        """About how many seconds a step of a stack takes."""
         training, _ = seconds_per_image(stack_of(trials, batch_size, self._precision), self._device)
         return training * batch_size
 
     def start(self, trials: int, batch_size: int, steps: int, epochs: int) -> float:
-        """Begin to train a stack that can be asked for so many epochs; returns what the first, a warm-up, measured."""
+        """Begin to train a stack for so many epochs; returns the throughput of the first, a warm-up."""
         key = trials, batch_size
         stack = stack_of(trials, batch_size, self._precision)
         training = on_random_images(stack, steps * batch_size, epochs, self._device)
@@ -351,7 +352,7 @@ class _Meter:
         return trials * batch_size * steps / (self._trained[key] - before)
 
     def forget(self) -> float:
-        """Give the stacks' memory free."""
+        """Free the memory of the stacks."""
         self._training.clear()
         self._trained.clear()
         return 0.0
@@ -411,11 +412,11 @@ def _work(connection: Connection, precision: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured.
+    """What to measure.
 
     device: a resolved one.   precision: as a sweep file names it.   workers: processes on a CPU.
-    trials, batch_sizes: of the stacks, each with each.   repeats: how often everything is measured.
-    seconds: what one measurement takes, about, after a warm-up as long.
+    trials, batch_sizes: of the stacks, in every combination.   repeats: how often everything is measured.
+    seconds: about how long one measurement takes, after a warm-up of the same length.
     """
 
     device: str
@@ -435,8 +436,8 @@ class Request:
 def measure(request: Request, say: Callable[[str], None]) -> Generator[Benchmark, None, None]:
     """Measure first the ceilings, then for each batch size the sequential loop and the stacks in alternation.
 
-    Yields what there is after each single measurement, at last all of it. `say` is told each figure, and what takes
-    time without one. Raises `UserError` for counts that cannot be, for a precision that the device does not have, and
+    Yields what there is after each single measurement, finally all of it. `say` is told each figure, and what takes
+    time without one. Raises `UserError` for impossible counts, for a precision that the device does not have, and
     where memory runs out.
     """
     request = _checked(request)
@@ -515,7 +516,7 @@ def _in_turn(
 ) -> Iterator[tuple[int | None, float]]:
     """Throughput of the sequential loop (None), then of stacks of so many trials, over and over.
 
-    Each warms up right before it is first measured, so that what fails takes no figure of those before it along.
+    Each warms up right before it is first measured, so that a failure loses no figure of those before it.
     """
 
     def warmed_up(n: int | None) -> Callable[[], float]:

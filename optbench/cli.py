@@ -27,7 +27,7 @@ _MANY_RUNS = 100
 
 
 class _Commands(TyperGroup):
-    """Shows a `UserError` and a `PerformanceWarning` as their text alone."""
+    """Shows only the text of a `UserError` or a `PerformanceWarning`."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,7 +58,7 @@ def _performance_warnings_as_text() -> Iterator[None]:
 
 
 def _in_words(error: UserError) -> str:
-    """What is wrong, with the option that was typed where it is about an argument."""
+    """What is wrong; for an argument, with the option that was typed."""
     if isinstance(error, ArgumentError):
         return f"--{error.argument.replace('_', '-')} {error.value}: {error.problem}"
     from optbench.sweep.document import SweepError
@@ -160,11 +160,11 @@ def run(
     ] = None,
     stack_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials trained together; 1 measures time. [default: what the device likes]"),
+        typer.Option(min=1, help="Trials trained together; 1 measures time. [default: by device]"),
     ] = None,
     timing: Annotated[
         bool,
-        typer.Option("--timing", help="Then measure seconds: one seed of each configuration in a table, alone."),
+        typer.Option("--timing", help="Then measure seconds: train one seed of each configuration in a table, alone."),
     ] = False,
 ) -> None:
     """Train every trial of a sweep that is not there yet. Run it again to resume."""
@@ -307,8 +307,8 @@ def _write(path: Path, text: str, format: str) -> None:
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of results: what was.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of results: what is now.", show_default=False)],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of results: before.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of results: after.", show_default=False)],
     by: Annotated[
         str, typer.Option(metavar="COLUMNS", help="A row for each value of these, with commas.")
     ] = "optimizer",
@@ -361,7 +361,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a sweep's rows for other tools. Once more writes the same anew: nothing doubles."""
+    """Write a sweep's rows for other tools. Exporting again replaces what is there: nothing doubles."""
     from optbench import export
     from optbench.results.store import Store, newest
 
@@ -406,11 +406,11 @@ def status(
 def compact(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
 ) -> None:
-    """Merge the many parquet files of a sweep into few, without a change to any row; 'run' does so at its end."""
+    """Merge the many parquet files of a sweep into few; no row changes. 'run' does so at its end."""
     from optbench.results.store import Store, newest
 
     store = Store(results or newest(Path("results")))
-    store.rows(["epoch"])  # that there are results, and all of them can be read
+    store.rows(["epoch"])  # raises unless there are results and all of them can be read
     with store.locked():
         for each in (store, store.timing):
             before, after = each.compact()
@@ -455,7 +455,7 @@ def check_optimizer(
         typer.Option("--set", metavar="KEY=VALUE", help="A hyperparameter, e.g. --set lr=0.1. Repeatable."),
     ] = None,
 ) -> None:
-    """Whether an optimizer works here: it steps, learns, repeats itself and survives a checkpoint; what it costs."""
+    """Check an optimizer: does it step, learn, repeat itself and survive a checkpoint, and what does it cost?"""
     from optbench.report import checks
     from optbench.training import check
 
@@ -478,7 +478,7 @@ def bench(
     batch_size: Annotated[str, typer.Option(help="Images per step, several with commas.")] = "64",
     precision: Annotated[Precision, typer.Option(help="As in a sweep file.")] = Precision.auto,
     repeats: Annotated[int, typer.Option(min=1, help="How often everything is measured, in alternation.")] = 5,
-    seconds: Annotated[float, typer.Option(help="What one measurement takes, about.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="About how long one measurement takes.")] = 1.0,
     workers: Workers = None,
     format: Annotated[
         BenchFormat | None,
@@ -488,7 +488,7 @@ def bench(
 ) -> None:
     """How fast this device trains stacks, against a sequential PyTorch loop and against what it could do at best.
 
-    A JSON file has each figure as soon as it is measured; it is whole once it says "complete": true.
+    A JSON file has each figure as soon as it is measured; it is finished once it says "complete": true.
     """
     sizes = _numbers("batch_size", batch_size)
     stacked = _numbers("trials", trials) if trials is not None else None
@@ -533,7 +533,7 @@ def bench(
 
 
 def _replace(path: Path, text: str) -> None:
-    """Replace a file in one step: whenever a run is killed, there is a whole one. Leaves pipes and links alone."""
+    """Replace a file in one step: even if a run is killed, there is a complete one. Leaves pipes and links alone."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         return
     temporary = path.with_name(f".{path.name}.tmp")
@@ -546,7 +546,7 @@ def _replace(path: Path, text: str) -> None:
 
 @contextmanager
 def _one_line(console: Console) -> Iterator[Callable[[str], None]]:
-    """Says what is being measured, without a thread that would take time from it: in a terminal always in one line."""
+    """Says what is being measured, without a thread that would take time from it; in a terminal on a single line."""
 
     def say(what: str) -> None:
         if console.is_terminal:
@@ -592,7 +592,7 @@ def init(
 
 
 def _waiting(console: Console, why: str) -> AbstractContextManager[Any]:
-    """In a terminal, says for what the person waits."""
+    """In a terminal, says what the user is waiting for."""
     return console.status(why) if console.is_terminal else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""What the user can mend: an exception and a kind of it, caught once, in `cli`; what is only slower: a warning."""
+"""Exceptions for what the user can fix, caught once, in `cli`, and a warning for what is only slower."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _REASON = 300  # characters: a compiler's may have thousands
 
 
 class UserError(Exception):
-    """A problem that the user can mend; its text is shown without a traceback and the exit code is 2."""
+    """A problem that the user can fix; its text is shown without a traceback and the exit code is 2."""
 
 
 class ArgumentError(UserError):
-    """An argument with a value that cannot be; the command line puts its option in the argument's place."""
+    """An argument with an impossible value; the command line names its option instead of the argument."""
 
     def __init__(self, argument: str, value: object, problem: str) -> None:
         super().__init__(f"{argument} {value}: {problem}")
@@ -23,7 +23,7 @@ class ArgumentError(UserError):
 
 
 class PerformanceWarning(UserWarning):
-    """Something works, but more slowly than it could; `cli` shows its text alone, without a place in the code."""
+    """Something works, but more slowly than it could; `cli` shows only its text, without a place in the code."""
 
 
 def warn_slower(what: str, reason: str) -> None:

@@ -1,7 +1,7 @@
 """A sweep's rows for other tools: one CSV file, or a run for each trial in TensorBoard, Weights & Biases or MLflow.
 
-All is written from the rows, whenever one likes; nothing is logged while a sweep trains. Each exporter of runs yields a
-run when it is written. Exporting again writes the runs anew in the place of the old ones, so that nothing doubles.
+Everything is written from the rows, at any time; nothing is logged while a sweep trains. Each exporter of runs yields a
+run when it is written. Exporting again replaces the old runs, so that nothing doubles.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from optbench.results.store import COLUMNS, Store
 from optbench.scores import Score
 from optbench.sweep.axes import AXES, COMPARED
 
-# What is logged after each epoch, 0 among them, under the names of the columns; `scheduled_lr` is its last step's.
+# What is logged after each epoch, including 0, under the names of the columns; `scheduled_lr` is its last step's.
 SCORES = tuple(name for name, *_ in COLUMNS if name in Score.__members__)
 METRICS = (*SCORES, "scheduled_lr", "step", "train_seconds")
-# What is the same in all rows of a trial and says how it was trained; the hyperparameters stand beside it.
+# What is the same in all rows of a trial and says how it was trained; the hyperparameters are added to it.
 PARAMETERS = (
     *(
         column.name
@@ -54,18 +54,18 @@ PARAMETERS = (
 )
 _SCALARS = (*SCORES, "scheduled_lr")  # what TensorBoard draws: its axes have epochs and seconds already
 _SHORT_ID = 8
-_NAME_LENGTH = 100  # of a run's name before the id: some file systems and tools take no more than 255 or 128
+_NAME_LENGTH = 100  # of a run's name before the id: some file systems and tools take at most 255 or 128
 _NAMING = [name for name in COMPARED if name != "optimizer"]  # whose values are in a run's name where they vary
 _EVENTS = "events.out.tfevents.optbench"
 _OFFLINE = ("offline", "dryrun")
 _ID_LENGTH = 47  # of the sweep's name in an id of wandb, which has 64 characters at most
-_WANDB_PLACES = ("wandb", ".wandb")  # the latter where it is there already
+_WANDB_PLACES = ("wandb", ".wandb")  # the latter where it exists already
 _METRICS_AT_ONCE = 800  # MLflow takes 1000 entities in one batch
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trial: its name, made of what tells it from the others, that of its configuration, and what was measured.
+    """One trial: its name, made of what tells it from the others, its configuration's name, and what was measured.
 
     epochs: for each epoch the seconds of training so far and the metrics; a diverged trial's scores are NaN where it
     diverged, and what was not measured is absent.
@@ -134,7 +134,7 @@ def _run(rows: list[Any], name: str) -> Run:
     parameters = {parameter: getattr(first, parameter) for parameter in PARAMETERS}
     for key, value in json.loads(first.hyperparameters).items():
         parameters[key if key not in parameters else stats.HYPERPARAMETER + key] = value
-    measured = SCORES if first.status == "diverged" else ()  # NaN and all; a missing number is none otherwise
+    measured = SCORES if first.status == "diverged" else ()  # even NaN; elsewhere a NaN was not measured
     epochs = {}
     for row in rows:
         found = {metric: float(getattr(row, metric)) for metric in METRICS}
@@ -152,7 +152,7 @@ def _run(rows: list[Any], name: str) -> Run:
 
 @dataclass(frozen=True)
 class Destination:
-    """An export under way: `runs` yields each run when it is written; `where` they are, and what shows them there."""
+    """An export in progress: `runs` yields each run when it is written; `where` they are, and what shows them there."""
 
     runs: Iterator[Run]
     where: str
@@ -182,7 +182,7 @@ def _folder(path: Path) -> Path:
 
 
 def _began(exported: Exported) -> float:
-    """A time from which seconds of training lead up to now: rows do not say when they were measured."""
+    """A start time such that the seconds of training end now: rows do not say when they were measured."""
     return time.time() - float(exported.rows["train_seconds"].fillna(0).max())
 
 
@@ -275,7 +275,7 @@ def _wandb(exported: Exported, folder: Path, mode: str) -> Iterator[Run]:
     if mode in _OFFLINE:
         os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when wandb is imported
     package = _module("wandb")
-    # What wandb would say of this machine and this process says nothing of where and how the trials were trained.
+    # What wandb would record of this machine and this process says nothing about where and how the trials trained.
     settings = {"console": "off", "silent": True, "disable_git": True, "disable_code": True}
     settings |= {"disable_job_creation": True, "x_disable_meta": True, "x_disable_stats": True}
     settings |= {"x_disable_machine_info": True, "x_save_requirements": False}
@@ -314,14 +314,14 @@ def _wandb(exported: Exported, folder: Path, mode: str) -> Iterator[Run]:
 # ---------------------------------------------------------------- MLflow
 
 _TRIAL, _DIGEST = "optbench.trial_id", "optbench.digest"
-_MLFLOW_STATUS = {"failed": "FAILED", "running": "RUNNING"}  # what diverged or was stopped is finished
+_MLFLOW_STATUS = {"failed": "FAILED", "running": "RUNNING"}  # diverged and stopped trials are finished
 
 
 def mlflow(exported: Exported, output: Path | None) -> Destination:
-    """A run for each trial in the experiment of the sweep's name; a run that is there as it would be written stays.
+    """A run for each trial in the experiment of the sweep's name; a run that would not change stays.
 
-    Without `output` to MLFLOW_TRACKING_URI, or to the current folder: in mlflow.db where sqlalchemy is installed, as
-    with the whole of MLflow, else as files in mlruns.
+    Without `output` it writes to MLFLOW_TRACKING_URI, or to the current folder: in mlflow.db where sqlalchemy is
+    installed, as it is with all of MLflow, else as files in mlruns.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "") if output is None else ""
     if uri:
@@ -337,7 +337,7 @@ def mlflow(exported: Exported, output: Path | None) -> Destination:
 def _mlflow(exported: Exported, uri: str, folder: Path | None = None) -> Iterator[Run]:
     if folder:
         _folder(folder)
-    # Read when mlflow is imported: it would report its use to its makers, and refuses files as a store.
+    # Read when mlflow is imported: otherwise it reports its use to its makers, and refuses files as a store.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -366,7 +366,7 @@ def _mlflow(exported: Exported, uri: str, folder: Path | None = None) -> Iterato
             run_id = client.create_run(experiment, round(1000 * began), {_TRIAL: run.trial_id}, run.name).info.run_id
             tags = {"status": run.status, "phase": run.phase, "configuration": run.configuration}
             tags |= {"mlflow.source.name": "optbench", "mlflow.source.type": "LOCAL"}
-            tags[_DIGEST] = run.digest  # what a batch writes last: a run without it was interrupted
+            tags[_DIGEST] = run.digest  # the last thing that is written: a run without it was interrupted
             params = [entities.Param(key, value) for key, value in values.items()]
             for i in range(0, len(metrics), _METRICS_AT_ONCE):
                 is_last = i + _METRICS_AT_ONCE >= len(metrics)

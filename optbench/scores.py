@@ -30,7 +30,7 @@ class Score(StrEnum):
 
     @property
     def sign(self) -> float:
-        """1 where more is better, −1 for a loss: a score times its sign is the better the larger it is."""
+        """1 where more is better, −1 for a loss: of scores times their sign, the larger is the better."""
         return -1.0 if self.is_loss else 1.0
 
     @property

@@ -1,6 +1,6 @@
-"""What is wrong with a value, in the words of a sweep file, and where it stands: pydantic's errors, translated.
+"""What is wrong with a value, in the words of a sweep file, and where it is: pydantic's errors, translated.
 
-A validator that knows the words itself raises `in_words`, and may add the key inside the value that it is about.
+A validator that has the words itself raises `wrong`, and may add the key inside the value that it is about.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 
 def wrong(why: str, at: str | None = None, is_key: bool = False) -> PydanticCustomError:
-    """An error about a value, about what stands `at` a key inside it, or about the key itself."""
+    """An error about a value, about what is `at` a key inside it, or about the key itself."""
     return PydanticCustomError("in_words", "{why}", {"why": why, "at": at, "is_key": is_key})
 
 
@@ -22,12 +22,12 @@ def wrong_at(loc: tuple[str | int, ...], why: str, value: Any, is_key: bool = Fa
 
 
 def worth_saying(error: ValidationError) -> list[ErrorDetails]:
-    """Its details, less lists that are too short only because their items have problems of their own."""
+    """Its details, without lists that are too short only because their items have problems of their own."""
     return [detail for detail in error.errors() if not (detail["type"] == "too_short" and detail["input"])]
 
 
 def location(detail: ErrorDetails) -> tuple[tuple[str | int, ...], bool]:
-    """Where in the data an error stands, and whether it is about the key there and not its value."""
+    """Where in the data an error is, and whether it is about the key there and not its value."""
     context = detail.get("ctx", {})
     at = (context["at"],) if context.get("at") else ()
     return (*detail["loc"], *at), detail["type"] == "extra_forbidden" or bool(context.get("is_key"))

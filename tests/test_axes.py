@@ -300,7 +300,7 @@ def test_the_plots_of_several_datasets_compare_nothing_across_them(both):
 def test_a_comparison_says_which_dataset_one_side_has_alone(both):
     compared = read(both[0] / "compared.json")
     assert "No trial differs: 14 of 14 are bit-identical." in compared["findings"]
-    assert "Only B has the dataset digits; compared is what both have." in compared["findings"]
+    assert "Only B has the dataset digits; only what both have is compared." in compared["findings"]
 
 
 def test_a_batch_may_be_too_large_for_one_dataset_if_it_is_excluded_there():
@@ -322,7 +322,7 @@ def test_a_batch_may_be_too_large_for_one_dataset_if_it_is_excluded_there():
     ("datasets", "problem"),
     [
         ("[digits, mnits]", "1:19: unknown dataset 'mnits'; did you mean 'mnist'?"),
-        ("[digits, digits]", "1:10: the value the text 'digits' stands twice"),
+        ("[digits, digits]", "1:10: the value the text 'digits' occurs twice"),
         ("[]", "1:10: needs at least one value"),
         ("[[digits]]", "1:11: must be text, not ['digits']"),
     ],

@@ -348,7 +348,7 @@ def test_a_lone_seed_has_no_interval(tmp_path):
 def test_trials_that_diverged_on_one_side_are_named(before, tmp_path):
     status = lambda trial: "diverged" if trial.hyperparameters.lr == 0.1 and trial.seed < 2 else "finished"  # noqa: E731
     report = comparison.compare(before, written(tmp_path, status=status))
-    assert "Diverged on one side alone: 4 in B." in report.findings
+    assert "Diverged on only one side: 4 in B." in report.findings
     rows = report.tables[-1].data.to_dict("records")
     assert rows == [
         {"optimizer": "sgd", "configuration": f"dropout={dropout}, lr=0.1", "side": "B", "seeds": "0, 1"}
@@ -412,7 +412,7 @@ def test_other_seeds_that_all_diverged_are_counted(before, tmp_path):
 def test_models_that_one_side_lacks_are_named_and_left_out(tmp_path):
     text = SWEEP.replace("parameters: {", "parameters: {model: [cnn, mlp], ")
     report = comparison.compare(written(tmp_path / "a", text=text), written(tmp_path / "b"))
-    assert "Only A has the model mlp; compared is what both have." in report.findings
+    assert "Only A has the model mlp; only what both have is compared." in report.findings
     assert report.tables[0].data["trials"].tolist() == [12, 6, 18]
 
 
@@ -534,8 +534,8 @@ def test_without_pairs_neither_changes_nor_divergence_can_be_told(before, tmp_pa
         ("tset_accuracy < 0", "unknown column 'tset_accuracy'; did you mean 'test_accuracy'"),
         ("test_accuracy = 0", "must be COLUMN OP NUMBER"),
         ("test_accuracy", "must be COLUMN OP NUMBER"),
-        ("test_accuracy < much", "'much' is no number"),
-        ("test_accuracy < nan", "'nan' is no number"),
+        ("test_accuracy < much", "'much' is not a number"),
+        ("test_accuracy < nan", "'nan' is not a number"),
         ("diverged_low < 1", "unknown column 'diverged_low'"),
     ],
 )

@@ -56,12 +56,12 @@ def test_a_condition_picks_trials(where, ids):
     ("where", "why"),
     [
         ("batch_sise == 64", "'batch_sise' is not defined; columns: batch_size"),
-        ("batch_size = 64", "is no condition"),
+        ("batch_size = 64", "is not a condition"),
         ("batch_size ==", "invalid syntax"),
-        ("batch_size + 1", "is no condition"),
-        ("batch_size == 65", "no trial is like this"),
+        ("batch_size + 1", "is not a condition"),
+        ("batch_size == 65", "no trial meets this condition"),
         ("optimizer < 3", "where 'optimizer < 3': "),
-        ("True", "is no condition"),
+        ("True", "is not a condition"),
     ],
 )
 def test_a_condition_that_is_none_is_explained_in_one_line(where, why):

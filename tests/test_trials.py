@@ -133,7 +133,7 @@ def test_a_schedule_is_excluded_by_name_or_whole():
 
 def test_an_exclusion_that_matches_no_combination_is_refused():
     base = HEAD + "optimizers: {sgd: {momentum: [0.0, 0.9]}, adam: }\nexclude:\n"
-    with pytest.raises(UserError, match=r"^sweep:5:5: excludes nothing: no combination of this sweep is like this$"):
+    with pytest.raises(UserError, match=r"^sweep:5:5: excludes nothing: it matches no combination of this sweep$"):
         expand(parse(base + "  - {optimizer: adam, momentum: 0.9}"))
     assert len(expand(parse(base + "  - {momentum: 0.9}"))) == 2
 

@@ -4,7 +4,7 @@
 
 Each contestant trains all seeds for all epochs, with the settings of compare.py. A verdict is on the difference of the
 means; its 95 % interval (Welch) says how sure that is. What there was no time for is "not measured"; --resume measures
-what the file from an earlier run of the same settings lacks.
+what is missing in the file of an earlier run with the same settings.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _plus_minus(mean: float, half: float | None, sign: str = "") -> str:
 
 
 def _verdict(mean: float, half: float | None) -> str:
-    """Of the difference of means, and whether its interval leaves the other verdict possible."""
+    """Whether the difference of means is within the tolerance, and whether its interval allows the other verdict."""
     within = abs(mean) <= TOLERANCE
     sure = half is not None and (abs(mean) + half <= TOLERANCE if within else abs(mean) - half > TOLERANCE)
     return ("yes" if within else "no") + ("" if sure else ", but the interval allows the other")
@@ -74,7 +74,7 @@ def table(report: dict[str, Any]) -> str:
         if not values:
             lines.append(f"| {title} | – | 0 | – | not measured: {entry['reason']} |")
             continue
-        shift, verdict = "–", "–" if name == "optbench" else "not measured: no figure of optbench"
+        shift, verdict = "–", "–" if name == "optbench" else "not measured: no figure for optbench"
         if reference and name != "optbench":
             mean, half = difference(values, reference)
             shift, verdict = _plus_minus(mean, half, "+"), _verdict(mean, half)

@@ -1,11 +1,11 @@
-"""One candidate for a part of the training step: whether it is right, and how fast it is.
+"""One candidate for a part of the training step: is it right, and how fast is it?
 
     python3 experiments/peers/candidates.py convolution triton --precision tf32,bf16
     python3 experiments/peers/candidates.py update adam
     python3 experiments/peers/candidates.py step adam
 
-A kernel that writes where it must not breaks what its process does afterwards, so each candidate is for a process of
-its own. Every figure is printed as soon as there is one, as a line of JSON. Errors are relative, in the 2-norm, the
+A kernel that writes to the wrong memory breaks what its process does afterwards, so run each candidate in its own
+process. Every figure is printed as soon as it is measured, as a line of JSON. Errors are relative, in the 2-norm, the
 largest of all trials. The exit code is 1 where one is larger than its tolerance.
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, P parameters of one trial.
@@ -41,14 +41,14 @@ from optbench.training.rules import RULES
 from optbench.training.stacked import _columns
 
 Figures = dict[str, Any]
-# Of loss and gradient: rounding also turns a relu on or off, or lets another pixel win, which costs far more.
+# For loss and gradient: large, because rounding also turns a relu on or off, or lets another pixel win.
 TOLERANCE = {"fp32": 1e-3, "tf32": 5e-2, "bf16": 0.2}
-OF_UPDATES, OF_REPLAY = 1e-4, 1e-3  # the tolerance of ten updates, and of what is recorded to what is launched
+OF_UPDATES, OF_REPLAY = 1e-4, 1e-3  # tolerances: of ten updates, and between recorded and launched
 _LR = 0.01
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """In the 2-norm over the last dimension: the largest one, NaN where any is."""
+    """The largest one, in the 2-norm over the last dimension; NaN where any is."""
     found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
     errors = torch.linalg.vector_norm(found - expected, dim=-1) / torch.linalg.vector_norm(expected, dim=-1)
     return float(errors.max())
@@ -92,7 +92,7 @@ def convolution(name: str, given: argparse.Namespace) -> Iterator[Figures]:
 def launched_and_replayed(
     work: Callable[[], tuple[Tensor, ...]], given: argparse.Namespace, can_record: bool
 ) -> Figures:
-    """Milliseconds of the work, as it is and recorded, and how far the results of the recording are from it."""
+    """Milliseconds of the work, launched and recorded, and how far apart their results are."""
     launched = torch.cat([tensor.flatten() for tensor in work()])
     figures: Figures = {"launched_milliseconds": milliseconds(work, given)}
     recorded: list[Tensor] = []

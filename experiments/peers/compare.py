@@ -5,13 +5,13 @@
 
 Every contestant trains the same network on the same data: Adam, dropout 0.25, equal batch size and precision, and
 after every epoch loss and accuracy on the train-eval slice, validation and test. Runs are interleaved A B C A B C …,
-each in a process of its own. The clock runs over training alone, in steady state, with the device synchronised;
-set-up (start of the process, data, compiling, capture, warm-up) and evaluation are timed apart. What is measured is
+each in a process of its own. The clock covers only training, in steady state, with the device synchronised; set-up
+(start of the process, data, compiling, capture, warm-up) and evaluation are timed separately. What is measured is
 images × trials per second; trial-epochs per second are that divided by the images of an epoch, and "with evaluation"
 adds the measured seconds of one evaluation to each. Ratios are taken pair by pair, within each round.
 
 Contestants that train trials one after another have one figure, whatever T is; those that train T at once have one for
-each T of --trials, and with --seeds own,shared those that gain from a shared seed have one for either.
+each T of --trials, and with --seeds own,shared those that gain from a shared seed have one for each of the two.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def settings_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as a result file has them: where the data lay is nobody's business."""
+    """The settings as a result file has them: without the folder of the data."""
     return {name: value for name, value in settings.items() if name != "data_dir"}
 
 
@@ -116,7 +116,7 @@ def rates(run: dict[str, Any], images_per_epoch: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant with what its speed depends on beside the settings that are equal for all."""
+    """A contestant with what its speed depends on besides the settings that are equal for all."""
 
     contestant: str
     trials: int
@@ -143,7 +143,7 @@ def entries(names: Iterable[str], trials: Sequence[int], seeds: Sequence[str]) -
 def summarise(runs: Mapping[Entry, Mapping[int, dict[str, Any]]], images_per_epoch: int) -> dict[Entry, dict[str, Any]]:
     """The figures of each entry that has a run; `runs`: entry → round → run.
 
-    `ratio` and `ratio_with_evaluation` are those of each entry of optbench, by its label, to this one.
+    `ratio` and `ratio_with_evaluation` are of each entry of optbench, by its label, to this one.
     """
     derived = {
         entry: {i: rates(run, images_per_epoch) for i, run in by_round.items()} for entry, by_round in runs.items()
@@ -169,7 +169,7 @@ def summarise(runs: Mapping[Entry, Mapping[int, dict[str, Any]]], images_per_epo
 
 
 def heading(report: dict[str, Any], what: str) -> str:
-    """On which device, with which torch, on which workload; `what` is of it and the report's own."""
+    """The device, the version of torch and the workload; `what` is the part that only this report has."""
     settings, environment = report["settings"], report["environment"]
     return (
         f"{environment.get('device', settings['device'])}, torch {environment.get('torch')}, {settings['dataset']}, "

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is to be run first on a new GPU, in three parts of at most ten minutes:
+# What to run first on a new GPU, in three parts of at most ten minutes:
 #
 #   bash experiments/peers/first_gpu.sh OUT 1   is it right: every candidate by itself, the tests marked gpu; a profile
 #   bash experiments/peers/first_gpu.sh OUT 2   how fast are stacks; halving, and a stack beyond the memory
@@ -10,7 +10,7 @@
 # files beside them, each as soon as it is measured. A step that fails or hangs costs only itself; the exit code is then 1.
 #
 # Needs optbench's own dependencies, pytest, hypothesis and MNIST ($OPTBENCH_DATA names a folder that has it, else it is
-# downloaded). LIMIT=560 are the seconds of a part. DEVICE=cpu is for trying the script: few trials, and digits.
+# downloaded). LIMIT=560: the seconds for a part. DEVICE=cpu is for trying the script: few trials, and digits.
 set -u
 out=${1:?the folder for the results} parts=${2:-1 2 3} device=${DEVICE:-cuda} limit=${LIMIT:-560}
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$(dirname "$0")/../.." || exit 2
@@ -28,7 +28,7 @@ else
     halving=(--set epochs=3 --set seeds=1 --set search.num_samples=9)
     compared=(--dataset digits --trials 2,4 --epochs 1 --repeats 1 --contestants optbench,eager)
 fi
-# Each test is named when it begins. Warnings are shown, and not errors, since another torch has others.
+# Each test is named when it begins. Warnings are shown but are not errors, since another torch has others.
 tests=(python3 -m pytest -o addopts= -o faulthandler_timeout=60 -p no:cacheprovider -v --tb=short -W default)
 if [[ $device == cuda ]]; then tests+=(-m gpu); else tests+=(--collect-only); fi
 
@@ -63,7 +63,7 @@ part2() {
     done
     local halve=(python3 -m optbench run experiments/halving.yaml "${halving[@]}")
     step 40 halving-cpu "${halve[@]}" --device cpu -o "$scratch/cpu"
-    # With a stack size, which is not measured then.
+    # With a stack size, so that it is not measured.
     step 50 halving "${halve[@]}" --device "$device" --stack-size 27 -o "$scratch/device"
     step 5 halving-verdicts python3 $peers/verdicts.py "$scratch"/{cpu,device}/halving --output "$out/halving.parquet"
     step 40 out-of-memory "${tests[@]}" -k beyond_the_memory tests/test_gpu.py

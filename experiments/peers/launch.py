@@ -22,7 +22,7 @@ ROOT = HERE.parents[1]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A module of `contestants`, what its `run` is given beside the settings, and what it needs."""
+    """A module of `contestants`, what its `run` is given besides the settings, and what it needs."""
 
     title: str
     module: str
@@ -67,7 +67,7 @@ def unavailable(name: str, device: str) -> str | None:
 
 
 def end_contestants_with_this_process() -> None:
-    """A driver that is asked to terminate (SIGTERM) takes the contestant along, which has a session of its own."""
+    """A driver that is asked to terminate (SIGTERM) also ends the contestant, which has a session of its own."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
 
 
@@ -79,7 +79,7 @@ def run_contestant(name: str, settings: Mapping[str, Any], limit: float) -> dict
     environment = os.environ | {
         # Processes that a contestant starts find its modules by this path, and optbench in this checkout.
         "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        # Ray Tune as it would be on the user's machine: no statistics to its makers.
+        # Ray Tune sends no statistics to its makers.
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,9 @@
 
     python3 experiments/peers/profile_step.py --trials 128
 
-The cnn with Adam and dropout on random images, as `optbench bench` trains it; first recorded, as on a CUDA device it
-always is, then with every kernel launched. Milliseconds are measured without the profiler, kernels by torch.profiler in
-the epoch after that; what the kernels leave of a step is time in which the device waited.
+The cnn with Adam and dropout on random images, as `optbench bench` trains it; first recorded, as it always is on a
+CUDA device, then with every kernel launched. Milliseconds are measured without the profiler, kernels by torch.profiler
+in the epoch after that; in the rest of a step the device waited.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WIDTH = 90  # of a kernel's name, which has all its template's arguments
 
 
 def of_epochs(given: argparse.Namespace, profiler: profile) -> float:
-    """Milliseconds for a step of an epoch; the epoch after it is under the profiler, its training alone."""
+    """Milliseconds for a step of an epoch; the profiler then watches the training of the epoch after it."""
     stack = bench.stack_of(given.trials, given.batch_size, given.precision)
     training = speed.on_random_images(stack, given.steps * given.batch_size, 3, given.device)
     _, warm, timed = (next(training)[0]["train_seconds"] for _ in range(3))

@@ -1,11 +1,11 @@
-# Steps that cost one another nothing; to be sourced:
+# Steps that take no time from each other; source this file:
 #
 #   step SECONDS NAME COMMAND...   declare a step, which takes about so many seconds
 #   run_steps FILE LIMIT           run all in turn, in LIMIT seconds together, and forget them
 #
-# Each step may take its share of the time that is left, so that one that hangs takes none from the others; then it is
-# ended with all that it started. FILE.log has the output of all as it comes, FILE-summary.txt a line for each that is
-# over: exit code (124 or 137: ended), seconds, name. run_steps fails if one of them did.
+# Each step may take its share of the time that is left, so a step that hangs takes none from the others: it is ended,
+# with all that it started. FILE.log has the output of all as it comes, FILE-summary.txt a line for each that is over:
+# exit code (124 or 137: ended), seconds, name. run_steps fails if one of them did.
 
 _grace=2  # seconds from asking a step to end to killing it
 _seconds=() _names=() _commands=()
@@ -32,7 +32,7 @@ run_steps() {
         timeout --kill-after="$_grace" "$limit" bash -c "${_commands[i]}" < /dev/null >> "$log" 2>&1 &
         child=$!
         trap 'kill "$child"; exit 130' INT TERM
-        { wait "$child" || code=$?; } 2> /dev/null  # where bash tells of a step that was killed
+        { wait "$child" || code=$?; } 2> /dev/null  # where bash reports a step that was killed
         trap - INT TERM
         if ((code)); then failed=1; fi
         printf '=== %s: exit code %d\n' "${_names[i]}" "$code" >> "$log"

@@ -4,7 +4,7 @@
     optbench run experiments/halving.yaml --device cuda -o /tmp/on-cuda
     python3 experiments/peers/verdicts.py /tmp/on-cpu/halving /tmp/on-cuda/halving
 
-The exit code is 1 where a trial failed on one device alone, or more than a fifth of the trials end at another epoch.
+The exit code is 1 where a trial failed on only one device, or more than a fifth of the trials end at another epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-_MOST_OTHERS = 0.2  # of the trials; scores near each other change places, and what diverges is near the edge of it
+_MOST_OTHERS = 0.2  # of the trials; close scores change places, and so do trials that only just diverge
 
 
 def ends(rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def main() -> int:
         print(f"{name}: {last['status'].value_counts().to_dict()}; best {configuration}, {100 * accuracy:.2f} %")
     others = float((both["epoch_a"] != both["epoch_b"]).mean())
     failed = both[(both["status_a"] == "failed") != (both["status_b"] == "failed")]
-    print(f"{others:.1%} of the trials end at another epoch; {len(failed)} failed on one device alone")
+    print(f"{others:.1%} of the trials end at another epoch; {len(failed)} failed on only one device")
     return int(others > _MOST_OTHERS or not failed.empty)
 
 

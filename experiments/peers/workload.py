@@ -32,7 +32,7 @@ class CannotRunError(Exception):
 class Settings:
     """Equal for all contestants.
 
-    `budget` is the number of seconds of training after which measuring ends, wherever it then is; without one every
+    `budget` is the number of seconds of training after which measuring ends, even within an epoch; without one every
     trial trains all its epochs. `launched` is when the process was started, in seconds since 1970. Each trial has a
     seed of its own, or all share one, and with it initial weights, batches and dropout draws.
     """
@@ -106,7 +106,7 @@ class DeviceData:
             return ((images.to(device).float() / 255 - data.info.mean) / data.info.std).unsqueeze(1)
 
         self.images, self.labels = normalised(data.train.images), data.train.labels.to(device)
-        # What the engine of optbench measures after every epoch, all contestants measure.
+        # All contestants measure what the engine of optbench measures after every epoch.
         self.splits = {
             name: (normalised(split.images), split.labels.to(device)) for name, split in evaluated(data).items()
         }
@@ -125,7 +125,7 @@ def evaluated(data: Dataset) -> dict[str, Any]:
 
 
 def evaluation_batch(device: str, trials: int = 1) -> int:
-    """Images evaluated at once by those who keep the data on the device: on a CPU what fits its caches."""
+    """Images evaluated at once by contestants that keep the data on the device: on a CPU what fits its caches."""
     return 100 if device == "cpu" else max(1, min(1000, 64_000 // trials))
 
 

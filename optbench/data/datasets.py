@@ -1,6 +1,6 @@
 """Named datasets: found on disk or downloaded, verified, and cut into fixed splits of uint8 images.
 
-Everything is identical on every machine: each file is held against its sha256, and the split is drawn with a fixed
+Everything is identical on every machine: each file is checked by its sha256, and the split is drawn with a fixed
 seed. Shapes: N examples, H W image (28×28).
 """
 
@@ -159,7 +159,7 @@ class Dataset:
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """The dataset `name` on the CPU, downloaded if need be (see `ensure`).
+    """The dataset `name` on the CPU, downloaded if it is missing (see `ensure`).
 
     Raises UserError for an unknown name, a failed download and a damaged file.
     """
@@ -184,7 +184,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 def locate(name: str, data_dir: Path | None) -> Path | None:
     """The first folder that has all files of `name`, or None; never downloads.
 
-    Searched: `data_dir` alone if it is given, else $OPTBENCH_DATA and the user's cache. In each of them: a folder with
+    Searches only `data_dir` if it is given, else $OPTBENCH_DATA and the user's cache. In each of them: a folder with
     the dataset's name, torchvision's folder, and the folder itself. Raises UserError for an unknown name.
     """
     info = _info(name)
@@ -221,7 +221,7 @@ def ensure(name: str, data_dir: Path | None) -> Path:
                     _download(name, file, folder)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write {folder}: {reason}; set OPTBENCH_DATA to a folder that can be") from error
+        raise UserError(f"cannot write {folder}: {reason}; set OPTBENCH_DATA to a writable folder") from error
     return folder
 
 
@@ -241,7 +241,7 @@ def _roots(data_dir: Path | None) -> list[Path]:
 
 
 def _files(folder: Path, info: DatasetInfo) -> list[Path | None]:
-    """The path of each file of the dataset, packed or else unpacked, None where there is neither."""
+    """The path of each file of the dataset, packed or else unpacked; None where it is missing."""
     pairs = ((folder / file, folder / file.removesuffix(".gz")) for file in info.files)
     # Not Path.is_file, which raises for a folder that may not be searched.
     return [next((path for path in pair if os.path.isfile(path) and os.access(path, os.R_OK)), None) for pair in pairs]
@@ -287,7 +287,7 @@ def _read_digits(folder: Path) -> Split:
     larger_N1HW = torch.nn.functional.interpolate(
         images_NHW.unsqueeze(1).double(), size=(28, 28), mode="bilinear", align_corners=False
     )
-    # Ties (127.5) are real; the nudge rounds them up whatever the last bit of the interpolation is on this machine.
+    # Ties (127.5) do occur; the nudge rounds them up, whatever the last bit of the interpolation is on this machine.
     pixels_NHW = (larger_N1HW.squeeze(1) * (255 / 16) + 0.5 + 1e-6).floor()
     return Split(pixels_NHW.to(torch.uint8), labels_N.long())
 
@@ -301,7 +301,7 @@ def _download(name: str, file: str, folder: Path) -> None:
     for mirror in ([f"{own.rstrip('/')}/{name}/"] if own else []) + list(info.mirrors):
         try:
             _fetch(mirror + file, part, info.files[file])
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: OPTBENCH_MIRROR is no URL
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: OPTBENCH_MIRROR is not a URL
             failures.append(f"  {mirror}{file}: {str(error).strip('<>') or type(error).__name__}")
         else:
             os.replace(part, folder / file)
@@ -326,7 +326,7 @@ def _fetch(url: str, part: Path, sha256: str) -> None:
 
 
 def _receive(url: str, part: Path, start: int) -> bool:
-    """Writes the bytes of `url` from `start` on to `part`, or all if the server sends all; False: not from there."""
+    """Writes the bytes of `url` from `start` on to `part`, or all if the server sends all; False: it sends neither."""
     import shutil
     import urllib.error
     import urllib.request
@@ -347,13 +347,13 @@ def _receive(url: str, part: Path, start: int) -> bool:
         with _progress(response, url, size) as stream, part.open("ab" if resumed else "wb") as out:
             shutil.copyfileobj(stream, out)
     received = part.stat().st_size - (start if resumed else 0)
-    if received < size:  # urllib does not tell
+    if received < size:  # urllib does not raise for this
         raise ConnectionError(f"connection closed after {received:,} of {size:,} bytes")
     return True
 
 
 def _progress(response: BinaryIO, url: str, size: int) -> AbstractContextManager[BinaryIO]:
-    """`response` with a progress bar on stderr, or after one plain line where stderr is no terminal."""
+    """`response` with a progress bar on stderr, or after one plain line where stderr is not a terminal."""
     if size and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import wrap_file

@@ -32,7 +32,7 @@ def run(
 ) -> Generator[Event, None, None]:
     """Train the stacks: on a CPU in `workers` single-threaded processes, on any other device in this process.
 
-    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung lets trials go, (stack, Halved)
+    Yields (stack, rows) after every epoch, (stack, Stopped) when the verdict on a rung stops trials, (stack, Halved)
     when a stack of several trials ran out of memory and goes on in halves, and (stack, Failure) when a stack is given
     up; a stack whose rows begin again with epoch 0 was started again. `verdict` is asked after all rows so far have
     been yielded. Closing the iterator stops all work.

@@ -20,14 +20,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Halved:
-    """The stack goes on as these, from the start: it was too large."""
+    """The stack was too large: it goes on as these, from the start."""
 
     into: tuple[Stack, ...]
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Trials that train no further: others were better."""
+    """Trials that stop training: others were better."""
 
     trial_ids: frozenset[str]
 
@@ -37,13 +37,13 @@ Event = tuple[Stack, Message]
 
 
 def halve(stack: Stack, new: deque[Stack]) -> Halved:
-    """Put the halves of a stack first in the queue of those that are still to begin."""
+    """Put the halves of a stack first in the queue of stacks that have not begun."""
     halves = Halved(stack.halves())
     new.extendleft(reversed(halves.into))
     return halves
 
 
-# Which trials of a stack stop after an epoch; None as long as others have to get that far first.
+# Which trials of a stack stop after an epoch; None until enough other trials have got that far.
 Verdict = Callable[[Stack, int], frozenset[str] | None]
 
 

@@ -1,4 +1,4 @@
-"""Stacks one after another in this process: what a GPU wants, and the inside of each worker process."""
+"""Stacks one after another in this process: for a GPU, and inside each worker process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from optbench.training import engine
 class Trainer:
     """Trains stacks on `device`, each up to its next rung; an exception ends its own stack only.
 
-    A stack that waits at a rung is a suspended generator: all it is and has stays where it is.
+    A stack that waits at a rung is a suspended generator: all its state stays in memory.
     """
 
     def __init__(self, device: str, data_dir: Path | None) -> None:
@@ -30,7 +30,7 @@ class Trainer:
         self._waiting: dict[str, engine.Rows] = {}
 
     def advance(self, stack: Stack, stop: frozenset[str] = frozenset()) -> Iterator[list[dict[str, Any]] | Failure]:
-        """Begin a stack, or go on with one that waits, without the trials in `stop`; yields rows, or its failure."""
+        """Begin a stack, or resume a waiting one without the trials in `stop`; yields rows, or its failure."""
         training = self._waiting.pop(stack.stack_id, None)
         try:
             if training is None:
@@ -48,7 +48,7 @@ class Trainer:
             return
         except Exception as error:
             failure = Failure(traceback.format_exc(), is_out_of_memory(error) and len(stack) > 1)
-        training = None  # with the exception it held all that the stack had
+        training = None  # together with the exception it held all of the stack's memory
         if self._device != "cpu":
             torch.cuda.empty_cache()
         yield failure

@@ -20,8 +20,8 @@ from optbench.execution.event import Event, Failure, Verdict
 from optbench.execution.workers import Idle, Worker, WorkerDiedError, run_in_workers
 from optbench.sweep.stacks import Stack
 
-# Set before a worker starts, since libraries read them when they load. Without the last two every step's buffers go
-# back to the kernel and come again page by page, up to a third of the time.
+# Set before a worker starts, since libraries read them when they load. Without the last two every step's buffers are
+# returned to the kernel and mapped again page by page, which takes up to a third of the time.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -41,13 +41,13 @@ def run_in_processes(
 
 
 class Process(Worker):
-    """A process of this machine, spoken to through a pipe."""
+    """A process on this machine, reached through a pipe."""
 
     def __init__(self, data_dir: Path | None) -> None:
         self._connection, self._process = spawn(_work, data_dir)
 
     def train(self, stack: Stack, stop: frozenset[str]) -> None:
-        with suppress(OSError):  # it is dead; its pipe says so when it is read
+        with suppress(OSError):  # it is dead; reading its pipe will show that
             self._connection.send((stack, stop))
 
     def receive(self) -> list[dict[str, Any]] | Failure | Idle:
@@ -71,7 +71,7 @@ class Process(Worker):
 
 
 def spawn(work: Callable[..., None], *arguments: object) -> tuple[Connection, BaseProcess]:
-    """Start `work(connection, *arguments)` in a process for one thread; returns the other end of its pipe, and it."""
+    """Start `work(connection, *arguments)` in a single-threaded process; returns our end of its pipe, and it."""
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=work, args=(theirs, *arguments), daemon=True)
     with _STARTING, _environment(), _deaf_to_interrupts():
@@ -97,7 +97,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """A Ctrl-C reaches only this process, which then stops the workers: what is started meanwhile inherits that.
+    """A Ctrl-C reaches only this process, which then stops the workers: processes started meanwhile ignore it.
 
     Only the main thread may set what a signal does, but every thread may block it for itself and what it starts.
     """
@@ -108,7 +108,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
         finally:
             signal.signal(signal.SIGINT, handler)
         return
-    resource_tracker.ensure_running()  # else it is started with the first worker, which lets signals through again
+    resource_tracker.ensure_running()  # else it starts with the first worker and unblocks signals
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -130,7 +130,7 @@ def _work(connection: Connection, data_dir: Path | None) -> None:
                 stack, stop = connection.recv()
             except (EOFError, OSError):
                 raise
-            except Exception:  # it holds an optimizer that this process cannot import
+            except Exception:  # the stack has an optimizer that this process cannot import
                 connection.send(Failure(traceback.format_exc()))
                 connection.send(Idle(waits=False))
                 continue

@@ -1,9 +1,10 @@
-"""Stacks to workers: which of them trains what next, and what becomes of the stacks in one that dies.
+"""Stacks to workers: which worker trains what next, and what happens to the stacks of one that dies.
 
-A worker that dies (killed, out of memory) takes the stacks in it down with it and nothing else: they are tried again in
-fresh workers, the one that trained up to `ATTEMPTS` times and then in halves, until what kills its worker is alone.
+A worker that dies (killed, out of memory) takes only its own stacks down with it: they are tried again in fresh
+workers, the one that was training up to `ATTEMPTS` times and then in halves, until the trial that kills its worker is
+alone.
 
-What a worker is made of is not known here: another kind of them is another class with the methods of `Worker`.
+This module does not know what a worker is: another kind is another class with the methods of `Worker`.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ class Idle:
 
 
 class WorkerDiedError(Exception):
-    """A worker is no more; the text says how it ended."""
+    """A worker died; the text says how."""
 
 
 class Worker(ABC):
-    """Trains one stack at a time, while others wait in it at a rung. Made, it has been started."""
+    """Trains one stack at a time, while others wait in it at a rung. The constructor starts it."""
 
     @abstractmethod
     def train(self, stack: Stack, stop: frozenset[str]) -> None:
-        """Begin a stack, or go on with one that waits here, without the trials in `stop`; returns at once.
+        """Begin a stack, or resume one that waits here, without the trials in `stop`; returns at once.
 
-        Never raises for a dead worker, which says so when it is asked what it has to say.
+        Never raises for a dead worker: `receive` does.
         """
 
     @abstractmethod
     def receive(self) -> list[dict[str, Any]] | Failure | Idle:
-        """Rows of its stack, or why that failed, and when there are no more of them that it is idle.
+        """Rows of its stack, or why that failed, or, when there are no more rows, that the worker is idle.
 
         Waits until there is something. Raises `WorkerDiedError`.
         """
@@ -51,15 +52,15 @@ class Worker(ABC):
     @classmethod
     @abstractmethod
     def ready(cls, workers: Sequence[Self]) -> list[Self]:
-        """Those of the workers that have something to say or died; waits until there is one."""
+        """The workers that have something to receive or died; waits until there is one."""
 
     @abstractmethod
     def close(self) -> None:
-        """End it at once, whatever it does."""
+        """End it at once, whatever it is doing."""
 
 
 class Queue:
-    """The stacks that are still to begin, and what becomes of those whose worker died."""
+    """The stacks that have not begun, and what happens to those whose worker died."""
 
     def __init__(self, stacks: Iterable[Stack]) -> None:
         self._stacks = deque(stacks)
@@ -69,7 +70,7 @@ class Queue:
         return len(self._stacks)
 
     def take(self) -> Stack:
-        """The next stack, which is begun: one attempt more."""
+        """The next stack, which now begins: one more attempt."""
         stack = self._stacks.popleft()
         self._attempts[stack.stack_id] += 1
         return stack
@@ -79,12 +80,12 @@ class Queue:
         return halve(stack, self._stacks)
 
     def put_back(self, waiting: Sequence[Stack]) -> None:
-        """These waited in a worker that died, which was not their fault: they begin again, and it does not count."""
+        """These waited in a worker that died, which was not their fault: they begin again, and no attempt counts."""
         self._stacks.extendleft(waiting)
         self._attempts.subtract(stack.stack_id for stack in waiting)
 
     def again(self, stack: Stack, how: str) -> Halved | Failure | None:
-        """This one was in training when its worker died, `how` in words; None: it is tried once more."""
+        """This one was training when its worker died; `how` says how. None: it is tried once more."""
         if self._attempts[stack.stack_id] < ATTEMPTS:
             self._stacks.appendleft(stack)
             return None
@@ -100,7 +101,7 @@ W = TypeVar("W", bound=Worker)
 class _Seat(Generic[W]):
     """A worker, the stack it trains, and those that wait in it, each with its epoch.
 
-    `settled` says that there is nothing left to do for the stack's trials.
+    `settled` says that nothing is left to do for the stack's trials.
     """
 
     worker: W
@@ -131,7 +132,7 @@ class _Seat(Generic[W]):
 def run_in_workers(
     stacks: Sequence[Stack], start: Callable[[], W], workers: int, verdict: Verdict
 ) -> Generator[Event, None, None]:
-    """Train the stacks in so many workers, each made by `start` when it is needed; see `execution.run`."""
+    """Train the stacks in that many workers, each made by `start` when it is needed; see `execution.run`."""
     queue, seats = Queue(stacks), list[_Seat[W]]()
     try:
         while queue or any(seat.stack or seat.waiting for seat in seats):
@@ -154,7 +155,7 @@ def run_in_workers(
 
 
 def _resume(seats: Sequence[_Seat[W]], verdict: Verdict) -> Iterator[Event]:
-    """Idle workers go on with what waits in them, where there is a verdict: stacks stay where they are."""
+    """Idle workers resume the stacks that wait in them, once there is a verdict: stacks stay in their worker."""
     for seat in seats:
         if seat.stack is None and (ready := seat.resumable(verdict)):
             stack, stop = ready
@@ -164,7 +165,7 @@ def _resume(seats: Sequence[_Seat[W]], verdict: Verdict) -> Iterator[Event]:
 
 
 def _begin(queue: Queue, seats: list[_Seat[W]], start: Callable[[], W], workers: int) -> None:
-    """Idle workers begin new stacks, fresh workers too as long as fewer than `workers` train."""
+    """Idle workers begin new stacks; fresh workers do, too, as long as fewer than `workers` train."""
     while queue and sum(seat.stack is not None for seat in seats) < workers:
         idle = next((seat for seat in seats if seat.stack is None), None)
         if idle is None:
@@ -188,7 +189,7 @@ def _hear(seat: _Seat[W], queue: Queue, message: list[dict[str, Any]] | Failure 
 
 
 def _bury(seat: _Seat[W], queue: Queue, how: str) -> Iterator[Event]:
-    """A worker died: its stacks go back to the queue, but for one with nothing left to do or with no hope."""
+    """A worker died: its stacks go back to the queue, except one that has nothing left to do or is given up."""
     assert seat.stack is not None
     seat.worker.close()
     queue.put_back(list(seat.waiting))

@@ -1,6 +1,6 @@
 """What a device can do, what its measurements hold for, and the settings under which it computes the same bits.
 
-ROCm's devices are called "cuda" in torch, too; where they differ it is said.
+ROCm's devices are called "cuda" in torch, too; comments say where they differ.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from optbench.errors import ArgumentError, UserError
 
 # How numbers are rounded in the forward and the backward pass.
 PRECISIONS = ("fp32", "tf32", "bf16")
-_TENSOR_CORES = (8, 0)  # the compute capability from which they multiply tf32 and bf16: NVIDIA's Ampere
+_TENSOR_CORES = (8, 0)  # the first compute capability with tensor cores for tf32 and bf16: NVIDIA's Ampere
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _DRIVER = Path("/proc/driver/nvidia/version")
-# As torch, the CPU's allocator, the driver, Triton, cuBLAS and cuDNN put it. "Not initialised" is what cuBLAS and cuDNN
-# say of a handle for which there is no memory.
+# As torch, the CPU's allocator, the driver, Triton, cuBLAS and cuDNN put it. cuBLAS and cuDNN say "not initialised" if
+# there is no memory for a handle.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "status_not_initialized")
 
 
@@ -53,7 +53,7 @@ def device_name(device: str) -> str:
 def make_deterministic(device: str) -> None:
     """Settings under which the same stack gives the same bits; call once in each process that trains.
 
-    On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` takes it back).
+    On a CPU, denormals are flushed to zero in this process from then on (`torch.set_flush_denormal` undoes that).
     """
     os.environ.setdefault(_CUBLAS, ":4096:8")  # else cuBLAS may sum in another order
     if device == "cpu":
@@ -65,7 +65,7 @@ def make_deterministic(device: str) -> None:
 
 @contextmanager
 def settings_given_back() -> Iterator[None]:
-    """Whatever is set meanwhile of torch's threads, denormals, determinism and TF32 is afterwards as it was before."""
+    """Restores torch's settings of threads, denormals, determinism and TF32 afterwards."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     threads, flushed, cublas = torch.get_num_threads(), _are_denormals_flushed(), os.environ.get(_CUBLAS)
     switches = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
@@ -82,7 +82,7 @@ def settings_given_back() -> Iterator[None]:
 
 
 def _are_denormals_flushed() -> bool:
-    """Torch sets the processor's mode but cannot be asked for it; what the processor computes tells."""
+    """Torch sets the processor's mode but cannot be asked for it; what the processor computes shows it."""
     return sys.float_info.min / 2 == 0.0
 
 
@@ -102,7 +102,7 @@ def clock(device: torch.device | str) -> float:
 def precisions(device: torch.device | str) -> tuple[str, ...]:
     """What a device computes in hardware; a CPU's bf16 may be emulated.
 
-    NVIDIA's GPUs have tf32 and bf16 from compute capability 8.0 on (a T4, 7.5, has neither), AMD's have bf16 alone.
+    NVIDIA's GPUs have tf32 and bf16 from compute capability 8.0 on (a T4, 7.5, has neither), AMD's have only bf16.
     """
     device = torch.device(device)
     if device.type == "cpu" or torch.version.hip:
@@ -111,9 +111,9 @@ def precisions(device: torch.device | str) -> tuple[str, ...]:
 
 
 def precision_on(device: torch.device | str, precision: str) -> str:
-    """The precision on a device; `auto` is tf32 where there is that, else fp32.
+    """The precision on a device; `auto` is tf32 where the device has it, else fp32.
 
-    Raises `UserError` for one that the device has not got.
+    Raises `UserError` for one that the device does not have.
     """
     available = precisions(device)
     if precision == "auto":
@@ -126,19 +126,19 @@ def precision_on(device: torch.device | str, precision: str) -> str:
 
 
 def memory_bytes(device: torch.device | str) -> int:
-    """The memory of a GPU, whoever uses it."""
+    """The memory of a GPU, free or not."""
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or this machine, had not enough memory."""
+    """Whether a device, or this machine, ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def key(device: torch.device | str) -> str:
-    """What measurements on a device hold for: it, its driver, and the versions of all that chooses or makes kernels."""
+    """What measurements hold for: a device, its driver, and the versions of all that chooses or makes kernels."""
     device = torch.device(device)
     name = f"{torch.cuda.get_device_name(device)}, driver {_driver()}" if device.type == "cuda" else device.type
     return f"{name}, optbench {__version__}, torch {torch.__version__}, triton {_triton()}"

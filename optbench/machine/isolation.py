@@ -1,7 +1,7 @@
 """Calls in another process: whatever they break there (a GPU's context, the process itself), they break nothing here.
 
-The process starts with the first call and serves the next ones, too, until one fails: then it is replaced, because
-nobody knows what the failure left behind.
+The process starts with the first call and serves the next ones, too, until one fails: then it is replaced, because the
+failure may have left it in any state.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class CallFailedError(Exception):
 
 
 class Isolated:
-    """Calls functions in another process, one after another, until `close`."""
+    """Calls functions in another process, one after another."""
 
     def __init__(self) -> None:
         self._worker: tuple[Connection, SpawnProcess] | None = None
         self._stderr = Path()
 
     def call(self, function: Callable[..., Value], *arguments: object, seconds: float) -> Value:
-        """What a function returns. Raises `CallFailedError` if it does not, or not within so many seconds.
+        """What a function returns. Raises `CallFailedError` if it does not return within so many seconds.
 
-        Function, arguments and value are pickled. The seconds include the start of a process where there is none.
+        Function, arguments and value are pickled. The seconds include starting the process if there is none yet.
         """
         connection, process = self._worker = self._worker or self._start()
         value: Any = None
@@ -79,7 +79,7 @@ class Isolated:
 
 def _serve(connection: Connection, stderr: Path) -> None:
     """The process: receives functions with their arguments, sends what they return or raise; ends with the pipe."""
-    with stderr.open("w") as file:  # what drivers say there does not belong on the user's screen
+    with stderr.open("w") as file:  # what drivers print there does not belong on the user's screen
         os.dup2(file.fileno(), 2)
     try:
         while True:

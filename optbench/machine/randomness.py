@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed alone: not on the stack, the worker, the device or the torch version.
+"""Random numbers that depend only on the seed: not on the stack, the worker, the device or the torch version.
 
 Philox4x32-10 (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3") maps a key and a counter to four
 random words with integer arithmetic only, so CPU and CUDA agree to the bit. The seed is the key; the counter names

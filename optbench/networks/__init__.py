@@ -1,7 +1,7 @@
 """The networks by name, each a function from the number of classes to its layers.
 
-This file knows no torch, so that sweep files are checked at once. Adding a network is a file like `lenet5.py`, a name
-here, and a row in the table of `tests/test_networks.py`.
+This file does not import torch, so that sweep files are checked at once. To add a network, add a file like `lenet5.py`,
+a name here, and a row in the table of `tests/test_networks.py`.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ NETWORKS: dict[str, Callable[[int], Sequence]] = {
 
 @cache
 def architecture(name: str, image: Shape, classes: int) -> Architecture:
-    """The network of this name for images (C, H, W) of so many classes. Raises `UserError` where they are too small."""
+    """The network of this name for images (C, H, W) of so many classes. Raises `UserError` for too small images."""
     return Architecture(NETWORKS[name](classes), image)

@@ -13,11 +13,11 @@ _aten = torch.ops.aten
 
 
 class Activation(NamedTuple):
-    """A monotone function and its backward pass, which needs the output alone: the input need not be kept."""
+    """A monotone function and its backward pass, which needs only the output: the input need not be kept."""
 
     apply_: Callable[[Tensor], Tensor]  # in place
     backward: Callable[[Tensor, Tensor], Tensor]  # gradient of the output, output → gradient of the input
-    slope: float | None = None  # below zero, where it is the identity above
+    slope: float | None = None  # below zero, if it is the identity above
 
 
 def _sigmoid_(x: Tensor) -> Tensor:

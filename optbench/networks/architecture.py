@@ -1,6 +1,6 @@
 """What follows from a network's layers for images of some shape: its tensors, dropout, arithmetic and memory.
 
-This file knows no torch.
+This file does not import torch.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Architecture:
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Of the parameters, by name."""
+        """The shapes of the parameters, by name."""
         return {parameter.name: parameter.shape for parameter in self.parameters}
 
     @cached_property
     def dropout(self) -> dict[str, tuple[int, int]]:
-        """Of each place where dropout acts: which of the two rates it has, and for how many units of an example."""
+        """For each place where dropout acts: which of the two rates it has, and for how many units of an example."""
         return {own.name: (own.rate, own.units(shape)) for own, shape in self._walk if isinstance(own, Dropout)}
 
     @property
@@ -55,7 +55,7 @@ class Architecture:
 
     @cached_property
     def parts(self) -> tuple[Sequence, Sequence]:
-        """The layers from images to features, and the rest; for a network without convolutions all are rest."""
+        """The layers from images to features, and the rest; for a network without convolutions all are in the rest."""
         layers, shape, n = self.layers.layers, self.image, 0
         if not any(isinstance(layer, Convolution) for layer, _ in self._walk):
             return Sequence(), self.layers
@@ -76,7 +76,7 @@ class Architecture:
 
     @property
     def activation_bytes(self) -> int:
-        """What training takes for an image of a trial in float32, about: activations and gradients of their sizes."""
+        """About what training takes for an image of a trial in float32: activations, and gradients of their sizes."""
         kept = sum(layer.kept(shape) for layer, shape in self._walk)
         return 2 * 4 * (math.prod(self.image) + kept)
 

@@ -28,13 +28,13 @@ def grouped(
     padding: int,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """All trials as groups of one convolution, for devices on which a launch costs more than its arithmetic."""
+    """All trials as groups of one convolution, for devices where a launch costs more than the arithmetic."""
     x, flat = (tensor.contiguous(memory_format=memory_format) for tensor in (x, weight.flatten(0, 1)))
     return F.conv2d(x, flat, None if bias is None else bias.flatten(), stride, padding, groups=len(weight))
 
 
 def unfolded(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
-    """One product with the patches of the images, which take as many times their memory as a window has pixels."""
+    """One product with the patches of the images; these take the images' memory times the pixels of a window."""
     size = weight.shape[-1]
     x_BTCHW = F.pad(x, [padding] * 4).unflatten(1, (len(weight), -1))
     windows = x_BTCHW.unfold(-2, size, stride).unfold(-2, size, stride).movedim((-2, -1), (3, 4))
@@ -53,9 +53,9 @@ def of_one_trial(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pa
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """In channels-last memory a convolution on a CPU is up to twice, pooling seven times as fast.
+    """In channels-last memory a convolution on a CPU is up to twice as fast, pooling seven times.
 
-    Autograd left alone mixes it with the usual memory format in the backward pass, which costs it all again.
+    Plain autograd mixes it with the usual memory format in the backward pass, which loses all of that again.
     """
 
     @staticmethod

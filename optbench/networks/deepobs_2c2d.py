@@ -1,6 +1,6 @@
 """`2c2d` of DeepOBS (Schneider, Balles and Hennig, 2019, "DeepOBS: a deep learning optimizer benchmark suite").
 
-Initial weights are normal with standard deviation 0.05, cut off at twice that; biases start at 0.05.
+Initial weights are normal with standard deviation 0.05, cut off at ±0.1; biases start at 0.05.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The layers over a stack: the forward pass of each, and the ways to compute those that work on images.
 
-Images of a stack are one batch in which the channels of all trials lie side by side, (B, T·C, H, W): a convolution with
-groups, pooling and normalisation then do all trials at once. Features are (T, B, F).
+Images of a stack are one batch in which the channels of all trials are side by side, (B, T·C, H, W): a convolution with
+groups, pooling and normalisation then process all trials at once. Features are (T, B, F).
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, F features, K classes, U units
 that dropout decides about.
@@ -31,7 +31,7 @@ class Pass:
     """What the layers of one forward pass share.
 
     `weights` and `buffers` are (T, *shape) under their names; the buffers change in place where `training` is true.
-    `scales` are what dropout multiplies with, (T, B, U), under the names of its layers, none where nothing is dropped.
+    `scales` are what dropout multiplies with, (T, B, U), under the names of its layers; empty if nothing is dropped.
     """
 
     trials: int
@@ -44,8 +44,8 @@ class Pass:
     convolve: Convolve = of_one_trial
 
     def one_by_one(self) -> Iterator[Pass]:
-        """The same pass of each trial as if alone."""
-        # The backward pass of `split` is one `cat`; that of indexing would fill a tensor of all trials for each.
+        """The same pass for each trial by itself."""
+        # The backward pass of `split` is one `cat`; that of indexing would fill a tensor of all trials for each trial.
         weights = {name: weight.split(1) for name, weight in self.weights.items()}
         for t in range(self.trials):
             yield replace(
@@ -191,7 +191,7 @@ Way = Callable[[layers.Sequence, Pass, Tensor, Tensor], Tensor]
 
 
 def _loop(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
-    """Trial by trial: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
+    """One trial after another: on a CPU faster than any stacked convolution, and bitwise independent of the stack."""
     alone = zip(seed_of_T.tolist(), replace(stack, convolve=of_one_trial).one_by_one(), strict=True)
     return torch.cat([forward(first, images_SBCHW[seed], trial) for seed, trial in alone])
 
@@ -204,11 +204,11 @@ def _together(
 
 
 def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
-    """The trunk of the cnn in fused kernels, which keep the planes of 16 and 32 channels out of the memory."""
-    from optbench.networks.trunk_kernels import trunk  # Triton comes with torch on Linux alone
+    """The trunk of the cnn in fused kernels, which never write the planes of 16 and 32 channels to memory."""
+    from optbench.networks.trunk_kernels import trunk  # Triton comes with torch only on Linux
 
     if stack.activation.slope is None:
-        raise NotImplementedError("the fused kernels have relu and leaky_relu alone")
+        raise NotImplementedError("the fused kernels have only relu and leaky_relu")
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
     weights = {name: stack.weights[name].float() for name in names}
     x_TBCHW = trunk(images_SBCHW.float(), seed_of_T, weights, stack.activation.slope, stack.precision)
@@ -218,7 +218,7 @@ def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T
     return x_TBCHW.flatten(2)
 
 
-# Which is fastest depends on the device, the network and the stack; between each other they round differently.
+# Which is fastest depends on the device, the network and the stack; each rounds differently.
 WAYS: dict[str, Way] = {
     "loop": _loop,
     "grouped": partial(_together, grouped),
@@ -228,12 +228,12 @@ WAYS: dict[str, Way] = {
 }
 
 
-# Those that stand for all layers of a `Trunk`.
+# The ways that compute all layers of a `Trunk` in one.
 _FUSED = {"triton"}
 
 
 def ways(architecture: Architecture) -> list[str]:
-    """The names of those in which a network can be computed, none for one without convolutions."""
+    """The names of the ways in which a network can be computed; none for one without convolutions."""
     first, _ = architecture.parts
     if not first.layers:
         return []

@@ -1,4 +1,4 @@
-"""Steps of a network with their own backward pass, where autograd left alone would take longer.
+"""Steps of a network with their own backward pass, where plain autograd would take longer.
 
 Shape suffixes: T trials, B batch, C channels, H W image (of a recurrence: steps and their features), F features.
 """
@@ -32,7 +32,7 @@ class _Activate(torch.autograd.Function):
 
 
 class _Affine(torch.autograd.Function):
-    # Autograd left alone makes the gradient of W transposed, and turning it round costs a fifth more.
+    # Plain autograd computes the gradient of W transposed, and transposing it back costs a fifth more.
     @staticmethod
     def forward(ctx: Any, x_TBF: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x_TBF, weight)
@@ -46,7 +46,7 @@ class _Affine(torch.autograd.Function):
 
 
 class _Flatten(torch.autograd.Function):
-    # The gradient comes back in the memory format that the image has.
+    # The gradient comes back in the memory format of the image.
     @staticmethod
     def forward(ctx: Any, x: Tensor, trials: int) -> Tensor:
         ctx.shape = x.shape
@@ -61,7 +61,7 @@ class _Flatten(torch.autograd.Function):
 
 
 class _Recurrence(torch.autograd.Function):
-    # Autograd left alone would add up the gradients of W_hh step by step; here they are one product for all steps.
+    # Plain autograd would add up the gradients of W_hh step by step; here they are one product for all steps.
     @staticmethod
     def forward(
         ctx: Any, x_THBW: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: Activation

@@ -1,6 +1,6 @@
 """Distributions of initial weights, each a function of one uniform number for each weight.
 
-This file knows no torch: the numbers come as a tensor, whose own methods do the rest.
+This file does not import torch: the numbers come as a tensor, whose own methods do the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """Normal around 0, cut off on both sides at twice `deviation`, the standard deviation that it had before."""
+    """Normal around 0, cut off on both sides at twice `deviation`, its standard deviation before the cut."""
 
     deviation: float
 

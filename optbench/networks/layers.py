@@ -1,8 +1,8 @@
 """What networks are made of: each layer with its parameters, buffers, dropout and the shape of its output.
 
-This file knows no torch, so that what a network is can be said at once; `forward.py` computes the layers over a stack.
-Shapes are those of one example: (C, H, W) for an image and what convolutions make of it, (F,) for features. A layer's
-name stands before those of its parameters, as in an `nn.Module`.
+This file does not import torch, so that networks can be described at once; `forward.py` computes the layers over a
+stack. Shapes are those of one example: (C, H, W) for an image and what convolutions make of it, (F,) for features. A
+layer's name precedes those of its parameters, as in an `nn.Module`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Parameter:
     name: str
     shape: Shape
     initial: Initial
-    uses: int = 0  # so few that they are not counted: biases and factors
+    uses: int = 0  # too few to count: biases and factors
 
     @property
     def size(self) -> int:
@@ -48,7 +48,7 @@ class Layer:
     """A step from one shape to the next."""
 
     def output(self, shape: Shape) -> Shape:
-        """The shape that an input of this shape gets."""
+        """The shape of the output for an input of this shape."""
         return shape
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
@@ -60,7 +60,7 @@ class Layer:
         return ()
 
     def kept(self, shape: Shape) -> int:
-        """Numbers that the forward pass leaves for the backward pass, for one example, in float32 words, about."""
+        """About how many float32 words the forward pass keeps for the backward pass, for one example."""
         return math.prod(self.output(shape))
 
     def walk(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
@@ -94,7 +94,7 @@ class Linear(Layer):
 
 @dataclass(frozen=True)
 class Hidden(Linear):
-    """act(W x + b): a linear layer with its activation, which is less work than the two apart."""
+    """act(W x + b): a linear layer with its activation, which is less work than the two separately."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Convolution(Layer):
 class BatchNorm(Layer):
     """Each channel of an image shifted and scaled to mean 0 and variance 1, then by its own bias and weight.
 
-    In training by the mean and variance over the batch, in evaluation by running averages of them.
+    In training it uses the mean and variance of the batch, in evaluation running averages of them.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Recurrence(Layer):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of W_ih, W_hh, b_ih and b_hh."""
+        """The names of W_ih, W_hh, b_ih and b_hh."""
         return tuple(f"{self.name}.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
 
     def output(self, shape: Shape) -> Shape:
@@ -185,7 +185,7 @@ class Activation(Layer):
     """The trial's activation function."""
 
     def kept(self, shape: Shape) -> int:
-        return 0  # it takes the place of its input, nearly always
+        return 0  # it nearly always overwrites its input
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """The largest number of each window; windows are `stride` apart, by default as wide as they are.
+    """The largest number of each window; windows are `stride` apart, by default their own width.
 
     `ceil` allows windows that begin inside the image and end outside.
     """
@@ -220,7 +220,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class AveragePool(Layer):
-    """The mean of each window; windows are `stride` apart, by default as wide as they are."""
+    """The mean of each window; windows are `stride` apart, by default their own width."""
 
     size: int
     stride: int | None = None
@@ -239,7 +239,7 @@ class GlobalPool(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Drops each number by itself in training, at one of the trial's two rates, and scales up what stays."""
+    """Drops each number independently in training, at one of the trial's two rates, and scales up what stays."""
 
     name: str
     rate: int = SECOND
@@ -262,12 +262,12 @@ class Dropout2d(Dropout):
         return shape[0]
 
 
-# ---------------------------------------------------------------- of other layers
+# ---------------------------------------------------------------- made of other layers
 
 
 @dataclass(frozen=True, init=False)
 class Sequence(Layer):
-    """One layer after the other; without any it hands on what it gets."""
+    """One layer after the other; an empty one returns its input."""
 
     layers: tuple[Layer, ...]
 
@@ -303,7 +303,7 @@ class _Branches(Layer):
 
 
 class Sum(_Branches):
-    """The sum of what several layers make of the same input; a `Sequence` of none is the input itself."""
+    """The sum of what several layers make of the same input; an empty `Sequence` is the input itself."""
 
     def output(self, shape: Shape) -> Shape:
         (same,) = {branch.output(shape) for branch in self.branches}
@@ -324,7 +324,7 @@ class Trunk(Sequence):
 
 
 def _windows(shape: Shape, size: int, stride: int, padding: int = 0, ceil: bool = False) -> Shape:
-    """How many windows an image has, downwards and across. Raises `UserError` where not even one fits."""
+    """How many windows an image has, down and across. Raises `UserError` where not even one fits."""
     _, height, width = shape
     if min(height, width) + 2 * padding < size:
         raise UserError(f"images of {height} × {width} are too small for a window of {size} × {size}")

@@ -15,7 +15,7 @@ def _cross_entropy(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def _one_hot(labels_N: Tensor, like_NK: Tensor) -> Tensor:
-    """As F.one_hot, which looks at the labels on the host first."""
+    """Like F.one_hot, but without looking at the labels on the host first."""
     classes = torch.arange(like_NK.shape[1], device=labels_N.device)
     return (labels_N.unsqueeze(1) == classes).to(like_NK.dtype)
 
@@ -29,7 +29,7 @@ def _mse(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
 def _bce(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
     """Binary cross-entropy between the sigmoid of each logit and the one-hot label, mean over the classes."""
     one_hot_NK = _one_hot(labels_N, logits_NK)
-    # As F.binary_cross_entropy_with_logits, whose backward pass is torch.sigmoid again (see `activations._sigmoid_`).
+    # Not F.binary_cross_entropy_with_logits: its backward pass is torch.sigmoid again (see `activations._sigmoid_`).
     return ((1 - one_hot_NK) * logits_NK - F.logsigmoid(logits_NK)).mean(dim=1)
 
 

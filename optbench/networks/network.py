@@ -26,9 +26,9 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained: one of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS` each, for the whole stack.
+    """What is trained: one each of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, for the whole stack.
 
-    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes no more than the rounding.
+    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding.
 
     In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
     float32); the weights themselves, the buffers, the losses and the optimizers stay in float32.
@@ -49,7 +49,7 @@ class Network:
 
     @property
     def ways(self) -> list[str]:
-        """The names of the ways to convolve, none for a network without convolutions."""
+        """The names of the ways to convolve; none for a network without convolutions."""
         return ways(self.architecture)
 
     def initialize(
@@ -68,7 +68,7 @@ class Network:
         return torch.tensor(values, dtype=dtype, device=device).repeat(trials, 1)
 
     def weights(self, parameters_TP: Tensor) -> Tensors:
-        """The parameters under their names, each (T, *shape): views of them, or in bf16 copies."""
+        """The parameters under their names, each (T, *shape): views, or copies in bf16."""
         if self.precision == "bf16":
             parameters_TP = parameters_TP.to(torch.bfloat16)
         return _under_names(parameters_TP, self.architecture.shapes)
@@ -87,8 +87,8 @@ class Network:
 
         `images_SBCHW` are normalised; trial t sees the batch `seed_of_T[t]`, an int64 index. `scale_TBU` holds what
         dropout multiplies each example's units with (0 or 1 / (1 - p)), place by place in the order of
-        `architecture.dropout`; None means none. Training changes `buffers_TQ`, which only networks without any may
-        leave out.
+        `architecture.dropout`; None means no dropout. Training changes `buffers_TQ`; only networks without buffers
+        may leave it out.
         """
         dtype = next(iter(weights.values())).dtype
         stack = Pass(
@@ -125,7 +125,7 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`.
 
-        The T losses are summed for the backward pass, so the gradients stay apart: each is as if alone.
+        The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
         leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
         logits_TBK = self.forward(

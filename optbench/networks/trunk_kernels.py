@@ -1,14 +1,14 @@
 """The convolutional trunk act(max_pool(conv2(act(conv1(images))))) of a stack as Triton kernels.
 
-In float32 the planes of an image's 16 and 32 channels have 117 KB, the image, its pooled output and the winners of
-the pooling windows 26 KB. Written to memory and read again, forward and backward, the planes are what a step waits
-for, so here they stay in registers: the backward pass computes conv1 once more.
+In float32 the planes of an image's 16 and 32 channels have 117 KB; the image, its pooled output and the winners of
+the pooling windows have 26 KB. A step would spend its time writing the planes to memory and reading them again, so
+here they stay in registers: the backward pass computes conv1 once more.
 
 Every kernel looks at a pooling window through the 4×4 positions of conv1 that it sees. The channels at each of these
 are computed once and enter up to four of the window's conv2 sums through the taps that lead there: 36 products of
 small matrices. The gradient is linear in what each window hands back, so the backward kernels walk the same positions
 of the same windows and nothing passes between windows. This computes conv1 3.4 times over, an eighth of conv2's
-arithmetic, and spares the borders and the memory that programs would have to share if they kept its plane.
+arithmetic, but needs none of the borders and memory that programs would have to share if they kept its plane.
 
 Tiles have the windows last: neighbouring windows are neighbours in memory.
 
@@ -39,8 +39,8 @@ _P: tl.constexpr = tl.constexpr(9 * 32 * 16 + 32 + 10 * 16)  # those, conv2.bias
 
 _INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 
-# Windows of a tile and warps of a program, by precision. Chosen, not timed, by what the compiler reports for compute
-# capability 9.0: the largest tiles whose registers are spilled by 0.2 KB a thread at most; larger ones spill up to 20.
+# Windows of a tile and warps of a program, by precision. Not timed, but chosen by what the compiler reports for compute
+# capability 9.0: the largest tiles that spill at most 0.2 KB of registers a thread; larger ones spill up to 20 KB.
 # BACKWARD1 in ieee, which has no tensor cores, spills 1.2 KB at best. N divides the windows of a chunk.
 FORWARD = {
     "ieee": {"N": 16, "num_warps": 4},
@@ -57,8 +57,8 @@ BACKWARD1 = {
     "tf32": {"N": 32, "num_warps": 4},
     "bf16": {"N": 32, "num_warps": 4},
 }
-# Images whose gradients one program adds up. Its sums, 19 KB, are then a tenth of the 200 KB that it reads; and since
-# the number does not depend on the stack, a trial's gradient is bitwise the same in every stack.
+# How many images one program adds up the gradients of. Its sums, 19 KB, are then a tenth of the 200 KB that it reads;
+# and since the number does not depend on the stack, a trial's gradient is bitwise the same in every stack.
 CHUNK = 8
 
 # The names of a sweep → those of tl.dot; bf16 rounds the operands and, like the others, sums in float32.
@@ -67,7 +67,7 @@ _PRECISIONS = {"fp32": "ieee", "tf32": "tf32", "bf16": "bf16"}
 
 @triton.jit
 def _through(value, x, slope: tl.constexpr):
-    """`value` where x is above zero (or NaN), slope times it elsewhere: act(x) for value = x, else act's gradient."""
+    """`value` where x is above zero (or NaN), else slope · value: act(x) for value = x, otherwise act's gradient."""
     below = 0.0 if slope == 0 else slope * value  # 0 · ∞ is NaN, which relu must not make
     return tl.where(x <= 0, below, value)
 
@@ -90,14 +90,14 @@ def _add_dot(sums, index: tl.constexpr, a, b, precision: tl.constexpr):
 
 @triton.constexpr_function
 def _tap(row, column, member):
-    """The tap of conv2 through which a window's position of conv1 enters the sum of a member, -1 where none does."""
+    """The tap of conv2 through which a window's position of conv1 enters the sum of a member; -1: it does not."""
     y, x = row - member // 2, column - member % 2
     return 3 * y + x if 0 <= y <= 2 and 0 <= x <= 2 else -1
 
 
 @triton.jit
 def _windows(tile, batch, N: tl.constexpr):
-    """Of the windows of a tile: which exist, the offset of their first pixel and of their place in channel 0, (N,)."""
+    """Which windows of a tile exist, the offset of their first pixel, and of their place in channel 0, (N,) each."""
     n = tile * N + tl.arange(0, N)
     b, window = n // _WINDOWS, n % _WINDOWS
     pixel = b * (_SIDE * _SIDE) + window // _POOLED * (2 * _SIDE) + window % _POOLED * 2
@@ -188,7 +188,7 @@ def _backward2(
 ):  # fmt: skip
     """What one chunk of windows, `TILES` tiles, adds to the gradients of a trial's conv2, in a place of its own.
 
-    conv1 is a matrix product here: products over the windows want them in other registers than `_conv1` does, and as
+    conv1 is a matrix product here: products over the windows need them in other registers than `_conv1` does, and as
     operands all pixels of a tile would take hundreds of registers of every thread.
     """
     trial = tl.program_id(1).to(tl.int64)
@@ -261,7 +261,7 @@ def _backward1(
                 for member in tl.static_range(4):
                     if _tap(row, column, member) >= 0:
                         won_DN = tl.where(code_DN % 4 == member, grad_DN, 0.0)
-                        # Weights in the layout of scalar products do not all fit in registers: volatile ones are read
+                        # In the layout of scalar products not all weights fit in registers: volatile ones are read
                         # where they are needed, instead of once before the loop.
                         weight_CD = tl.load(w2_CD + _tap(row, column, member) * (_D * _C), volatile=precision == "ieee")
                         x_grad_CN = _dot(weight_CD, won_DN, x_grad_CN, precision)
@@ -275,7 +275,7 @@ def _backward1(
 
 @triton.jit
 def _add_chunks(partial_TIP, sum_TP, chunks, BLOCK: tl.constexpr):
-    """The sum over chunks one after the other; torch would choose an order by the size of the stack."""
+    """The sum over chunks, one after the other; torch would choose the order by the size of the stack."""
     trial = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
@@ -300,7 +300,7 @@ class _Trunk(torch.autograd.Function):
         b2: Tensor,
     ) -> Tensor:
         trials, batch = len(seed_of_T), images_SBHW.shape[1]
-        # Every tap's matrix in a row: as it comes, its elements lie nine apart.
+        # Each tap's matrix contiguous: in `w2` its elements are nine apart.
         w2_TKDC = w2.permute(0, 3, 4, 1, 2).contiguous()
         images_SBHW, seed_of_T, w1, b1, b2 = (x.contiguous() for x in (images_SBHW, seed_of_T, w1, b1, b2))
         output_TBDHW = images_SBHW.new_empty(trials, batch, 32, 12, 12)
@@ -347,7 +347,7 @@ def trunk(
     `images_SBCHW` (S, B, 1, 28, 28) and the weights in `w`, conv1.weight (T, 16, 1, 3, 3) to conv2.bias (T, 32), are
     float32; trial t sees the batch `seed_of_T[t]`, an int64 index. The activation keeps what is above zero and
     multiplies the rest by `slope`: 0 for relu. `precision` is that of the operands of matrix products: fp32, tf32
-    or bf16; sums are float32, as is conv1 wherever its sign counts.
+    or bf16; sums are float32, as is conv1 wherever its sign matters.
     """
     names = ("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias")
     weights = [w[name] for name in names]

@@ -1,7 +1,7 @@
 """The optimizers by name, each with its hyperparameters: `torch.optim`'s argument names, defaults and valid ranges.
 
-This file knows no torch, so that sweep files are checked at once; the update rules are in `training/rules.py`.
-Adding an optimizer is a class and a row here, a function and a row there, and a row in the test's table. Optimizers
+This file does not import torch, so that sweep files are checked at once; the update rules are in `training/rules.py`.
+To add an optimizer, add a class and a row here, a function and a row there, and a row in the test's table. Optimizers
 from elsewhere get their class from `foreign.py`.
 """
 
@@ -225,8 +225,8 @@ OPTIMIZERS: dict[str, type[Hyperparameters]] = {
     "sam": SAM,
 }
 
-# Known to torch, impossible or without meaning here; the sweep file is told why instead of "unknown".
-IMPOSSIBLE = {"sparseadam": "it updates by sparse gradients alone, and those of this network are dense"}
+# Known to torch, impossible or meaningless here; the user is told why instead of "unknown".
+IMPOSSIBLE = {"sparseadam": "it takes only sparse gradients, and those of this network are dense"}
 IMPOSSIBLE_ARGUMENTS = {
     "maximize": "the loss is minimized",
     "t0": "the average that begins at t0 takes no part in the training",

@@ -28,9 +28,9 @@ from optbench.optimizers.hyperparameters import Hyperparameters
 
 
 class Foreign(Hyperparameters):
-    """Arguments of a class from elsewhere: `optimizer_class`, looked for in `folder` where it is in a file.
+    """Arguments of a class from elsewhere: `optimizer_class`, looked for in `folder` if it is in a file.
 
-    What a sweep file calls by a name in `reserved` is something else, so an argument of that name keeps its default.
+    Names in `reserved` mean something else in a sweep file, so an argument of such a name keeps its default.
     """
 
     stacked = False
@@ -40,11 +40,11 @@ class Foreign(Hyperparameters):
     reserved: ClassVar[frozenset[str]]
 
     def arguments(self) -> dict[str, Any]:
-        """What the sweep file gives to the constructor; what it leaves out stays the class's own affair."""
+        """What the sweep file gives to the constructor; what it leaves out keeps the class's own default."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
     def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer for these parameters, in groups where the class wants them so."""
+        """The optimizer for these parameters, in groups if the class needs them."""
         groups: Any = parameters
         if self.algorithm.removeprefix(f"{library.NAME}.") in library.MUON_GROUPS:
             matrices = [p for p in parameters if p.ndim >= 2]
@@ -54,7 +54,7 @@ class Foreign(Hyperparameters):
 
     @model_validator(mode="after")
     def _constructs(self) -> Foreign:
-        """The constructor has the last word on its arguments, before anything trains."""
+        """The constructor itself checks its arguments, before anything trains."""
         try:
             self.make([nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))])
         except Exception as error:
@@ -74,9 +74,9 @@ def _restore(name: str, folder: Path, reserved: frozenset[str], arguments: Mappi
 
 @cache
 def find_foreign(name: str, folder: Path, reserved: frozenset[str] = frozenset()) -> type[Foreign]:
-    """The class behind a name as hyperparameters, but for arguments of a name in `reserved`.
+    """The class behind a name as hyperparameters, without arguments that are named in `reserved`.
 
-    Raises `UserError` when there is none that can train, also where it requires such an argument.
+    Raises `UserError` when there is no such class, or when it cannot train or requires such an argument.
     """
     if ":" in name:
         module_name, _, class_name = name.rpartition(":")
@@ -111,12 +111,12 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-# A script that ends with sys.exit is imported no better than one that raises.
+# A script that ends with sys.exit cannot be imported any more than one that raises.
 _IMPORT_ERRORS = (Exception, SystemExit)
 
 
 def _on_path(folder: Path) -> None:
-    """Let imports find modules in the folder, after all others. Programs installed by pip leave it out."""
+    """Let imports find modules in the folder, after all others. Programs installed by pip do not search it."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
@@ -163,7 +163,7 @@ def _of_library(name: str) -> Any:
 
 # ---------------------------------------------------------------- signature → hyperparameters
 
-# Arguments that a sweep file cannot set either: pydantic has a use for these words, or `Foreign` has.
+# Arguments that a sweep file cannot set either: pydantic or `Foreign` uses these words.
 _TAKEN = {*dir(Foreign), *Foreign.__class_vars__}
 _Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 
@@ -196,7 +196,7 @@ def _hyperparameters(
 
 
 def _source(optimizer_class: type) -> bytes:
-    """The text of the file that defines a class, so that changed code is trained anew."""
+    """The text of the file that defines a class, so that changed code is trained again."""
     try:
         path = inspect.getsourcefile(optimizer_class)
     except TypeError:
@@ -205,7 +205,7 @@ def _source(optimizer_class: type) -> bytes:
 
 
 def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
-    """The constructor's arguments after the parameters; what it hands on as **kwargs belongs to the next base class."""
+    """The constructor's arguments after the parameters; **kwargs stand for the arguments of the next base class."""
     found: dict[str, inspect.Parameter] = {}
     for base in optimizer_class.__mro__:
         if base is torch.optim.Optimizer:
@@ -215,7 +215,7 @@ def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
         given = list(inspect.signature(vars(base)["__init__"]).parameters.values())[2:]  # without self and params
         is_base = bool(found)
         for argument in given:
-            # What a base class requires, the derived class itself hands on, but for lr.
+            # The derived class itself passes what a base class requires, except lr.
             is_handed_on = is_base and argument.default is argument.empty and argument.name != "lr"
             if argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) and not is_handed_on:
                 found.setdefault(argument.name, argument)
@@ -227,8 +227,8 @@ def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
 def _kind(argument: inspect.Parameter) -> Any:
     """The type of one value, from the default: annotations are too often missing, or wrong.
 
-    A whole default without annotation may well stand for a real number (`weight_decay=0`). None for arguments that a
-    sweep file cannot say, such as a dtype or a function.
+    A whole number as default, without annotation, may well mean a real number (`weight_decay=0`). None for arguments
+    that a sweep file cannot express, such as a dtype or a function.
     """
     default = argument.default
     match default:

@@ -14,7 +14,7 @@ class Hyperparameters(BaseModel):
 
     `algorithm` is the optimizer's name in a sweep file. One with a `stacked` update rule takes its step for many trials
     at once; any other is a genuine `torch.optim.Optimizer` for each trial. `source` is a digest of code that may change
-    under the same name, empty for the code that belongs to optbench and torch.
+    under the same name; empty for the code of optbench and torch.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)

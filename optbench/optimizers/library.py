@@ -1,13 +1,13 @@
-"""What is known of the optimizers of the package pytorch_optimizer on these networks; tested with its version 4.1.0.
+"""What is known about the optimizers of the package pytorch_optimizer on these networks; tested with version 4.1.0.
 
-Names that stand nowhere here take lr and, like all others, the arguments of their signature.
+Names that do not appear here take lr and, like all others, the arguments of their signature.
 """
 
 from __future__ import annotations
 
 NAME = "pytorch_optimizer"
 
-# Work, with nothing more than lr unless WITH says so.
+# These work, and need nothing but lr unless WITH says so.
 TESTED = """
     accsgd adabelief adabound adadelta adafactor adagc adago adai adalite adam adamax adamc adamg adamod adamp
     adams adamuon adamw adamwsn adan adanorm adapnm adashift adasmooth adatam ademamix adopt aggmo aida alice amos
@@ -19,7 +19,7 @@ TESTED = """
     simplifiedademamix sm3 soap spam splus srmm stableadamw stablespam swats tam tiger vsgd yogi
 """.split()  # noqa: SIM905
 
-# Arguments without which an optimizer ignores lr, cannot be made, or takes seconds or gigabytes for a step.
+# Arguments without which an optimizer ignores lr, cannot be constructed, or takes seconds or gigabytes for a step.
 WITH: dict[str, dict[str, object]] = {
     "adafactor": {"relative_step": False},
     "dash": {"block_size": 256},
@@ -38,10 +38,10 @@ UNSUITABLE = {
     "a2grad": "it has no learning rate",
     "adahessian": "it needs second derivatives",
     "adalomo": "it steps inside the backward pass",
-    "adammini": "it wants the model, not its parameters",
+    "adammini": "it takes the model, not its parameters",
     "alig": "it has no learning rate of its own but an upper bound of one",
     "asgd": "it overwrites the learning rate; optbench's own 'asgd' does not",
-    "bsam": "it wants the size of the dataset, and did not learn at any setting that was tried",
+    "bsam": "it needs the size of the dataset, and did not learn at any setting that was tried",
     "demo": "it needs torch.distributed",
     "distributedmuon": "it needs torch.distributed",
     "lomo": "it steps inside the backward pass",
@@ -49,7 +49,7 @@ UNSUITABLE = {
     "magma": "it wraps another optimizer",
     "shampoo": "a step takes 20 s for a layer with 4608 inputs; 'scalableshampoo' works in blocks",
     "sophiah": "it needs second derivatives",
-    "spectralsphere": "it is for matrices alone",
+    "spectralsphere": "it is only for matrices",
 }
 
 # Those that may not be used as freely as the package (Apache 2.0).

@@ -2,7 +2,7 @@
 
 Epoch-wise schedules change between epochs and have torch's meaning; the others change every step and have the meaning
 they have in Hugging Face's transformers. torch's class names stand for torch's classes, whose step is the epoch. Epochs
-and steps count from 0. `reduce_lr_on_plateau` alone depends on what happened and is a small state machine.
+and steps count from 0. Only `reduce_lr_on_plateau` depends on what happened: it is a small state machine.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class CosineWithRestarts(Schedule):
     num_cycles: Annotated[int, Field(ge=1)] = 2
 
     def after_warmup(self, at: Position) -> float:
-        # The remainder of whole numbers: where a cycle begins must not hang on the rounding of a fraction.
+        # The remainder of whole numbers: where a cycle begins must not depend on the rounding of a fraction.
         return _half_cosine((at.step * self.num_cycles % at.steps) / at.steps)
 
 
@@ -128,7 +128,7 @@ class Polynomial(Schedule):
 
 
 class InverseSqrt(Schedule):
-    """lr · √(timescale / (timescale + step)); the timescale is warmup_steps, without any 10,000 (Zhai et al., 2022)."""
+    """lr · √(timescale / (timescale + step)); timescale is warmup_steps, or 10,000 without (Zhai et al., 2022)."""
 
     name: Literal["inverse_sqrt"] = "inverse_sqrt"
 
@@ -306,18 +306,18 @@ ALIASES = {
     "ReduceLROnPlateau": "reduce_lr_on_plateau",
 }
 
-# torch's classes that a sweep file cannot say, and why.
+# torch's classes that a sweep file cannot express, and why.
 IMPOSSIBLE = {
     "LambdaLR": "it takes a Python function",
     "MultiplicativeLR": "it takes a Python function",
     "SequentialLR": "it is made of other schedules; each one here takes warmup_steps",
     "ChainedScheduler": "it is made of other schedules; each one here takes warmup_steps",
-    "CyclicLR": "its learning rates stand in the schedule, not in lr; 'one_cycle' takes lr",
+    "CyclicLR": "its learning rates are set in the schedule, not in lr; 'one_cycle' takes lr",
 }
 
 
 class LearningRate:
-    """The learning rate of one trial on its way through the training."""
+    """The learning rate of one trial during training."""
 
     def __init__(self, schedule: Schedule, lr: float, steps_per_epoch: int, epochs: int) -> None:
         self._schedule, self._base = schedule, lr
@@ -331,7 +331,7 @@ class LearningRate:
         return [self._base * self._schedule.multiplier(self._base, epoch, step, self._total_steps) for step in steps]
 
     def observe(self, val_loss: float) -> None:
-        """Tell the schedule how the epoch ended; only `reduce_lr_on_plateau` listens. NaN is no improvement."""
+        """Tell the schedule how the epoch ended; only `reduce_lr_on_plateau` uses it. NaN is not an improvement."""
         plateau = self._schedule
         if not isinstance(plateau, ReduceLROnPlateau):
             return
@@ -343,7 +343,7 @@ class LearningRate:
             self._cooling, self._bad_epochs = self._cooling - 1, 0
         if self._bad_epochs > plateau.patience:
             lr = max(self._base * plateau.factor, plateau.min_lr)
-            if self._base - lr > 1e-8:  # torch's eps: too small a change is none
+            if self._base - lr > 1e-8:  # torch's eps: a smaller change is not made
                 self._base = lr
             self._cooling, self._bad_epochs = plateau.cooldown, 0
 

@@ -49,7 +49,7 @@ def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[s
 
 
 def _by(results: Results) -> list[str]:
-    """The columns that the query wants a table of."""
+    """The columns that the query asks for a table of."""
     return list(dict.fromkeys(map(results.column, results.query.by)))
 
 

@@ -21,7 +21,7 @@ from optbench.report.tables import Column, Table
 from optbench.sweep.lookup import find
 
 EPOCHS, STEPS_PER_EPOCH, HEIGHT = 10, 20, 4
-# Parameters for the schedules that cannot be drawn without, or show nothing.
+# Parameters for the schedules that cannot be drawn without any, or would show nothing.
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "polynomial": {"power": 2.0},
     "inverse_sqrt": {"warmup_steps": 0.1},
@@ -54,7 +54,7 @@ def _parameters(model: type[BaseModel]) -> str:
 
 
 def _table(title: str, caption: str, columns: dict[str, list[object]]) -> Table:
-    """The first column is the name, numbers are counts, all else may fold."""
+    """The first column is the name, numbers are counts, everything else may fold."""
     name, *others = columns
     kinds = {other: "count" if isinstance(columns[other][0], int) else "prose" for other in others}
     shown = (Column(name, name), *(Column(other, other, kind) for other, kind in kinds.items()))
@@ -89,7 +89,7 @@ def _library() -> Table:
     for name in library.TESTED:
         advice = f"set {library.advice(name)}" if name in library.WITH else None
         notes.append("; ".join(note for note in (advice, library.LICENCES.get(name)) if note))
-    caption += "The others cannot train here; a sweep file that names one is told why."
+    caption += "The others cannot train here; naming one in a sweep file shows why."
     columns: dict[str, list[object]] = {
         "optimizer": list(library.TESTED),
         "hyperparameters": [f"{note}; {text}" if note else text for note, text in zip(notes, shown, strict=True)],
@@ -156,7 +156,7 @@ def learning_rates(name: str) -> tuple[str, list[float]]:
         rate.observe(1.0 - min(epoch, 3) / 10)
     words = str(schedule)
     if isinstance(schedule, ReduceLROnPlateau):
-        words += ", where val_loss improves for 4 epochs and no more"
+        words += ", where val_loss improves for only 4 epochs"
     return words, values
 
 

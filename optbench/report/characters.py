@@ -23,7 +23,7 @@ def braille(values: Sequence[float], width: int, height: int) -> list[str]:
 
 
 def sparkline(heights: Sequence[float]) -> str:
-    """Heights from 0 to 1 as block characters, one for each, at most ten: equally spaced ones of more."""
+    """Heights from 0 to 1 as block characters, one for each; of more than ten, ten that are equally spaced."""
     if len(heights) > _SPARKS:
         heights = [heights[round(i * (len(heights) - 1) / (_SPARKS - 1))] for i in range(_SPARKS)]
     return "".join(_BLOCKS[round(min(1.0, max(0.0, height)) * (len(_BLOCKS) - 1))] for height in heights)

@@ -1,4 +1,4 @@
-"""What was checked and measured apart from sweeps: whether an optimizer works, and how fast stacks train."""
+"""What was checked and measured outside sweeps: whether an optimizer works, and how fast stacks train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optbench.training.check import Finding
 
 
 def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
-    """What a check found out, and the verdict."""
+    """What a check found, and the verdict."""
     kind = type(hyperparameters)
     stacked = "a stacked rule" if kind.stacked else "an object for each trial"
     console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
@@ -65,21 +65,21 @@ def throughput(benchmark: Benchmark) -> Table:
     caption = (
         f"cnn with Adam, {benchmark.precision}, evaluation excluded; median (minimum–maximum) of {benchmark.repeats}, "
         "in alternation. "
-        f"{how}. ms: for a step of one trial, the device's time divided among all that train. Bounds are what it would "
-        f"take at least: of memory, for its fewest bytes at the measured copy bandwidth, "
-        f"{benchmark.bandwidth / 1e9:,.1f} GB/s; of arithmetic, for its operations at {max(rates):,.0f} GFLOP/s, the "
+        f"{how}. ms: for a step of one trial, the device's time divided among all that train. Bounds are the least "
+        f"that it could take: for memory, its fewest bytes at the measured copy bandwidth, "
+        f"{benchmark.bandwidth / 1e9:,.1f} GB/s; for arithmetic, its operations at {max(rates):,.0f} GFLOP/s, the "
         f"better of matrix products ({rates[0]:,.0f}) and convolutions ({rates[1]:,.0f}), as measured."
     )
     if any(max(m.throughput) > _UNSTEADY * min(m.throughput) for m in benchmark.measurements):
         caption += (
-            " The spread is wide: if something else was running, it slowed the loop most, whose threads wait for "
+            " The spread is wide: if something else was running, it slowed the loop most, since its threads wait for "
         )
         caption += "one another; measure again."
     return Table(f"Training throughput, {benchmark.device}", caption, columns, pd.DataFrame(rows))
 
 
 def _spread(values: Sequence[float], unit: float = 1.0) -> str:
-    """Median (minimum–maximum), three digits at least."""
+    """Median (minimum–maximum), with at least three digits."""
     middle, low, high = (value / unit for value in (median(values), min(values), max(values)))
     digits = 2 if middle < 10 else 1 if middle < 100 else 0
     return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"

@@ -36,9 +36,9 @@ CONDITIONS = {
     "diverged": 1.0,
     "changed": 1.0,
 }
-_NAMED = 3  # more findings or trials than that, nobody reads in a line
-_MANY = 20  # from so many intervals on, some leave 0 out by chance
-# What may differ between two sides that are compared, and is said.
+_NAMED = 3  # findings or trials in a line; nobody reads more
+_MANY = 20  # intervals; of this many or more, some exclude 0 by chance
+# What may differ between two sides that are compared, and is then reported.
 _SURROUNDINGS = ("device", "precision", "torch_version", "optbench_version")
 
 
@@ -122,7 +122,7 @@ def _one_sided_values(axis: str, a: Iterable[str], b: Iterable[str]) -> Iterator
     for name, only in (("A", set(a) - set(b)), ("B", set(b) - set(a))):
         if only:
             values = f"{axis}{'s' * (len(only) > 1)} {', '.join(sorted(only))}"
-            yield f"Only {name} has the {values}; compared is what both have."
+            yield f"Only {name} has the {values}; only what both have is compared."
 
 
 def _disjoint(a: _Side, b: _Side, configuration: Iterable[str]) -> str:
@@ -252,7 +252,7 @@ def _one_sided(pairs: pd.DataFrame) -> Table | None:
         Column("seeds", "seeds", "prose"),
     )
     data = pd.DataFrame([(*key, ", ".join(seeds)) for key, seeds in rows.items()], columns=[c.name for c in columns])
-    return Table("Diverged on one side alone", "The same trial finished on the other.", columns, data)
+    return Table("Diverged on only one side", "The same trial finished on the other.", columns, data)
 
 
 def _caption(sides: Sequence[_Side], matched: stats.Matched) -> str:
@@ -272,7 +272,7 @@ def _caption(sides: Sequence[_Side], matched: stats.Matched) -> str:
             n = len(only.drop_duplicates(list(matched.configuration)))
             words.append(f"Only in {name}: {_count(len(only), 'trial')} of {_count(n, 'configuration')}.")
     if matched.ignored:
-        words.append(f"Hyperparameters that one side alone knows: {', '.join(matched.ignored)}.")
+        words.append(f"Hyperparameters that only one side has: {', '.join(matched.ignored)}.")
     return " ".join(words)
 
 
@@ -315,18 +315,16 @@ def _differences(data: pd.DataFrame, total: pd.DataFrame, by: Sequence[str], whe
         named.append("none of the others can be told from 0")
     words = f"{where}{'; '.join(named)}."
     if len(known) >= _MANY:
-        words += (
-            f" {len(sure)} of {len(known)} intervals leave 0 out; by chance alone about {len(known) / 20:.0f} would."
-        )
+        words += f" {len(sure)} of {len(known)} intervals exclude 0; by chance alone about {len(known) / 20:.0f} would."
     return words
 
 
 def _divergence(pairs: pd.DataFrame) -> list[str]:
-    """How many trials diverged on one side alone."""
+    """How many trials diverged on only one side."""
     lost = {side: pairs[f"status_{side}"] == "diverged" for side in "ab"}
     alone = [int((lost["a"] & ~lost["b"]).sum()), int((lost["b"] & ~lost["a"]).sum())]
     words = [f"{n} in {name}" for n, name in zip(alone, "AB", strict=True) if n]
-    return [f"Diverged on one side alone: {' and '.join(words)}."] if words else []
+    return [f"Diverged on only one side: {' and '.join(words)}."] if words else []
 
 
 def _points(row: Any) -> str:
@@ -343,7 +341,7 @@ def _count(n: int, noun: str) -> str:
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not be: a column of the comparison, accuracies in points, less or more than a limit."""
+    """What must not hold: a column of the comparison, accuracies in points, less or more than a limit."""
 
     text: str
     column: str
@@ -351,7 +349,7 @@ class Condition:
     limit: float
 
     def value(self, row: Any) -> float:
-        """The column as the tables show it: accuracies in points. Rounded, so that a tie with the limit is one."""
+        """The column as the tables show it: accuracies in points. Rounded, so that what looks like a tie is one."""
         return round(float(row[self.column]) * CONDITIONS[self.column], 9)
 
     def holds(self, row: Any) -> bool:
@@ -385,7 +383,7 @@ def condition(text: str) -> Condition:
     except ValueError:
         limit = math.nan
     if not math.isfinite(limit):
-        raise ArgumentError("fail_if", repr(text), f"'{number}' is no number")
+        raise ArgumentError("fail_if", repr(text), f"'{number}' is not a number")
     return Condition(" ".join(text.split()), column, sign, limit)
 
 

@@ -12,7 +12,7 @@ from optbench.report.findings import names
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 
-_MAX_CURVES = 10  # more columns than that, nobody compares
+_MAX_CURVES = 10  # columns; nobody compares more
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -107,7 +107,7 @@ def workloads(results: Results) -> Table | None:
     caption = (
         f"{len(scores)} workloads: each combination of {names(axes)}. Mean rank: by {results.score}, 1 is the best. "
         "Performance profile: mean height of the curve of workloads solved within 1 to 4 times the least number of "
-        "epochs to the workload's target: 1 for who is fastest everywhere, 0 for who is never near."
+        "epochs to the workload's target: 1 for an optimizer that is fastest everywhere, 0 for one that is never close."
     )
     if not math.isnan(ranks.p):
         shown = formats.cell(Column("p", "", "p"), {"p": ranks.p})
@@ -133,7 +133,7 @@ def importance(results: Results) -> Table | None:
 
 
 def selection(results: Results) -> Table | None:
-    """How much better the selected configurations looked to the seeds that selected them."""
+    """How much better the selected configurations looked on the seeds that selected them."""
     if results.confirming is None:
         return None
     data = stats.winners_curse(results.tuning, results.confirming, results.metric)
@@ -144,7 +144,7 @@ def selection(results: Results) -> Table | None:
         Column("confirm", "fresh seeds", kind),
         Column.of_difference(results.metric, "gap", "too good by"),
     )
-    caption = "The winner's curse: to the seeds that selected it, a configuration looks better than it is."
+    caption = "The winner's curse: on the seeds that selected it, a configuration looks better than it is."
     return Table("Selection and confirmation", caption, columns, data)
 
 

@@ -57,7 +57,7 @@ def write(explorer: Explorer, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(), warnings.catch_warnings():
-            mpl.rcdefaults()  # whatever the user's own are
+            mpl.rcdefaults()  # not the user's own
             mpl.rcParams.update(_STYLE)
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a label in a script that the font does not have
             for plot in drawn:
@@ -140,7 +140,7 @@ def _legend(plot: Plot, figure: Figure, axes: Axes) -> None:
     legend = figure.legend(
         handles, [str(i) for i in range(len(labels))], loc="outside lower center", ncols=columns, frameon=False
     )
-    for text, label in zip(legend.get_texts(), labels, strict=True):  # set so, "$" and a leading "_" mean nothing
+    for text, label in zip(legend.get_texts(), labels, strict=True):  # set this way, "$" and a leading "_" mean nothing
         text.set_parse_math(False)
         text.set_text(label)
     figure.set_size_inches(WIDTH, _HEIGHT + _LEGEND_ROW * math.ceil(len(labels) / columns))

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences: which optimizer to take, how sure that is, and what to mend in the sweep."""
+"""What the numbers say, in sentences: which optimizer to take, how sure that is, and what to fix in the sweep."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from optbench.report.tables import Column, Table
 from optbench.scores import Score
 
 ALPHA = 0.05  # of the tests, over all pairs of optimizers together
-_NAMED = 4  # optimizers that a sentence names at most
-_WORTH_SAYING = 0.05  # a share of the variance below that explains little
+_NAMED = 4  # the most optimizers that a sentence names
+_WORTH_SAYING = 0.05  # a smaller share of the variance explains little
 
 
 def sentences(

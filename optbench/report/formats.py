@@ -22,7 +22,7 @@ from optbench.report.tables import Column, Report, Table
 JSON_VERSION = 2
 _MISSING = "–"
 _GAP = 2  # blanks after a column; older versions of rich count those after the last one, too
-_LABEL_WIDTH = 30  # a longer label folds rather than take the numbers' place
+_LABEL_WIDTH = 30  # a longer label folds, to leave room for the numbers
 
 
 def cell(column: Column, row: Any) -> str:
@@ -51,7 +51,7 @@ def cell(column: Column, row: Any) -> str:
     return f"{shown(value)} [{shown(low)}, {shown(high)}]"
 
 
-_SYMMETRIC = 1e-6  # an interval whose ends differ by less from the same distance is shown with ±
+_SYMMETRIC = 1e-6  # an interval whose two sides differ by no more than this share of it is shown with ±
 _NUMBERS: dict[str, Callable[[float], str]] = {
     "percent": lambda value: f"{100 * value:.2f}",
     "points": lambda value: f"{100 * value:+.2f}",
@@ -65,7 +65,7 @@ _NUMBERS: dict[str, Callable[[float], str]] = {
 
 
 def written(value: Any) -> str:
-    """A value that is no measurement, such as a hyperparameter, as text: a number in six digits at most."""
+    """A value that is not a measurement, such as a hyperparameter, as text: a number has at most six digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -150,7 +150,7 @@ def _rich(table: Table, rows: list[list[str]], part: list[int], widths: list[int
         narrow = [i for i in part if widths[i] < wanted[i]]
         if not narrow:
             break
-        # Blank by blank to whatever is folded most: prose shares the space, and headings get what it does not need.
+        # One blank at a time to the column that is folded most: prose first, then headings get what is left.
         widest = max(narrow, key=lambda i: (table.columns[i].kind == "prose", wanted[i] / widths[i]))
         widths[widest] += 1
         left -= 1
@@ -221,14 +221,14 @@ def to_json(report: Report) -> str:
 
 
 def latex(report: Report) -> str:
-    """Tables for a paper; they need the package booktabs. The best is bold, what ties with it has a dagger."""
+    """Tables for a paper; they need the package booktabs. The best is bold, and ties with it have a dagger."""
     head = [f"{report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}.", *report.findings]
     parts = ["\n".join(f"% {' '.join(line.split())}" for line in head)]
     for table in report.tables:
         shown = [i for i, column in enumerate(table.columns) if column.kind != "curve"]
         columns = [table.columns[i] for i in shown]
         rows = [[_latex(row[i]) for i in shown] for row in _cells(table)]
-        rows = [[re.sub("^-", "$-$", text) for text in row] for row in rows]  # a minus, no hyphen
+        rows = [[re.sub("^-", "$-$", text) for text in row] for row in rows]  # a minus, not a hyphen
         caption = f"{table.title}. {table.caption}"
         if _set_off(table, columns, rows):
             caption += " Bold: the best; \u2020: cannot be told apart from it."
@@ -255,7 +255,7 @@ def latex(report: Report) -> str:
 
 
 def _set_off(table: Table, columns: list[Column], rows: list[list[str]]) -> bool:
-    """Marks the score of the best row and of those that share its rank; whether there is anything to mark."""
+    """Marks the score of the best row and of those that share its rank; returns whether there is anything to mark."""
     scores = [i for i, column in enumerate(columns) if column.kind in ("percent", "loss")]
     if not {"best", "rank"} <= set(table.data) or not scores or len(rows) < 2:
         return False
@@ -299,5 +299,5 @@ _ENDINGS = {".html": "html", ".md": "markdown", ".csv": "csv", ".json": "json", 
 
 
 def by_ending(path: Path | None) -> str:
-    """The format that a file's ending asks for; a table for every other and for none."""
+    """The format that a file's ending asks for; a table for any other ending, or none."""
     return _ENDINGS.get(path.suffix.lower(), "table") if path else "table"

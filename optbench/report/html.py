@@ -1,8 +1,8 @@
-"""A report as one HTML page with plots that can be filtered. It holds all it needs and asks no server for anything.
+"""A report as one HTML page with plots that can be filtered. It holds all it needs and loads nothing from a server.
 
 page/page.html   the frame     page/page.css   how it looks     page/page.js   filters, plots and sorting
 
-Texts of a sweep file are escaped wherever they stand: in HTML, in the embedded JSON and, by page.js, in plotly's texts.
+Texts of a sweep file are escaped everywhere: in HTML, in the embedded JSON and, by page.js, in plotly's texts.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from optbench.report.tables import Column, Report, Table
 
 _MARKED = "Bold: the best. Tinted ranks: cannot be told apart from it."
 _COMPACT_ROWS, _BEFORE_TABLE = 8, 2
-_LONG = 90  # characters of a headline that is set smaller
-_SEARCHED = 12  # so many checkboxes get a field to find one
+_LONG = 90  # characters; a longer headline is set smaller
+_SEARCHED = 12  # checkboxes; more than that get a search field
 
 
 def page(report: Report, explorer: Explorer) -> str:
@@ -125,7 +125,7 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
 
 
 def _scale(data: pd.DataFrame, score: str, is_loss: bool) -> tuple[float, float]:
-    """The ends of the strips: those of the intervals of all rows, but for rows too bad to be compared."""
+    """The ends of the strips: those of the intervals of all rows, except rows too bad to compare."""
     low, high = view(data[score], [], [], is_loss)
     shown = data[data[score].between(low, high)]
     ends = [end for name in (score, f"{score}_low", f"{score}_high") if name in shown for end in shown[name].dropna()]
@@ -370,7 +370,7 @@ _ENDS = ("", "_low", "_high")
 
 
 def _definition(plot: Plot, explorer: Explorer, codes: dict[str, int]) -> dict[str, Any]:
-    """What page.js must know of a plot, and the numbers of one that it does not build itself."""
+    """What page.js must know about a plot, and the numbers of a plot that it does not build itself."""
     content: dict[str, Any] = {
         "name": plot.name,
         "kind": plot.kind,

@@ -1,7 +1,7 @@
 """Numbers → what is plotted. `explore` computes whatever filters may ask for, `plots` says what is drawn without any.
 
 The page filters in the browser, where nothing is computed: under a filter, a line shows the best of the configurations
-that pass it, which is the first one, for they are in order. Figures draw `plots` as they are.
+that pass it, which is the first one, since they are in order. Figures draw `plots` as they are.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SYMBOLS = (
     "circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon",
 )  # fmt: skip
 SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is multiplied by before it is shown
-MAX_LINES = 10  # drawn unless somebody asks for more
-MAX_CURVES = 400  # that a page carries
+MAX_LINES = 10  # drawn unless the reader asks for more
+MAX_CURVES = 400  # in a page
 _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
-_MAX_RATES = 12  # columns of a heat map; more learning rates than that share columns
+_MAX_RATES = 12  # columns of a heat map; more learning rates share columns
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """A line. `points` has columns x, y, low and high (an interval; NaN where there is none), and what is known of n,
-    the seeds, `trials` and how many of them `diverged`, or `about`, which says the point in words.
+    """A line. `points` has columns x, y, low and high (an interval; NaN where there is none), and, where known, n, the
+    seeds, `trials` and how many of them `diverged`, or `about`, which describes the point in words.
 
-    `style` numbers colour and marker: the place of the label in its axis. Dashed lines are of training.
+    `style` numbers colour and marker: the place of the label in its axis. Dashed lines show training.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Plot:
     view: the range of y, or of the cells, that is shown first; None shows everything.
     is_log: of x.   is_stepped: values hold until the next x.   is_loss: less is better.
     is_whole: it shows the whole sweep, whatever the filters say about other axes than the optimizer.
-    banded: intervals are drawn of so many lines at most, those of more would hide each other; 0: always.
+    banded: intervals are drawn for at most this many lines, since more would hide each other; 0: always.
     """
 
     name: str
@@ -98,10 +98,10 @@ class Explorer:
         `configuration` (its other hyperparameters), the score and the gap between train and validation, each with
         `…_low` and `…_high`, `n`, and `trials` and `diverged` of all configurations of the combination.
     fresh: the same of the confirmed configuration of each optimizer, on its fresh seeds; empty where there is none.
-    curves: `configuration_id`, `phase`, `epoch`, `n`, and `val` and `train` with their intervals, of the best of each
+    curves: `configuration_id`, `phase`, `epoch`, `n`, and `val` and `train` with their intervals, for the best of each
         combination of the axes.
     when: in words, at which epoch the scores were taken.
-    whole: plots that no filter but that of the optimizers changes, with the lines of all optimizers.
+    whole: plots that only the filter of the optimizers changes, with the lines of all optimizers.
     """
 
     metric: Score
@@ -115,7 +115,7 @@ class Explorer:
 
     @property
     def by(self) -> str:
-        """The axis that tells the lines apart. Scores on different data do not compare, so each dataset has its own."""
+        """The axis that tells the lines apart: datasets if there are several, since their scores are not comparable."""
         varying = [axis.name for axis in self.axes if len(axis.values) > 1]
         return "dataset" if "dataset" in varying else next(iter(varying), "optimizer")
 
@@ -241,7 +241,7 @@ def _natural(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _with_curves(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """The configurations whose curves are worth carrying: the best of each value of each axis, then other bests."""
+    """The configurations whose curves go into a page: the best of each value of each axis, then other bests."""
     cells = points.drop_duplicates(list(names))
     first = [cells.drop_duplicates(name) for name in names]
     pairs = [cells.drop_duplicates([names[0], name]) for name in names[1:]]
@@ -269,8 +269,8 @@ def plots(explorer: Explorer) -> tuple[Plot, ...]:
 def view(values: Iterable[float], lows: Iterable[float], highs: Iterable[float], is_loss: bool) -> tuple[float, float]:
     """The range of y that shows what is worth comparing: from the best value four times as far as to the median.
 
-    So one that diverged or has not learned yet does not squash the others. Of an accuracy no more than the upper tenth
-    is shown, and nothing beyond 1. Intervals widen the range by half at most.
+    So one that diverged or has not learned yet does not squash the others. For an accuracy only the upper tenth is
+    shown, and nothing beyond 1. Intervals widen the range by at most half.
     """
     sign = -1.0 if is_loss else 1.0
     found = sorted(sign * value for value in values if not math.isnan(value))
@@ -339,15 +339,15 @@ def _curves(explorer: Explorer) -> Plot | None:
         return None
     kind = explorer.metric.kind
     seeds = (
-        "Seen as a whole, optimizers are shown on fresh seeds, which selected nothing; lines of another axis, or under "
-        "a filter of one, on the seeds that selected them, which makes winners look a little too good."
+        "Unfiltered, optimizers are shown on fresh seeds, which selected nothing; lines of another axis, or with a "
+        "filter on one, are shown on the seeds that selected them, which makes winners look a little too good."
         if len(explorer.fresh)
-        else "The seeds that selected a configuration are those shown, so that winners look a little too good."
+        else "The seeds that selected a configuration are those shown, so winners look a little too good."
     )
     caption = (
-        f"Validation {kind} after each epoch, and with dashes, if asked for, training {kind}, both with dropout off: "
-        f"of each line the best configuration by {explorer.metric.words}, the mean over its n seeds, those that "
-        "trained to the end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
+        f"Validation {kind} after each epoch and, if asked for, training {kind} (dashed), both with dropout off: for "
+        f"each line the best configuration by {explorer.metric.words}, the mean over its n seeds that trained to the "
+        "end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
         f"training. {seeds}"
     )
     return Plot(
@@ -447,8 +447,8 @@ def _gap(explorer: Explorer) -> Plot | None:
         ordered = one.points.sort_values("x", key=lambda column: column.map(values.index), ignore_index=True)
         series.append(Series(one.label, one.style, ordered))
     caption = (
-        f"Training minus validation accuracy {explorer.when}, both measured with dropout off: what is above 0 was "
-        f"learned by heart. At each dropout rate, the best configuration by {explorer.metric.words}: mean over its n "
+        f"Training minus validation accuracy {explorer.when}, both measured with dropout off: above 0, the network "
+        f"overfits. At each dropout rate, the best configuration by {explorer.metric.words}: mean over its n "
         f"seeds, and as a band the {_INTERVAL}."
     )
     return Plot(
@@ -477,11 +477,11 @@ def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
         return None
     series = _of_optimizers(explorer, found)
     caption = (
-        f"Expected {score.words} of the best of n configurations, by {explorer.metric.words}, had only n of those "
-        "tried been drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
-        "what 10 % and 90 % of the draws reach; it is no interval for other seeds, for each configuration counts with "
-        "its mean over its seeds. A line that starts high needs little tuning; it starts where no draw has diverged "
-        "ones only."
+        f"Expected {score.words} of the best of n configurations, by {explorer.metric.words}, if only n of those "
+        "tried were drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
+        "what 10 % and 90 % of the draws reach; it is not an interval over seeds, since each configuration counts with "
+        "its mean over its seeds. A line that starts high needs little tuning; it starts where every draw has at least "
+        "one configuration that did not always diverge."
     )
     return Plot(
         "tuning",
@@ -534,8 +534,8 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
     caption = (
         f"Epochs until {explorer.metric.words} first reaches {explorer.metric.written(target, digits=4)}, {rule}. "
         f"Dots: median over the n seeds of the best configuration{' (fresh seeds)' if is_fresh else ''}; bars: from "
-        "the soonest to the latest seed, which is no interval of confidence. A seed that misses the target, or "
-        "diverges, counts as infinitely late, and stands at the right edge."
+        "the soonest to the latest seed, which is not a confidence interval. A seed that misses the target, or "
+        "diverges, counts as infinitely late, and is drawn at the right edge."
     )
     return Plot(
         "targets",
@@ -567,9 +567,9 @@ def _profile(explorer: Explorer, results: Results) -> Plot | None:
     headings = ", ".join(COMPARED[name].heading for name in names)
     caption = (
         f"Share of the {len(times)} workloads ({headings}) in which an optimizer needs at most τ times the epochs of "
-        "the fastest one to the target, which is that asked for, or for each workload the median of what the best of "
-        "its references end with. Each optimizer with its best configuration there, median over the n seeds, misses "
-        "being infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: "
+        "the fastest one to reach the target: the one asked for, or for each workload the median of what the best of "
+        "its references end with. Each optimizer counts with its best configuration there, median over the n seeds; a "
+        "miss is infinitely slow (Dolan and Moré 2002). At τ = 1: how often it is the fastest. There is no interval: "
         "these are counts."
     )
     return Plot(

@@ -20,7 +20,7 @@ class Query:
     metric: the score that rows are ranked by. Configurations are selected by the sweep's own metric.
     at: "last", "best" (each trial's epoch of best selection metric) or an epoch.
     where: a condition on a trial's columns in Python's syntax, such as `batch_size == 64`.
-    target: the value of the selection metric to be reached; None: the rule of `stats.target`.
+    target: the value of the selection metric to reach; None: the rule of `stats.target`.
     seconds: whether tables show seconds.
     """
 
@@ -68,16 +68,16 @@ def parse_target(text: str) -> float:
 
 
 def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The trials that meet the condition. Raises `UserError` for one that is none, or that no trial meets."""
+    """The trials that meet the condition. Raises `UserError` for an invalid one, or one that no trial meets."""
     plain = {str(name): str(name).removeprefix(stats.HYPERPARAMETER) for name in finals}
     frame = finals.rename(columns={name: short for name, short in plain.items() if short not in finals})
     try:
         found = frame.eval(where, engine="python")
-    except Exception as error:  # whatever Python has against the user's own expression
+    except Exception as error:  # whatever is wrong with the user's own expression
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArgumentError("where", repr(where), f"{reason}; columns: {', '.join(sorted(map(str, frame)))}") from None
     if not (isinstance(found, pd.Series) and found.dtype == bool):
-        raise ArgumentError("where", repr(where), "is no condition; write for example 'batch_size == 64'")
+        raise ArgumentError("where", repr(where), "is not a condition; write for example 'batch_size == 64'")
     if not found.any():
-        raise ArgumentError("where", repr(where), "no trial is like this")
+        raise ArgumentError("where", repr(where), "no trial meets this condition")
     return finals[found]

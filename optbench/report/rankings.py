@@ -14,7 +14,7 @@ from optbench.report.tables import Column, Table
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
 
-# Of each axis the title of its table, and its name as a heading.
+# For each axis the title of its table, and its name as a heading.
 _AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | {"lr": ("Learning rates", "lr")}
 _GAP = Column("gap", "train − validation", "points")
 _SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
@@ -22,7 +22,7 @@ _RANK = Column("rank", "rank", "rank")
 
 
 def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
-    """The score that ranks, and other columns beside it."""
+    """The score that ranks, and other columns next to it."""
     own = Column.of(results.score)
     return (own, *(column for column in others if column != own))
 
@@ -51,7 +51,7 @@ def optimizers(results: Results) -> Table:
 def _curves(results: Results, data: pd.DataFrame) -> list[tuple[float, ...]]:
     """For each row its validation accuracy by epoch as heights from 0 to 1, on one logarithmic scale of the error.
 
-    From the first epoch on: before training all are alike, and so far below that the rest would look alike, too.
+    From the first epoch on: before training all are alike, and so far below that the rest would look alike, as well.
     """
     curves = stats.by_epoch(results.scored_rows, data["configuration_id"].tolist())
     curves = curves[curves["epoch"] > 0]
@@ -63,7 +63,7 @@ def _curves(results: Results, data: pd.DataFrame) -> list[tuple[float, ...]]:
 
 
 def _with_all(table: Table, optimizers: Iterable[str]) -> Table:
-    """The table with a row for those optimizers, too, none of whose trials could be trained or has been yet."""
+    """The table with a row also for each optimizer that has no trained trial, or none yet."""
     lost = [label for label in optimizers if label not in set(table.data["optimizer"])]
     if not lost:
         return table
@@ -87,8 +87,8 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     )
     caption = (
         "Mean of the differences seed by seed, with its own 95 % interval. p: paired t test, corrected for all "
-        f"{_pairs(len(data) + 1)} pairs of rows. Seeds needed: with so many the difference, were it as large and as "
-        "variable as here, would be told from 0 in four of five repetitions."
+        f"{_pairs(len(data) + 1)} pairs of rows. Seeds needed: how many it takes to tell a difference as large and as "
+        "variable as this one from 0 in four of five repetitions."
     )
     keep = [column.name for column in columns] + ["difference_low", "difference_high"]
     return Table(f"Differences to {best['optimizer'].iloc[0]}", caption, columns, data[keep].reset_index(drop=True))

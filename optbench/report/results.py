@@ -28,7 +28,7 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep's results as a query wants them.
+    """A sweep's results as a query asks for them.
 
     rows: one row per trial and epoch.   finals: one row per trial that needs no more training, `dropout` as text.
     tuning, confirming: the finals of both phases; the latter None where the sweep has no fresh seeds yet.
@@ -80,11 +80,11 @@ class Results:
         return [*axes, *self.hyperparameters, *(["drawn_schedule"] if self.drawn_schedules else [])]
 
     def target(self, finals: pd.DataFrame) -> tuple[float, list[str]]:
-        """The score of `metric` to be reached, the query's or that of the references among `finals`, and these."""
+        """The score of `metric` to reach, the query's or that of the references among `finals`; and the references."""
         return stats.target(finals, self.metric) if self.query.target is None else (self.query.target, [])
 
     def on_each_dataset(self) -> dict[str, Results]:
-        """The results on each dataset as if there were no other: scores on different data do not compare."""
+        """The results on each dataset as if there were no other: scores on different data are not comparable."""
         if "dataset" not in self.varying:
             return {"": self}
         return {name: self._on(name) for name in sorted(self.tuning["dataset"].unique())}
@@ -107,7 +107,7 @@ class Results:
         )
 
     def workloads(self) -> Iterator[tuple[Any, pd.DataFrame, float, pd.Series]]:
-        """Each combination of the axes that make another task of it: its key, tuning trials, target and epochs to it.
+        """Each workload, a combination of `workload_axes`: its key, tuning trials, target and epochs to it.
 
         The epochs are the median over the seeds of each optimizer's best configuration, indexed by optimizer.
         """
@@ -119,7 +119,7 @@ class Results:
 
     @property
     def workload_axes(self) -> list[str]:
-        """The axes that tell the workloads of the sweep apart; none where it has one, or one optimizer."""
+        """The axes that tell the workloads of the sweep apart; none if it has only one, or only one optimizer."""
         return [name for name in self.varying if COMPARED[name].is_workload and "optimizer" in self.varying]
 
     def column(self, name: str) -> str:
@@ -169,7 +169,7 @@ def prepare(store: Store, query: Query) -> Results:
         finals = matching(finals, query.where)
         rows = rows[rows["trial_id"].isin(finals["trial_id"])]
         if not finals["phase"].eq("tune").any():
-            raise ArgumentError("where", repr(query.where), "leaves only trials that confirm, and none that selects")
+            raise ArgumentError("where", repr(query.where), "leaves only trials that confirm, and none that select")
         summary += f"; {len(finals)} of {before} where {query.where}"
         hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
@@ -217,12 +217,12 @@ def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:
 
 
 def under_way(store: Store) -> str:
-    """What to call trials that are neither finished nor failed: a run trains them, or none does any more."""
+    """What to call trials that have neither finished nor failed, by whether a run still trains them."""
     return "running" if store.is_locked() else "interrupted"
 
 
 def count(rows: pd.DataFrame, outline: Outline, under_way: str) -> str:
-    """How many trials there are in which state, in words."""
+    """How many trials are in which state, in words."""
     states = stats.states(rows)["status"].value_counts().to_dict()
     total = sum(outline.optimizers.values())
     states["missing"] = total - sum(states.values())

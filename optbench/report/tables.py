@@ -1,4 +1,4 @@
-"""What a report is: tables of plain numbers that say how they are to be shown, and sentences above them."""
+"""What a report is: tables of plain numbers that say how to show them, and sentences above them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether its cells are words, which stand on the left, and not numbers."""
+        """Whether its cells are words, which are aligned to the left, and not numbers."""
         return self.kind in ("text", "prose", "curve")
 
 
@@ -45,7 +45,8 @@ class Column:
 class Table:
     """A table: `data` holds plain numbers, `columns` say which are shown and how, the first `keys` name a row.
 
-    Where the data have columns `best` and `rank`, the best row is set off, and what shares its rank is marked as a tie.
+    Where the data have columns `best` and `rank`, the best row is set off, and rows that share its rank are marked as
+    ties.
     """
 
     title: str

@@ -1,8 +1,8 @@
 """The parquet files of one flat folder: read quickly, replaced in one step, and merged when they have become many.
 
-A reader sees the old or the new state of the folder, never half a part and never a row twice, and neither does one that
-comes after a crash. For that a merge keeps a journal beside the rows, which names the new parts and the old ones that
-they replace. While it is there, the old parts count as long as a new one is missing, and the new ones from then on.
+A reader sees the old or the new state of the folder, never half a part and never a row twice, even after a crash. For
+that a merge keeps a journal beside the rows, which names the new parts and the old ones that they replace. While the
+journal is there, the old parts count as long as a new one is missing, and the new ones from then on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION_KEY = b"optbench.schema_version"
-DEFAULT_KEY = b"optbench.default"  # of a field: as JSON, what a part from before its time has there
+DEFAULT_KEY = b"optbench.default"  # of a field: as JSON, its value in parts that are older than the field
 ROWS_PER_PART = 1_000_000
 _ROWS_PER_GROUP = 100_000  # read at a time; few enough for the ids of short trials to be stored as a dictionary
 _ORDER = ("optimizer", "configuration_id", "seed", "trial_id")
@@ -35,7 +35,7 @@ _JOURNAL, _MERGED = "merge.json", ".merge-{}.tmp"
 
 
 class VanishedError(Exception):
-    """A part that was listed is gone: it was merged, or its trials train anew."""
+    """A part that was listed is gone: it was merged, or its trials train again."""
 
 
 # ------------------------------------------------------------ reading
@@ -47,7 +47,7 @@ def listed(folder: Path, meta: Path) -> list[Path]:
     while True:
         new, old = _journal(meta)
         after = _names(folder)
-        if after == before:  # else it changed between one look and the next
+        if after == before:  # else it changed meanwhile
             ignored = old if new <= set(after) else new
             return [folder / name for name in after if name not in ignored]
         before = after
@@ -62,7 +62,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _journal(meta: Path) -> tuple[set[str], set[str]]:
-    """The new parts of a merge under way, and the old ones."""
+    """The new parts of a merge in progress, and the old ones."""
     try:
         names = json.loads((meta / _JOURNAL).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +79,7 @@ def read(
 ) -> pa.Table:
     """The rows of these parts, or those of some trials, or the last of each trial; texts as dictionaries.
 
-    Raises `VanishedError`, and `UserError` for a file that is no part or has another schema version.
+    Raises `VanishedError`, and `UserError` for a file that is not a part or has another schema version.
     """
     names = list(schema.names if columns is None else columns)
     wanted = None if trial_ids is None else frozenset(trial_ids)
@@ -97,13 +97,13 @@ def trials(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> 
 
 
 def _pool() -> ThreadPoolExecutor:
-    """A thread for each core that this process may use: more of them wait for one another."""
+    """A thread for each core that this process may use: more would wait for one another."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ThreadPoolExecutor(cores)
 
 
 def _of_part(path: Path, schema: pa.Schema, names: list[str], wanted: frozenset[str] | None, last: bool) -> pa.Table:
-    """What `read` wants of one part."""
+    """What `read` needs from one part."""
     try:
         with pa.OSFile(str(path)) as stream:
             metadata = pq.read_metadata(stream)
@@ -123,11 +123,12 @@ def _of_part(path: Path, schema: pa.Schema, names: list[str], wanted: frozenset[
         raise VanishedError(path) from None
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as parquet of optbench: {reason}; delete it and run again") from None
+        why = f"cannot be read as parquet written by optbench: {reason}"
+        raise UserError(f"{path}: {why}; delete it and run again") from None
 
 
 def _defaults(field: pa.Field, rows: int) -> pa.Array:
-    """A column that a part does not have, since it is older."""
+    """A column that a part does not have because it is older."""
     if DEFAULT_KEY not in (field.metadata or {}):
         raise pa.ArrowInvalid(f"no column {field.name}")
     column = pa.repeat(pa.scalar(json.loads(field.metadata[DEFAULT_KEY]), field.type), rows)
@@ -141,7 +142,7 @@ def _check_version(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
 
 
 def _some(file: pq.ParquetFile, names: list[str], wanted: frozenset[str] | None, last: bool) -> pa.Table:
-    """The rows of wanted trials, or the last one of each trial. What has none of them is not read."""
+    """The rows of wanted trials, or the last one of each trial. Row groups without any are not read."""
     keys, groups = ["trial_id", "epoch"], range(file.num_row_groups)
     if len(groups) == 1:
         table = file.read(columns=list(dict.fromkeys([*names, *keys])), use_threads=False)
@@ -157,7 +158,7 @@ def _some(file: pq.ParquetFile, names: list[str], wanted: frozenset[str] | None,
 
 
 def _are_wanted(keys: pa.Table, wanted: frozenset[str] | None, last: bool) -> np.ndarray:
-    """For each row of a part, which holds whole trials, whether it is of a wanted one, and if so wished its last."""
+    """For each row of a part, which holds whole trials: is it of a wanted trial and, if `last`, that trial's last?"""
     import numpy as np
 
     ids = keys.column("trial_id").unify_dictionaries().combine_chunks()
@@ -183,7 +184,7 @@ def _as_dictionary(field: pa.Field) -> pa.Field:
 
 
 def write(table: pa.Table, schema: pa.Schema, path: Path, temporary: Path) -> None:
-    """Write a part in one step: a reader sees the old or the new one, also after a power cut."""
+    """Write a part in one step: a reader sees the old or the new one, even after a power cut."""
     try:
         _write(table, schema, temporary)
         os.replace(temporary, path)
@@ -202,8 +203,8 @@ def _write(table: pa.Table, schema: pa.Schema, path: Path) -> None:
 def merge(folder: Path, meta: Path, schema: pa.Schema) -> tuple[int, int]:
     """Merge the parts of a folder, for its only writer; returns how many there were and how many there are.
 
-    Rows are sorted by optimizer, configuration, seed and epoch and cut between trials, into parts of `ROWS_PER_PART` at
-    most. A part is named by a digest of its content: the same rows give the same files.
+    Rows are sorted by optimizer, configuration, seed and epoch and cut between trials, into parts of at most
+    `ROWS_PER_PART`. A part is named by a digest of its content: the same rows give the same files.
     """
     recover(folder, meta)
     old = listed(folder, meta)
@@ -228,7 +229,7 @@ def merge(folder: Path, meta: Path, schema: pa.Schema) -> tuple[int, int]:
 
 
 def _in_order(rows: pa.Table) -> tuple[np.ndarray, list[int]]:
-    """The positions of the rows of the merged parts, one after another, and where each begins and the last ends."""
+    """The positions of the rows of the merged parts, part after part, and where each begins and the last ends."""
     import numpy as np
 
     ids = rows.column("trial_id").combine_chunks()
@@ -250,10 +251,10 @@ def _in_order(rows: pa.Table) -> tuple[np.ndarray, list[int]]:
 
 
 def recover(folder: Path, meta: Path) -> None:
-    """Bring a merge to its end, for the folder's only writer: forwards if all its parts are in place, else back."""
+    """Finish an interrupted merge if all its parts are in place, else undo it; for the folder's only writer."""
     new, old = _journal(meta)
     if new or old:
-        _sync(folder)  # what was renamed stays so before anything goes
+        _sync(folder)  # the renames must last before anything is deleted
         for name in old if new <= set(_names(folder)) else new:
             (folder / name).unlink(missing_ok=True)
         _sync(folder)
@@ -279,7 +280,7 @@ def _to_disk(stream: IO[bytes]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Likewise for what was renamed in a folder."""
+    """The same for what was renamed in a folder."""
     with suppress(OSError):  # where folders cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:

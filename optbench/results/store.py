@@ -2,9 +2,9 @@
 
 results/<sweep>/part-<id>.parquet       rows; `pandas.read_parquet("results/<sweep>")` works at any moment
 results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
-results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, for the sake of their seconds
+results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, to measure their seconds
 
-Many parts are merged into few when a run has come to its end (`parts.merge`).
+Many parts are merged into few when a phase ends (`parts.merge`).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def _of_axes(is_resolved: bool) -> list[tuple[str, pa.DataType, str]]:
     return [(name, pa.type_for_alias(kind), says) for axis in axes for name, kind, says, *_ in axis.columns]
 
 
-# Name, type, and what the column says. The README's table of columns is held against this one by a test.
+# Name, type, and what the column says. A test compares the README's table of columns with this one.
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", _text, "name of the sweep"),
     (
         "phase",
         _text,
-        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; timing: trained anew, alone",
+        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; timing: retrained alone",
     ),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
@@ -73,7 +73,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),
 )
-# What parts have that were written before an axis was there; those that are in all ids were there from the beginning.
+# The values in parts that were written before an axis existed; the axes that are in all ids existed from the beginning.
 _DEFAULTS = {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
     for axis in PARAMETERS.values()
@@ -88,12 +88,12 @@ SCHEMA = pa.schema(
 # The fields of an outline that are tuples; JSON has lists.
 _LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
 
-# A part is rewritten as epochs finish, but not more often than this, nor for more than a small share of the time.
+# A part is rewritten as epochs finish, but not more often than this, and for only a small share of the time.
 _SECONDS_BETWEEN_WRITES = 1.0
 _SHARE_OF_WRITING = 0.05
 
-_METRIC = Score.val_accuracy  # selects where a folder does not say what does
-_ATTEMPTS = 10  # to read parts that go meanwhile, as those of a run do when it merges or retrains them
+_METRIC = Score.val_accuracy  # selects where a folder does not say which metric does
+_ATTEMPTS = 10  # to read parts that disappear meanwhile because a run merges or retrains them
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Outline:
 
     Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
     each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
-    schedules' parameters were searched; by which halving trials were stopped, and a digest of the trials of each race;
-    the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
-    wrote the folder; one that knew a single dataset left out its name).
+    schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race; the
+    sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version wrote
+    the folder; a version with a single dataset left out its name).
     """
 
     name: str
@@ -165,9 +165,9 @@ class Store:
     def begin(self, outline: Outline, sweep_yaml: str, stacks: Mapping[str, Collection[str]]) -> None:
         """Record the sweep and the trial ids of each stack that will train, by stack id.
 
-        Old rows of these trials go, and those of trials that were interrupted: they all train anew. What is left can be
-        read at any moment, also before the first epoch is done. What confirmed in another sweep of this folder may tune
-        in this one, and the other way round.
+        Deletes old rows of these trials, and those of trials that were interrupted: they all train again. The rest can
+        be read at any moment, even before the first epoch is done. A trial that confirmed in another sweep of this
+        folder may tune in this one, and the other way round.
         """
         self._recover()
         self.write_meta("sweep.yaml", sweep_yaml)
@@ -181,7 +181,7 @@ class Store:
             self.replace(next(iter(stacks)), [])
 
     def _tidy(self, path: Path, trials: pa.Table, planned: Collection[str], phases: Mapping[str, str]) -> None:
-        """Take from a part the rows of trials that will train, and give the others the phase they have now."""
+        """Remove the rows of trials that will train from a part, and give the others the phase they have now."""
         old, kept = {}, set()
         for trial in trials.to_pylist():
             old[trial["trial_id"]] = trial["phase"]
@@ -216,8 +216,8 @@ class Store:
     def compact(self) -> tuple[int, int]:
         """Merge the parts into few and return how many there were, and how many there are; call it when `locked`.
 
-        No row changes. It is safe to be stopped at any moment, and `rows` may be read meanwhile; pandas alone may see
-        rows in their old and in their new part for the moment between the two, or until the next run after a crash.
+        No row changes. It may be stopped at any moment, and `rows` may be read meanwhile; only pandas may see rows both
+        in their old and in their new part, for a moment or, after a crash, until the next run.
         """
         try:
             return parts.merge(self.folder, self.meta, SCHEMA)
@@ -237,12 +237,12 @@ class Store:
         return parts.listed(self.folder, self.meta)
 
     def statuses(self) -> dict[str, str]:
-        """The status of every trial that there are rows of."""
+        """The status of every trial that has rows."""
         table = self._read(["trial_id", "status"], last=True)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True)) if table else {}
 
     def outline(self) -> Outline:
-        """The sweep that ran last in this folder; where the folder does not say, as much of it as the rows do."""
+        """The sweep that ran last in this folder; where the folder does not say, as much of it as the rows show."""
         path = self.meta / "outline.json"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -253,7 +253,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return self._outline_of_rows()
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path}: damaged: {error}; the next run of the sweep writes it anew") from None
+            raise UserError(f"{path}: damaged: {error}; the next run of the sweep replaces it") from None
 
     def _outline_of_rows(self) -> Outline:
         table = self._read(["trial_id", "configuration_id", "optimizer", "phase"], last=True)
@@ -273,8 +273,8 @@ class Store:
     ) -> DataFrame:
         """The rows of the sweep that ran last as a data frame, or some columns of them, or the last row of each trial.
 
-        `trial_ids` asks for other trials instead, which the folder may hold of earlier sweeps. Texts are categoricals,
-        with categories in alphabetical order: they sort and group as texts do, but group them with `observed=True`.
+        `trial_ids` asks for other trials instead, which may be there from earlier sweeps. Texts are categoricals, with
+        categories in alphabetical order: they sort and group as texts do, but group them with `observed=True`.
         Raises `UserError` for no results, a foreign file or another schema version.
         """
         if not self.folder.is_dir():
@@ -287,14 +287,14 @@ class Store:
 
     @property
     def timing(self) -> Store:
-        """The rows of trials that trained once more, alone, for the sake of their seconds."""
+        """The rows of trials that trained once more, alone, to measure their seconds."""
         return Store(self.meta / "timing")
 
     def timed(self, columns: Sequence[str] | None = None, last: bool = False) -> DataFrame:
         """The rows, as `rows` gives them, of trials whose seconds are their own: they trained alone on the machine.
 
-        They are finished or diverged, and each is there once: as it is in `timing`, else if it happened to be alone in
-        the sweep itself. The column `device` says where. Empty where there is none.
+        They are finished or diverged, and each is there once: from `timing`, else from the sweep itself if it happened
+        to train alone there. The column `device` says where. Empty if there are none.
         """
         again = self.timing._alone()
         first = self._alone() - again
@@ -314,7 +314,7 @@ class Store:
     def _read(
         self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
     ) -> pa.Table | None:
-        """The rows, or None where there is no part; begins again when a part goes while it is read."""
+        """The rows, or None if there are no parts; begins again when a part disappears while it is read."""
         for _ in range(_ATTEMPTS):
             paths = self.parts()
             try:
@@ -358,7 +358,7 @@ class Part:
         return "running" not in self._status.values()
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append an epoch of those trials that still train; epoch 0 starts the part anew."""
+        """Append an epoch of the trials that still train; epoch 0 starts the part over."""
         if rows[0]["epoch"] == 0:
             self._rows = []
             self._status = dict.fromkeys(self._columns, "running")
@@ -372,12 +372,12 @@ class Part:
             self._next_write = started + max(_SECONDS_BETWEEN_WRITES, took / _SHARE_OF_WRITING)
 
     def stop(self, trial_ids: Collection[str]) -> None:
-        """These trials train no further."""
+        """These trials stop training."""
         self._status |= dict.fromkeys(trial_ids, "stopped")
         self._write()
 
     def hand_on(self, stack_id: str) -> None:
-        """The trials begin again in other parts, of which that of this stack is the first."""
+        """The trials begin again in other parts, the first of which is that of this stack."""
         self._store.replace(stack_id, [])  # a reader always finds a part
         (self._store.folder / f"part-{self._stack_id}.parquet").unlink(missing_ok=True)
 

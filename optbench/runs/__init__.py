@@ -1,1 +1,1 @@
-"""A sweep being run: its phases in their order, what they cost, and what a person sees of them."""
+"""A sweep being run: its phases in order, what they cost, and what the user sees of them."""

@@ -16,7 +16,7 @@ from optbench.training.engine import network_of
 
 # Measured on finished sweeps: the schema of 35 columns outweighs the rows of a small part.
 _BYTES_PER_PART, _BYTES_PER_ROW = 10_000, 100
-# Of stacks alike but for optimizers that step on their own, so many kinds are timed, and stand for the others.
+# Of stacks that differ only in optimizers that step on their own, this many kinds are timed; others take the median.
 _TIMED = 5
 
 _Kind = tuple[Network, int, int]
@@ -45,7 +45,7 @@ def _seconds(phase: Phase) -> float:
     total = whole = 0.0
     timed: dict[_Kind, dict[tuple[str, ...], tuple[float, float]]] = {}
     for stack in phase.stacks:
-        # Update rules cost little beside the gradients; what steps on its own may cost more than all the rest.
+        # Update rules cost little compared to gradients; an optimizer that steps on its own may cost more than these.
         singles = tuple(trial.algorithm for trial in stack.trials if not trial.hyperparameters.stacked)
         rates = timed.setdefault((network_of(stack, device), stack.batch_size, len(stack)), {})
         if singles not in rates and len(rates) < _TIMED:

@@ -21,9 +21,9 @@ class Judge:
     """Knows the scores so far, and says which trials of a stack stop at a rung.
 
     Configurations compete within an optimizer and a combination of compared axes, by their mean `metric` over all seeds
-    at the rung; one with a diverged or failed seed is worse than all others. Of n, the best ⌊n / factor⌋ are kept, and
-    one at least. Equal scores are kept in the order of the sweep. What is decided depends on the rows alone, so a
-    resumed run decides the same.
+    at the rung; one with a diverged or failed seed is worse than all others. Of n, the best ⌊n / factor⌋ are kept, but
+    at least one. Equal scores are kept in the order of the sweep. Verdicts depend only on the rows, so a resumed run
+    decides the same.
     """
 
     def __init__(self, trials: Sequence[Trial], settings: Halving, metric: Score) -> None:

@@ -31,14 +31,14 @@ class Job:
     ) -> None:
         """A job on this machine.
 
-        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is some.
+        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is a device.
         workers: how many processes train on a CPU; None: one for each core.
-        stack_size: how many trials train together; None: as many as the device likes.
+        stack_size: how many trials train together; None: as many as suits the device.
         data_dir: the folder of the datasets; None: $OPTBENCH_DATA, else the user's cache.
         timing: whether a third phase measures the seconds of what the tables show.
 
-        Raises `UserError` for a sweep without valid trials, and for a device that is not there or that has not got one
-        of their precisions.
+        Raises `UserError` for a sweep without valid trials, and for a device that is not there or that lacks one of
+        their precisions.
         """
         self.sweep, self.store, self.data_dir, self.timing = sweep, store, data_dir, timing
         self.stack_size = stack_size
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def halving(self) -> Halving | None:
-        """By which tuning trials are stopped early."""
+        """What stops tuning trials early, if anything."""
         return self.sweep.search.halving if self.sweep.search else None
 
     @cached_property
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def total(self) -> int:
-        """How many trials the sweep has, those that are timed once more not counted."""
+        """How many trials the sweep has, not counting those that are timed once more."""
         return len(self.tuning) + self.selections.total() * len(self.sweep.confirm)
 
     @cached_property
@@ -70,7 +70,7 @@ class Job:
 
     @cached_property
     def races(self) -> dict[str, str]:
-        """For each tuning trial, by id, a digest of all that compete in halving with it and itself."""
+        """For each tuning trial, by id, a digest of it and all trials that compete with it in halving."""
         rivals: dict[tuple[str, int], list[str]] = {}
         for trial in self.tuning:
             rivals.setdefault((trial.optimizer, trial.group), []).append(trial.trial_id)
@@ -105,6 +105,6 @@ class Job:
 
 
 def _parameters(trial: Trial) -> int:
-    """How many the trial's network has."""
+    """How many parameters the trial's network has."""
     data = DATASETS[trial.dataset]
     return networks.architecture(trial.model, data.image, data.classes).size

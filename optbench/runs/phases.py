@@ -1,6 +1,6 @@
 """The phases of a sweep: tune, confirm, timing. Each has trials to train, and knows which phase comes after it.
 
-What tells one phase from another is said by its class: nobody else asks for its name.
+Each class says what is special about its phase: no other code asks for a phase's name.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from optbench.training import fit
 from optbench.wording import count
 
 # Four trials together are a tenth faster than one alone on a CPU, and more gain nothing; but there must be enough
-# stacks for all cores. The rule looks at the sweep alone, so the stacks are the same on every machine.
+# stacks for all cores. The rule looks only at the sweep, so the stacks are the same on every machine.
 _CPU_STACK = 4
 _CPU_STACKS_AT_LEAST = 16
 
 
 def phases_of(job: Job) -> Iterator[Phase]:
-    """The phases of a job in their order; each is planned when it is asked for, by what the one before has left."""
+    """The phases of a job in order; each is planned when it is asked for, from what the one before has left."""
     phase: Phase | None = Tune(job)
     while phase is not None:
         yield phase
@@ -43,15 +43,15 @@ def phases_of(job: Job) -> Iterator[Phase]:
 
 
 class Phase(ABC):
-    """Trials of a job, as they are planned: `stacks` holds those that are still to be trained."""
+    """The planned trials of a job: `stacks` holds those that still have to train."""
 
     name: ClassVar[str]  # as the column "phase" has it
-    done: ClassVar[str] = "done"  # what its trials are that need no more training
+    done: ClassVar[str] = "done"  # what to call its trials that need no more training
     rungs: tuple[int, ...] = ()  # epochs after which trials may be stopped
 
     def __init__(self, job: Job, trials: Sequence[Trial], earlier: Sequence[Phase] = ()) -> None:
         self.job, self.trials, self._earlier = job, list(trials), list(earlier)
-        with settings_given_back():  # a GPU is tried for how many trials fit
+        with settings_given_back():  # on a GPU this tries how many trials fit
             self.stacks = stacks.plan(self.trials, self._stack_size(), self.settled(), self.rungs)
 
     def _stack_size(self) -> int | Callable[[Sequence[Trial]], int]:
@@ -68,7 +68,7 @@ class Phase(ABC):
 
     @property
     def datasets(self) -> list[str]:
-        """What is still to be trained on."""
+        """What the trials that still have to train are trained on."""
         return list(dict.fromkeys(stack.dataset for stack in self.stacks))
 
     @property
@@ -78,11 +78,11 @@ class Phase(ABC):
 
     @abstractmethod
     def settled(self) -> set[str]:
-        """Ids of its trials that need no more training, by what is on disk now."""
+        """Ids of its trials that need no more training, judging by what is on disk now."""
 
     @abstractmethod
     def following(self) -> Phase | None:
-        """The phase after this one, which is over; None: it was the last, or has left nothing to go on with."""
+        """The phase after this one, once it is over; None: it was the last, or has left nothing to go on with."""
 
     def begin(self) -> None:
         """Write down what will be trained; call it when the job's store is locked."""
@@ -93,11 +93,11 @@ class Phase(ABC):
         return self.job.outline()
 
     def judge(self) -> Judge | None:
-        """Who decides which trials are stopped; None: none is."""
+        """What decides which trials are stopped; None: no trial is."""
         return None
 
     def _timing(self) -> Phase | None:
-        """The third phase, where it is wanted and a table has something to show."""
+        """The third phase, if it was asked for and a table has something to show."""
         if not self.job.timing:
             return None
         try:
@@ -114,7 +114,7 @@ class Phase(ABC):
 
     @cached_property
     def missing(self) -> Counter[str]:
-        """How many of them are still to be trained."""
+        """How many of them still have to train."""
         return Counter(trial.optimizer for stack in self.stacks for trial in stack.trials)
 
     @property
@@ -123,12 +123,12 @@ class Phase(ABC):
         return len({trial.seed for trial in self.trials})
 
     def share(self, stack: Stack) -> float:
-        """The share of a stack's epochs that will be trained, as far as that is known beforehand."""
+        """The share of a stack's epochs that will be trained, as far as that is known in advance."""
         return 1.0
 
     @property
     def to_follow(self) -> int:
-        """How many trials the next phase will have; 0 where nobody knows yet."""
+        """How many trials the next phase will have; 0 if that is not known yet."""
         return 0
 
     # ------------------------------------------------------------ in words
@@ -141,16 +141,16 @@ class Phase(ABC):
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said beside it: which trials stop, and what comes after."""
+        """What else to say: which trials stop, and what comes after."""
         return []
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed but hardly meant."""
+        """What is allowed but probably not intended."""
         return []
 
     def progress(self) -> str:
-        """How much of the sweep needs no more training, by what is on disk now."""
+        """How much of the sweep needs no more training, judging by what is on disk now."""
         done = sum(len(phase.settled()) for phase in [*self._earlier, self])
         return f"{done}/{self.job.total} done"
 
@@ -179,7 +179,7 @@ class Tune(Phase):
         return settled
 
     def following(self) -> Phase | None:
-        """Confirm, where the sweep wants fresh seeds and a trial has finished that could select; else timing."""
+        """Confirm, if the sweep asks for fresh seeds and a trial has finished to select from; else timing."""
         sweep = self.job.sweep
         if not sweep.confirm:
             return self._timing()
@@ -236,7 +236,7 @@ class Tune(Phase):
             # The first epoch sets the mark, patience + 1 may miss it, the next is the first with a lower rate.
             if isinstance(s, ReduceLROnPlateau) and trial.epochs < s.patience + 3:
                 found[str(s)] = (
-                    f"schedule {s} cannot act: with patience {s.patience} it needs {s.patience + 3} epochs at least, "
+                    f"schedule {s} cannot act: with patience {s.patience} it needs at least {s.patience + 3} epochs, "
                     f"the sweep has {trial.epochs}"
                 )
         if len(set(self.job.budgets.values())) > 1:
@@ -244,7 +244,7 @@ class Tune(Phase):
         others = len(set(self.job.store.outline().trial_ids) - {trial.trial_id for trial in self.trials})
         if others:
             found["others"] = (
-                f"{self.job.store.folder} holds {others} trials that are not of this sweep; they stay, but reports "
+                f"{self.job.store.folder} holds {others} trials that are not in this sweep; they stay, but reports "
                 "will leave them out (another name or another folder keeps sweeps apart)"
             )
         return list(found.values())
@@ -274,10 +274,10 @@ class Confirm(Phase):
 
 
 class Timing(Phase):
-    """One seed of each of some configurations once more, alone on an otherwise idle machine, for its seconds.
+    """One seed of each of some configurations once more, alone on an otherwise idle machine, to measure its seconds.
 
-    That is the first seed in the order of the sweep that finished. Left out are configurations of which none has, and
-    settled are those that ran alone on this device already, with whichever seed.
+    It is the first seed, in the order of the sweep, that finished. Configurations without one are left out; those that
+    already ran alone on this device, with any seed, are settled.
     """
 
     name = "timing"

@@ -1,4 +1,4 @@
-"""What a person sees while a phase trains: a live display in a terminal, else one plain line per stack."""
+"""What the user sees while a phase trains: a live display in a terminal, else one plain line per stack."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Progress:
         self._all_epochs = sum(len(stack) * stack.epochs for stack in phase.stacks)
         self._best: dict[str, tuple[float, Trial, int]] = {}
         self._last: dict[str, float] = {}
-        self._settled: dict[str, str] = {}  # status of the trials of this run that have come to an end
+        self._settled: dict[str, str] = {}  # status of the trials of this run that have ended
         if self.done:
             self._recall()
         self._stacks_done, self._stacks = 0, len(phase.stacks)
@@ -72,7 +72,7 @@ class Progress:
             self._live.start()
 
     def stop(self) -> None:
-        """Take the live display away."""
+        """Remove the live display."""
         if self._is_live:
             self._live.stop()
 
@@ -91,7 +91,7 @@ class Progress:
         if isinstance(message, Halved):
             for trial in stack.trials:
                 self._unsettle(trial)
-            self._finish_stack(stack, "too large for the memory, goes on in halves")
+            self._finish_stack(stack, "too large for the memory, continues in halves")
             self._stacks += len(message.into)
             return
         if isinstance(message, Failure):
@@ -114,7 +114,7 @@ class Progress:
 
     def _settle(self, stack: Stack, statuses: Mapping[str, str]) -> None:
         for trial_id, status in statuses.items():
-            assert trial_id not in self._settled, "a trial comes to its end once"
+            assert trial_id not in self._settled, "a trial ends once"
             self._settled[trial_id] = status
             self._epochs[trial_id] = stack.epochs
             if status != "failed":
@@ -125,7 +125,7 @@ class Progress:
             self._done[trial.optimizer] -= 1
 
     def _result(self, stack: Stack) -> str:
-        """The best trial of a stack that is done, and what became of the others."""
+        """The best trial of a stack that is done, and how the others ended."""
         metric, ids = self._metric, {trial.trial_id for trial in stack.trials}
         parts = []
         best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
@@ -139,7 +139,7 @@ class Progress:
         return ", ".join(parts)
 
     def _recall(self) -> None:
-        """Keep the best of each optimizer in mind among the trials that earlier runs have trained."""
+        """Remember the best of each optimizer among the trials that earlier runs have trained."""
         metric, missing = self._metric, {t.trial_id for stack in self._phase.stacks for t in stack.trials}
         rows = self._phase.job.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
         rows = rows.dropna(subset=[metric])
@@ -148,7 +148,7 @@ class Progress:
             self._compare(row)
 
     def _compare(self, row: Mapping[Any, Any]) -> None:
-        """Keep the row in mind as its trial's last, and if it is its optimizer's best so far."""
+        """Remember the row as its trial's last, and as its optimizer's best if it is that so far."""
         trial, metric = self._trials[row["trial_id"]], self._metric
         self._last[trial.trial_id] = row[metric]
         value = metric.sign * row[metric]
@@ -188,7 +188,7 @@ class Progress:
         table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
         table.add_column("trials", justify="right", no_wrap=True)
         table.add_column(f"best {self._metric}", justify="right", no_wrap=True)
-        table.add_column("with")  # it alone gives way where the terminal is narrow
+        table.add_column("with")  # the only one that shrinks in a narrow terminal
         for label, total in self._phase.per_optimizer.items():
             best, value, where = self._best.get(label), "–", ""
             if best:

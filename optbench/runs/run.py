@@ -1,4 +1,4 @@
-"""A sweep from plan to rows: what is missing is trained phase by phase, every epoch is stored, and told as an event.
+"""A sweep from plan to rows: what is missing is trained phase by phase, every epoch is stored and yielded as an event.
 
     for event in run.events(Job(sweep, Store(Path("results") / sweep.name))):
         ...
@@ -31,7 +31,7 @@ _MANY_PARTS = 64  # more are merged when the phase that wrote them is over: each
 
 @dataclass(frozen=True)
 class PhasePlanned:
-    """It is known what the phase will train, perhaps nothing."""
+    """The phase is planned: what it will train is known, perhaps nothing."""
 
     phase: Phase
 
@@ -62,7 +62,7 @@ RunEvent = PhasePlanned | PhaseBegun | StackEvent | PhaseEnded
 
 
 def preview(job: Job) -> Generator[RunEvent, None, None]:
-    """What `events` would begin with, without a change to anything: up to the first phase that has to train."""
+    """What `events` would begin with, without changing anything: up to the first phase that has to train."""
     for phase in phases_of(job):
         yield PhasePlanned(phase)
         if phase.stacks:
@@ -73,7 +73,7 @@ def preview(job: Job) -> Generator[RunEvent, None, None]:
 def events(job: Job) -> Generator[RunEvent, None, None]:
     """Train what is missing of all phases; says what happens, in the order in which it happens.
 
-    Raises `UserError` when the data cannot be had, another run writes to the folder, or it cannot be written.
+    Raises `UserError` when the data are not available, another run writes to the folder, or it cannot be written.
     """
     for phase in phases_of(job):
         yield PhasePlanned(phase)
@@ -109,7 +109,7 @@ def _train(phase: Phase, judge: Judge | None) -> Generator[execution.Event, None
 
 
 def _record(phase: Phase, parts: dict[str, Part], stack: Stack, message: Message) -> None:
-    """Write what happened to a stack; `parts` are those of the stacks under way."""
+    """Write what happened to a stack; `parts` are those of the stacks in progress."""
     if stack.stack_id not in parts:
         parts[stack.stack_id] = Part(phase.store, stack.stack_id, _columns(phase, stack))
     part = parts[stack.stack_id]

@@ -1,4 +1,4 @@
-"""What a person sees of a run: its phases announced, each with its progress and how it ended."""
+"""What the user sees of a run: its phases announced, each with its progress and how it ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optbench.wording import count
 @contextmanager
 def interruptible() -> Iterator[None]:
     """SIGTERM, which batch systems send, ends a run like Ctrl-C: what is finished is kept."""
-    if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
+    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
         yield
         return
 
@@ -60,7 +60,7 @@ class Screen:
             self._progress.stop()
 
     def _wait(self, why: str) -> None:
-        """In a terminal, say for what the person waits, until the status is stopped."""
+        """In a terminal, say what the user is waiting for, until the status is stopped."""
         if self._console.is_terminal:
             self._status.update(why)
             self._status.start()
@@ -84,7 +84,7 @@ class Screen:
                 self._wait("planning …")
 
     def _announce(self, phase: Phase) -> None:
-        """The phase, and what it costs: a few steps are timed for that, of optimizers from elsewhere, too."""
+        """The phase, and what it costs: a few steps are timed for that, also with optimizers from elsewhere."""
         self._console.print(describe(phase))
         if phase.stacks:
             self._wait("timing a few steps …")
@@ -101,7 +101,7 @@ class Screen:
 
 
 def describe(phase: Phase) -> RenderableType:
-    """The phase in words: trials per optimizer and what becomes of them."""
+    """The phase in words: trials per optimizer and what happens to them."""
     table = Table(box=None, pad_edge=False)
     for heading in ("optimizer", "configurations", "seeds", "trials", "to run"):
         table.add_column(heading, justify="left" if heading == "optimizer" else "right")

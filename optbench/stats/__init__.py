@@ -1,6 +1,6 @@
 """Rows → numbers: pure functions on data frames, without I/O. Columns are those of `store.COLUMNS`.
 
-Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file has one question:
+Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file answers one question:
 
 finals      what does a trial end with?
 intervals   how sure is a mean?

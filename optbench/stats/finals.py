@@ -28,7 +28,7 @@ def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
 def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """A column for each hyperparameter that varies within an optimizer, and their names; `lr` first if it does.
 
-    The names begin with `HYPERPARAMETER`, but for lr: an optimizer from elsewhere may call its arguments like a column.
+    The names begin with `HYPERPARAMETER`, except lr: an optimizer from elsewhere may name an argument like a column.
     """
     parsed = {text: json.loads(text) for text in rows["hyperparameters"].unique()}
     seen: dict[str, dict[str, set[Any]]] = {}  # hyperparameter → optimizer → its values
@@ -51,12 +51,12 @@ def _label(value: Any) -> Any:
 
 
 def varying(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Those of the columns that hold more than one value."""
+    """The columns, of these, that hold more than one value."""
     return [name for name in columns if rows[name].nunique(dropna=False) > 1]
 
 
 def _last(rows: pd.DataFrame) -> pd.DataFrame:
-    """The last row of each trial, by trial id, wherever it was stored; texts that are categories become plain ones."""
+    """The last row of each trial, by trial id, in any order of storage; texts that are categories become plain ones."""
     last = rows.loc[rows.groupby("trial_id", observed=True)["epoch"].idxmax()]
     return last.astype(dict.fromkeys(last.select_dtypes("category"), object))
 
@@ -77,7 +77,7 @@ def states(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def budgets_in_words(budgets: Mapping[str, int]) -> str:
-    """How many configurations each optimizer was given, shortly where many have the same."""
+    """How many configurations each optimizer was given, briefly where many have the same number."""
     if len(set(budgets.values())) == 1:
         n = next(iter(budgets.values()))
         return f"{n} configuration{'s' * (n != 1)} of each optimizer"

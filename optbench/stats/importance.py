@@ -23,7 +23,7 @@ def importance(finals: pd.DataFrame, factors: Sequence[str], metric: Score) -> p
     explain beyond all main effects; where pairs explain the same, they are reduced in proportion to what is there. In a
     balanced design all this is the classical analysis of variance (Fisher 1925), whose use for hyperparameters is that
     of Hutter, Hoos and Leyton-Brown (2014). "seed": between the seeds of a configuration; NaN where none has two, since
-    the noise then stands in the rest. "rest": what is left, interactions of three and more and what was binned
+    the rest then includes the noise. "rest": what is left, interactions of three and more and what was binned
     together. The shares are never negative and add up to 1. They are of the sample: a factor or a pair with many levels
     takes up some noise.
 
@@ -65,7 +65,7 @@ def importance(finals: pd.DataFrame, factors: Sequence[str], metric: Score) -> p
     if (weights <= 1).all():
         noise = math.nan
     rows = [*found, ("rest", rest, "rest"), ("seed", noise, "seed")]
-    # Scores that are all the same leave nothing but the rounding of their mean.
+    # Scores that are all the same leave only the rounding of their mean.
     is_constant = not finished[metric].nunique() > 1
     return pd.DataFrame(
         [(name, math.nan if is_constant else square / total, kind) for name, square, kind in rows],
@@ -92,7 +92,7 @@ def _levels(values: pd.Series) -> np.ndarray:
 
 
 def _cells(*codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The combinations of levels that there are: where each stands first, and which one each entry is, from 0."""
+    """The combinations of levels that occur: where each occurs first, and which one each entry is, from 0."""
     of, first = codes[0], codes[0]
     for levels in codes:
         _, first, of = np.unique(of * (levels.max(initial=0) + 1) + levels, return_index=True, return_inverse=True)
@@ -117,7 +117,7 @@ def _explained(terms: list[np.ndarray], weights: np.ndarray, sums: np.ndarray) -
     products = np.block([[_table(a, b, weights) for b in others] for a in others])
     right = np.concatenate([np.bincount(levels, sums) for levels in others]) - tables @ (total / count)
     values, vectors = np.linalg.eigh(products - (tables / count) @ tables.T)
-    # What the others share with that term, or with one another, has the eigenvalue 0, but for rounding.
+    # What the others share with that term, or with one another, has the eigenvalue 0, except for rounding.
     kept = values > 1e-10 * products.max()
     return explained + float(((vectors.T @ right)[kept] ** 2 / values[kept]).sum())
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _TAIL = 0.025  # on either side of an interval
-_BOOTSTRAP_FROM = 20  # fewer values say too little about the shape of their distribution to be drawn from again
+_BOOTSTRAP_FROM = 20  # fewer values say too little about the shape of their distribution to resample them
 _RESAMPLES = 5_000
 _BLOCK = 1_000_000  # values drawn at once, so that many values do not fill the memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of n values and the ends of its 95 % interval; NaN for what cannot be said."""
+    """The mean of n values and the ends of its 95 % interval; NaN for what is not defined."""
 
     mean: float
     low: float
@@ -29,8 +29,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     """The mean and its 95 % confidence interval: Student's t for n < 20, a BCa bootstrap from there on.
 
     The bootstrap follows the skewness of the values, so its ends need not lie at equal distances from the mean. It is
-    seeded: the same values, in any order, give the same interval. NaN for what cannot be said: the mean of nothing,
-    the interval from fewer than two values. No value may be NaN.
+    seeded: the same values, in any order, give the same interval. NaN for what is not defined: the mean of nothing, the
+    interval from fewer than two values. No value may be NaN.
     """
     n = len(values)
     if n == 0:
@@ -64,14 +64,14 @@ def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Bias-corrected and accelerated bootstrap (Efron, 1987, "Better bootstrap confidence intervals", JASA 82), with the
     percentiles moved outward as far as t lies beyond the normal distribution, and √(n / (n − 1)) more (Hesterberg 2015,
-    "What teachers should know about the bootstrap", The American Statistician 69): else 20 values would have intervals
-    that cover the mean in 92.6 % instead of 95 %, and be narrower than those of 19.
+    "What teachers should know about the bootstrap", The American Statistician 69): else intervals of 20 values would
+    cover the mean in 92.6 % of cases instead of 95 %, and be narrower than those of 19.
     """
     from scipy.special import ndtr, ndtri, stdtrit
 
     if np.ptp(deviations) == 0:
         return np.zeros(2)
-    centred = deviations - deviations.mean()  # of values that are all but equal, the mean may be rounded too far
+    centred = deviations - deviations.mean()  # the mean of nearly equal values may be rounded too far
     scale = np.abs(centred).max()
     unit = centred / scale
     n = len(unit)
@@ -81,7 +81,7 @@ def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:
     # Every draw counts with its mirror image, the largest for the smallest (antithetic resampling; Hall, 1989), so that
     # the draws, which are the same for all values, do not pull every interval a little to one side.
     means = np.concatenate([drawn[draw].mean(axis=1) for draw in draws for drawn in (unit, unit[::-1])])
-    # Means of few distinct values often equal the mean itself; those count half, whichever way they were rounded.
+    # Means of few distinct values often equal the mean itself; those count half, no matter how they were rounded.
     side = np.where(np.abs(means) < 1e-9, 0.0, np.sign(means))
     bias = ndtri((1 - side.mean()) / 2)
     # The jackknife's means differ from the mean by −deviations / (n − 1), so the acceleration needs no jackknife.
@@ -101,7 +101,7 @@ def iqm(values: Sequence[float]) -> float:
 
     Agarwal et al. (2021, "Deep reinforcement learning at the edge of the statistical precipice") take the mean that
     is left when a quarter of the values, rounded down, is trimmed on either side. Here a value that a quartile cuts
-    counts with the share of it that lies inside, so that no value more or less makes a jump; for n a multiple of 4
+    counts with the share of it that lies inside, so that one value more or less makes no jump; for n a multiple of 4
     both are the same.
     """
     n = len(values)

@@ -21,7 +21,7 @@ from optbench.stats.finals import states, with_dropout_labels
 from optbench.stats.intervals import Estimate, estimate
 from optbench.sweep.axes import AXES
 
-# What a configuration is. Its id says less: it changes with the source of an optimizer from elsewhere. The device, and
+# What makes a configuration. Not its id, which changes with the source of an optimizer from elsewhere. The device, and
 # what it resolves, are not in it: they may be what is compared.
 _CONFIGURATION = (
     *(
@@ -41,11 +41,11 @@ _MEASURED = [*Score, "log_seconds"]
 class Matched:
     """The trials of two sides, each as its last row.
 
-    a, b: all trials of the configurations that are on both sides.   only_a, only_b: the trials that the other side has
-    not, in the same configuration or in none.   pairs: the trials that need no more training on either side; columns
-    that name the trial stand alone, of the others there are two, `…_a` and `…_b`; `identical` says whether every score
-    is bit-identical in all rows that both sides have.   configuration: the columns that name one, `precision` among
-    them where a side has the same trial in several.   ignored: hyperparameters that only one side knows, in words.
+    a, b: all trials of the configurations that are on both sides.   only_a, only_b: the trials that the other side does
+    not have.   pairs: the trials that need no more training on either side; there is one column for each that names
+    the trial, and two, `…_a` and `…_b`, for each other; `identical` says whether every score is bit-identical in all
+    rows that both sides have.   configuration: the columns that name one, including `precision` where a side has the
+    same trial in several.   ignored: hyperparameters that only one side has, in words.
     """
 
     configuration: tuple[str, ...]
@@ -57,7 +57,7 @@ class Matched:
     ignored: tuple[str, ...]
 
     def of_phase(self, phase: str) -> Matched:
-        """Those of one phase alone, tune or confirm."""
+        """Only those of one phase, tune or confirm."""
         frames = {name: getattr(self, name) for name in ("a", "b", "pairs", "only_a", "only_b")}
         return replace(self, **{name: frame[frame["phase"] == phase] for name, frame in frames.items()})
 
@@ -103,9 +103,9 @@ def _index(trials: pd.DataFrame, columns: Sequence[str]) -> pd.MultiIndex:
 
 
 def _same_hyperparameters(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
-    """The trials without hyperparameters that only one side has and that are always the same there, and these in words.
+    """The trials without hyperparameters that only one side has, always with the same value; and these in words.
 
-    Another version of torch, or of an optimizer from elsewhere, may know an argument more; trials are still the same.
+    Another version of torch, or of an optimizer from elsewhere, may have one more argument; trials are still the same.
     """
     parsed = {text: json.loads(text) for side in (a, b) for text in side["hyperparameters"].unique()}
     values: list[dict[str, dict[str, set[str]]]] = []  # of each side: optimizer → hyperparameter → its values
@@ -154,7 +154,7 @@ def _identical(pairs: pd.DataFrame, a_rows: pd.DataFrame, b_rows: pd.DataFrame) 
 def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """Mean of b less mean of a, and its 95 % interval (Welch, 1947), t with Satterthwaite's degrees of freedom.
 
-    n is that of the smaller sample. NaN for what cannot be said: the interval where a sample has fewer than two values.
+    n is that of the smaller sample. The interval is NaN where a sample has fewer than two values.
     """
     from scipy.special import stdtrit
 
@@ -177,7 +177,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
 
 
 def changes(matched: Matched, by: Sequence[str]) -> pd.DataFrame:
-    """One row for each combination of the columns `by` that is on both sides; one for all trials without columns.
+    """One row for each combination of the columns `by` that is on both sides; without columns, one for all trials.
 
     Every score is B − A of trials that finished on both sides, with its interval from `…_low` to
     `…_high`; `seconds` is the ratio B / A of seconds per epoch, a geometric mean over trials that ran alone on both
@@ -185,9 +185,10 @@ def changes(matched: Matched, by: Sequence[str]) -> pd.DataFrame:
     Where they do not, each side is averaged over the configurations complete on both (n_a and n_b seeds, Welch's
     interval; `paired` is False).
 
-    `trials` are the pairs, of which `identical` are; `changed` are the others. `diverged_a` and `diverged_b` count the
-    diverged ones of `trials_a` and `trials_b` trials: those of the pairs, or where seeds do not pair all that need no
-    more training; `diverged` is the change. NaN is what cannot be said, as the change of unlike numbers of trials.
+    `trials` counts the pairs, `identical` the identical ones among them, `changed` the others. `diverged_a` and
+    `diverged_b` count the diverged ones of `trials_a` and `trials_b` trials: those of the pairs, or, where seeds do not
+    pair, all that need no more training; `diverged` is the change. NaN is what is not defined, such as the change
+    between different numbers of trials.
     """
     frames = [_split(frame, by) for frame in (matched.pairs, matched.a, matched.b)]
     nothing = (matched.pairs[:0], matched.a[:0], matched.b[:0])

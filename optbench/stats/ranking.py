@@ -1,8 +1,8 @@
 """Which groups (optimizers, schedules …) can be told apart: paired tests of every two, and the ranks that follow.
 
 `scores` is a wide frame throughout: a row for each seed, a column for each group, larger is better; what is not finite
-(a seed that is missing or diverged) is not there. Groups with the same seed share initial weights and batch order, so
-every comparison is of the differences over the seeds that both have.
+(a seed that is missing or diverged) counts as missing. Groups with the same seed share initial weights and batch order,
+so every comparison is of the differences over the seeds that both have.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from optbench.stats.intervals import t_interval
 
-_SAME = 1e-9  # scores closer than this differ by rounding alone
+_SAME = 1e-9  # scores closer than this differ only by rounding
 _MOST_SEEDS = 10_000
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """p-values adjusted for being several, step down (Holm, 1979); shape (m,) in and out.
+    """p-values adjusted for multiple tests, step down (Holm, 1979); shape (m,) in and out.
 
-    Rejecting what is at most α keeps the probability of any false rejection at most α, however the tests depend on each
-    other. NaN, a test that could not be made, counts as 1.
+    Rejecting what is at most α keeps the probability of any false rejection at most α, no matter how the tests depend
+    on each other. NaN, a test that could not be made, counts as 1.
     """
     p = np.asarray(p, dtype=float)
     p = np.where(np.isnan(p), 1.0, p)
@@ -36,7 +36,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 
 def resolution(values: ArrayLike) -> float:
-    """The smallest gap between distinct values of any shape, at most which is the step of their scale; 0 if none."""
+    """The smallest gap between distinct values, of any shape; the step of their scale is at most that. 0 if none."""
     values = np.asarray(values, dtype=float)
     gaps = np.diff(np.sort(values[np.isfinite(values)]))
     gaps = gaps[gaps > _SAME]
@@ -49,8 +49,8 @@ def differences(scores: pd.DataFrame) -> pd.DataFrame:
     Columns: `first` and `second`, the groups; `n`, the seeds that both have; `difference`, the mean of first − second;
     `sd`, their standard deviation, but no less than the scores' resolution allows; `p`, two-sided;
     `p_holm`, adjusted over all pairs: the probability of calling any two groups different that are not is at most
-    α (strong control of the family-wise error), so it holds for the best group, too, although the same data say which
-    is best. The difference is NaN where n = 0, sd and p where n < 2; all pairs count in the family, those as well.
+    α (strong control of the family-wise error), so it holds for the best group, too, even though the same data say
+    which is best. The difference is NaN where n = 0, sd and p where n < 2; these pairs, too, count in the family.
     """
     i, j = np.triu_indices(scores.shape[1], k=1)
     groups = scores.columns.to_numpy()
@@ -75,9 +75,9 @@ def _compared(scores_SG: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     mean = d_PS.sum(axis=1) / np.where(n < 1, math.nan, n)
     d_PS -= mean[:, None]
     variance = np.einsum("ps,ps,ps->p", d_PS, d_PS, shared) / np.where(n < 2, math.nan, n - 1)
-    # An accuracy is a multiple of 1/N, so with three seeds a difference is the same in all of them by chance, and its
-    # variance would be 0 and p, too. Each score is known to half a step: an error uniform over a step has the variance
-    # step²/12, a difference of two scores twice that. Less than this is not believed.
+    # An accuracy is a multiple of 1/N, so with three seeds a difference may be the same in all of them by chance; its
+    # variance would then be 0, and so would p. Each score is known to half a step: an error uniform over a step has the
+    # variance step²/12, a difference of two scores twice that. Less than this is not believed.
     sd = np.sqrt(np.maximum(variance, 2 * resolution(scores_SG) ** 2 / 12))
     error = sd / np.sqrt(np.maximum(n, 1))
     t = np.divide(mean, error, out=np.where(np.isnan(error), math.nan, 0.0), where=error > 0)
@@ -98,13 +98,13 @@ def rank(scores: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
       95 % interval by Student's t, not adjusted for the number of groups; `n`: those seeds;
     - `p`: of this difference, adjusted over all pairs (Holm);
     - `seeds_needed`: seeds for a comparison with the best to come out significant in a table of so many groups with
-      probability 0.8, if the difference and its sd are as they were seen; also for what is separated already. It is
-      significance at α / number of pairs, Holm's first and hardest step.
+      probability 0.8, if the difference and its sd are as observed; also for groups that are separated already.
+      Significance is at α / number of pairs, Holm's first and hardest step.
 
-    NaN stands for what cannot be said: ranks of a group without a score (such groups come last), comparisons with
-    fewer than two common seeds, the best compared with itself (but `difference` is 0). Seeds that are missing are not
-    filled in: a group's place in the order rests on the seeds it has, comparisons on common ones, so that a
-    `difference` may be positive where they differ. Groups of equal means are in the order of their labels.
+    NaN stands for what is not defined: ranks of a group without a score (such groups come last), comparisons with fewer
+    than two common seeds, the best compared with itself (but `difference` is 0). Missing seeds are not filled in: a
+    group's place in the order rests on the seeds it has, comparisons on common ones, so a `difference` may be positive
+    where they differ. Groups with equal means are in the order of their labels.
     """
     values = _finite(scores)
     n = np.isfinite(values).sum(axis=0)
@@ -121,7 +121,7 @@ def rank(scores: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     best = order[0] if order else 0
     with_best = np.flatnonzero((i == best) | (j == best))
     other = (i + j)[with_best] - best
-    pair = np.full(len(n), -1)  # where each group's comparison with the best stands; what the best itself has is last
+    pair = np.full(len(n), -1)  # where each group's comparison with the best is; that of the best itself is last
     pair[other] = with_best
     itself = {"n": n[best : best + 1].sum(), "difference": 0.0, "sd": math.nan, "p_holm": math.nan}
     common, difference, sd, p = (np.append(compared[name], value)[pair] for name, value in itself.items())
@@ -148,7 +148,7 @@ def seeds_needed(difference: float, sd: float, alpha: float, power: float = 0.8)
 
     `difference` is the true mean of the differences, `sd` their true standard deviation; the test's statistic then
     follows a noncentral t distribution with noncentrality difference / sd · √n. At least 2; infinite for no difference
-    and where 10,000 seeds are too few; NaN if either is.
+    and where 10,000 seeds are too few; NaN if `difference` or `sd` is.
     """
     if math.isnan(difference) or math.isnan(sd):
         return math.nan
@@ -164,7 +164,7 @@ def _power(effect: float, n: int, alpha: float) -> float:
     from scipy.special import chdtr, nctdtr, stdtrit
 
     shift, critical = effect * math.sqrt(n), -stdtrit(n - 1, alpha / 2)
-    if shift > 1_000:  # the mean is all but fixed, only its estimated error varies; nctdtr gives up further out
+    if shift > 1_000:  # the mean is almost fixed, only its estimated error varies; nctdtr gives up further out
         return float(chdtr(n - 1, (n - 1) * (shift / critical) ** 2))
     # It also gives up, with NaN, on probabilities that are far too small to matter.
     accepted, wrong_side = np.nan_to_num(nctdtr(n - 1, shift, [critical, -critical]))

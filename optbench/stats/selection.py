@@ -14,14 +14,14 @@ from optbench.stats.finals import SCORES
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import rank
 
-_DIGITS = 9  # scores that differ by less are equal but for rounding
+_DIGITS = 9  # scores that differ by less differ only by rounding
 
 
 def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: Score) -> pd.DataFrame:
     """`finals` with the scores that their finished trials had at another epoch than the last.
 
     `at` is an epoch, or "best" for each trial's epoch of best `metric` (early stopping; the first of equal ones). A
-    trial that diverged has no score at any epoch, also where it diverged later.
+    trial that diverged has no score at any epoch, even if it diverged later.
     """
     finished = rows[rows["status"].eq("finished") & rows["trial_id"].isin(finals["trial_id"])]
     if at == "best":
@@ -39,11 +39,12 @@ def at_epoch(finals: pd.DataFrame, rows: pd.DataFrame, at: str | int, metric: Sc
 
 
 def ranked(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.DataFrame:
-    """The configurations of all groups, the best first: `by`, `configuration_id`, and what puts it there.
+    """The configurations of all groups, best first: `by`, `configuration_id`, and the columns that decide the order.
 
-    In the order of the highest mean `metric` over a configuration's seeds (the lowest for a loss). Configurations that
+    They are in the order of their mean `metric` over the seeds, highest first (lowest for a loss). Configurations that
     always diverged come last; before them those with fewer seeds than others, so that in half a sweep no lucky seed
-    wins against a mean of many; then those with a diverged seed. Stopped ones lost already and are not here.
+    wins against a mean of many; among equal numbers of seeds, those with a diverged seed come later. Stopped ones have
+    lost already and are not included.
     """
     trained = finals[finals["status"] != "stopped"]
     scores = trained.assign(score=metric.sign * trained[metric], lost=trained["status"] == "diverged")
@@ -67,8 +68,8 @@ def select(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.Series:
 def chosen(finals: pd.DataFrame, by: Sequence[str], metric: Score, confirming: pd.DataFrame | None = None) -> pd.Series:
     """The configuration that stands for each group: ids indexed by group.
 
-    It is the best among `finals` by `metric`, but where a configuration of the group was confirmed it is that one: the
-    sweep has selected already, and other seeds, filters or epochs could select another.
+    It is the best among `finals` by `metric`, unless a configuration of the group was confirmed, then it is that one:
+    the sweep has selected already, and other seeds, filters or epochs could select another.
     """
     best = select(finals, by, metric)
     if confirming is None:
@@ -91,7 +92,7 @@ def compare(
     other seeds. `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group.
     `seconds_per_epoch` is of the finished among the `timed` trials, which ran alone, and NaN where there are none.
 
-    Groups are in the order of their mean `score`, best first, those without any trial that was trained to its end last.
+    Groups are in the order of their mean `score`, best first; those without a trial that trained to its end come last.
     Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
     `p` and `seeds_needed` against the `best` of them (see `ranking.rank`).
     """

@@ -28,9 +28,9 @@ def target(finals: pd.DataFrame, metric: Score) -> tuple[float, list[str]]:
     """The default target, and the labels of the reference optimizers that set it.
 
     It is the median over them of the mean `metric` of each one's selected configuration. References are the optimizers
-    whose algorithm is sgd, adam or adamw, so that a new optimizer does not set its own target, or all where there are
-    none. One without a score, since all its trials diverged or were stopped, counts as the worst; the target is NaN
-    where the median would be such a one.
+    whose algorithm is sgd, adam or adamw, so that a new optimizer does not set its own target, or all optimizers if
+    none is there. One without a score, since all its trials diverged or were stopped, counts as the worst; if it is the
+    median, the target is NaN.
     """
     references = finals[finals["algorithm"].isin(_REFERENCES)]
     if references.empty:
@@ -51,8 +51,8 @@ def time_to_target(
     """When each trial first reaches the target: `epochs_to`, `steps_to` and `seconds_to`, one row per trial.
 
     Only trials that need no more training have a row, those of `configurations` where it is given. math.inf stands for
-    a trial that does not reach the target, was stopped before it did, or diverged, even if it had reached it before:
-    nobody would use it. `seconds_to` is NaN for a trial that did not run alone on the machine.
+    a trial that does not reach the target, was stopped before it did, or diverged, even if it had reached it before: it
+    is useless. `seconds_to` is NaN for a trial that did not run alone on the machine.
     """
     # By whole numbers, and without a copy of all rows: there may be millions.
     trial, ids = pd.factorize(rows["trial_id"])
@@ -79,10 +79,10 @@ def time_to_target(
 
 
 def summarise_targets(times: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Of each group how many trials of n `reached` the target, and the medians of `time_to_target`'s columns.
+    """For each group how many trials of n `reached` the target, and the medians of `time_to_target`'s columns.
 
     `epochs_to`, `steps_to` and `seconds_to` are medians in which a miss counts as infinite: the median is infinite
-    where at least half missed, for then the middle one, or one of the middle pair, is a miss. `…_min` and `…_max` are
+    where at least half missed, since then the middle one, or one of the middle pair, is a miss. `…_min` and `…_max` are
     the soonest and the latest. The seconds are those of the trials that ran alone, NaN where none did.
     """
     groups = times.assign(reached=np.isfinite(times["epochs_to"])).groupby(list(by), observed=True, sort=False)

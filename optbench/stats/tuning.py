@@ -22,11 +22,11 @@ def expected_best(
 ) -> pd.DataFrame:
     """The score of the best of n configurations drawn without replacement from these B, for n from 1 to B.
 
-    Best is the one with the highest `order`, by default the score itself; the larger the better in both. `expected` is
+    The best has the highest `order`, by default the score itself; larger is better in both. `expected` is
     Σ v₍ᵢ₎ C(i−1, n−1) / C(B, n), v ascending by order (Dodge et al. 2019 in the unbiased form of Tang et al. 2020);
     `low` and `high` are the exact 10 % and 90 % quantiles of that score, the best being among the lowest i with
     probability C(i, n) / C(B, n). Configurations that tie in `order` are equally likely to be taken. One without a
-    score or an order (NaN) ranks below all; where all of the n could be such, the expectation does not exist, and
+    score or an order (NaN) ranks below all; where all n could be without, the expectation does not exist, and
     `expected`, `low` and `high` are NaN. For B above 100 the n are spaced geometrically, with all powers
     of 2 among them.
     """
@@ -45,7 +45,7 @@ def expected_best(
     if not len(n):
         return result
 
-    # In logarithms, for the binomials of 20,000 overflow. i counts those without a score, too: C(i, n) is 0 for i < n.
+    # In logarithms, since binomials of 20,000 overflow. i counts those without a score, too: C(i, n) is 0 for i < n.
     by_order = np.argsort(ranks[known], kind="stable")
     values, ranks = values[known][by_order], ranks[known][by_order]
     i = np.arange(missing + 1, total + 1)[None, :]
@@ -67,11 +67,11 @@ def tuning_curves(finals: pd.DataFrame, by: Sequence[str], metric: Score, score:
     """`expected_best` of each group's configurations: the columns of `by`, then n, expected, low and high.
 
     A configuration is ordered by its mean `metric` over the seeds and has its mean `score`, of the seeds that did not
-    diverge. As in `select`, those with fewer seeds or with a diverged one come after those without, and those that
-    always diverged have no score. Configurations that halving stopped come after those that trained to their end and
-    before those with a diverged seed, the sooner stopped the lower, with the score that they had then: the curve of a
-    sweep with halving says what n of its trainings bring, stopped as they were, not what they would bring in full. For
-    a loss, lower is better and `low` is the better end.
+    diverge. As in `select`, those with fewer seeds or with a diverged one come after the others, and those that always
+    diverged have no score. Configurations that halving stopped come after those that trained to their end and before
+    those with a diverged seed, the sooner stopped the lower, with the score that they had then: the curve of a sweep
+    with halving says what n of its trainings bring, stopped as they were, not what they would bring in full. For a
+    loss, lower is better and `low` is the better end.
     """
     stopped = finals["status"] == "stopped"
     table = (
@@ -114,10 +114,10 @@ def lr_sensitivity(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd
     `decades_1` and `decades_5` are the width, in decades, of the range of lr around the best in which the best
     configuration at that lr stays within 1 % or 5 % of the best score (0.99 of an accuracy, 1.01 of a loss), with
     straight lines in log10 lr between those tried. An lr at which that configuration diverged on any seed is outside,
-    and the range ends at its neighbour; around a best that diverged itself it is 0. One whose configurations were all
-    stopped by halving says nothing of its score and is passed over. `decades_1_open` and `decades_5_open` are true
+    and the range ends at its neighbour; around a best that diverged itself it is 0. An lr whose configurations were all
+    stopped by halving says nothing about its score and is passed over. `decades_1_open` and `decades_5_open` are true
     where the range reaches the lowest or highest lr that was trained to the end: then the width is a lower bound. It is
-    NaN for fewer than two such lr; lr = 0 lies on no logarithmic axis and is left out of it.
+    NaN for fewer than two such lr; lr = 0 has no logarithm and is left out.
     """
     keys = list(by)
     trained = finals[finals["status"] != "stopped"]
@@ -193,7 +193,7 @@ def divergence(finals: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """How many trials of each group diverged; `by` is meant to hold lr. Sorted by the columns of `by`.
 
     `low` and `high` are Wilson's (1927) 95 % interval of the probability, which Brown, Cai and DasGupta (2001)
-    recommend for small n; it takes the trials for independent ones. One that halving stopped did not diverge.
+    recommend for small n; it treats the trials as independent. One that halving stopped did not diverge.
     """
     table = (
         finals.assign(diverged=finals["status"] == "diverged")
@@ -205,7 +205,7 @@ def divergence(finals: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     scale = 1 + _Z**2 / n
     centre = (share + _Z**2 / (2 * n)) / scale
     half = _Z / scale * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # The ends are exactly 0 and 1 where none or all diverged; rounding says something near it.
+    # The ends are exactly 0 and 1 where none or all diverged; with rounding they would only be close to it.
     low, high = (centre - half).where(share > 0, 0.0), (centre + half).where(share < 1, 1.0)
     return table.assign(probability=share, low=low, high=high)
 
@@ -240,7 +240,7 @@ def winners_curse(tuning: pd.DataFrame, confirming: pd.DataFrame, metric: Score)
 
 
 def _moments(finals: pd.DataFrame, metric: Score) -> pd.DataFrame:
-    """Of each optimizer's configurations the mean of its finished trials, its squared standard error, and their number.
+    """For each configuration the mean of its finished trials, its squared standard error, and their number.
 
     The error is NaN for fewer than two.
     """

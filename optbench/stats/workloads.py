@@ -15,8 +15,9 @@ def performance_profile(times: pd.DataFrame, r_max: float = 4.0) -> pd.DataFrame
     """The share of workloads that an optimizer solves within tau times the shortest time (Dolan and Moré 2002).
 
     `times` has a row for each workload and a column for each optimizer; infinite is a miss, and so is a missing value.
-    A workload that nobody solves counts as missed by all. Columns tau, optimizer and share, ascending in tau: of each
-    optimizer the points at which its step function rises, and both ends, 1 and `r_max`; between them the share stays.
+    A workload that no optimizer solves counts as missed by all. Columns tau, optimizer and share, ascending in tau: for
+    each optimizer the points at which its step function rises, and both ends, 1 and `r_max`; between them the share
+    does not change.
     """
     ratios = np.sort(_ratios(times), axis=0)
     steps = []
@@ -30,8 +31,8 @@ def performance_profile(times: pd.DataFrame, r_max: float = 4.0) -> pd.DataFrame
 def profile_score(times: pd.DataFrame, r_max: float = 4.0) -> pd.Series:
     """The mean height of each optimizer's performance profile from 1 to `r_max`: 1 for the fastest everywhere.
 
-    What AlgoPerf (Dahl et al. 2023) integrates numerically, in closed form: Σ max(0, (r_max − r) / (r_max − 1)) over
-    the n workloads, divided by n; a miss adds nothing.
+    AlgoPerf (Dahl et al. 2023) integrates this numerically; in closed form it is Σ max(0, (r_max − r) / (r_max − 1))
+    over the n workloads, divided by n; a miss adds nothing.
     """
     areas = np.maximum(0.0, (r_max - _ratios(times)) / (r_max - 1))
     return pd.Series(areas.mean(axis=0), index=times.columns, name="score")
@@ -51,7 +52,7 @@ class Friedman:
     """Mean ranks of optimizers over n workloads, 1 being the best, and whether they can be told apart.
 
     `p` is the probability of ranks at least as different if all optimizers were alike; two whose mean ranks differ by
-    less than `critical_difference` are a tie. NaN for what cannot be said.
+    less than `critical_difference` are a tie. NaN for what is not defined.
     """
 
     mean_ranks: pd.Series

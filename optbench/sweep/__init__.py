@@ -1,1 +1,1 @@
-"""A sweep file → trials → stacks. Knows no torch at the top, so that files are checked at once."""
+"""A sweep file → trials → stacks. Imports torch only where it is needed, so that files are checked at once."""

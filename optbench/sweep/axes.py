@@ -1,7 +1,7 @@
 """The axes: what trials vary. Each is declared once, as a field of `Axes`, and every list of axes is made from these.
 
 A new axis is one more field: sweep files may set it, stacks are cut by it, ids, rows, tables, comparisons and exports
-have it, and rows from before it was there have its default. What is left to do is to train by it, as `trial.<name>`.
+have it, and older rows have its default. What is left to do is to train by it, as `trial.<name>`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis, besides the value that each trial has of it.
+    """An axis: everything but the value that each trial has of it.
 
-    name, kind, default: the field's, its type as pydantic takes it. With a default an axis may stand under `parameters`
-    and in an optimizer's block; the others are what a sweep file is made of.
+    name, kind, default: the field's, its type as pydantic takes it. An axis with a default may be set under
+    `parameters` and in an optimizer's block; the others are what a sweep file is made of.
     columns: those of the rows that hold it.
     title: of the table that compares its values in a report; empty: they are not compared.
     is_per_trial: trials that train together may differ in it; else stacks are cut by it.
-    is_workload: with another value it is another task, on which optimizers may rank differently.
-    is_resolved: the device has the last word, and the rows have what it was.
-    is_always_hashed: it is in ids also where it has its default; else a new axis would change the ids of older trials.
+    is_workload: another value makes another task, on which optimizers may rank differently.
+    is_resolved: the device decides its value, and the rows have what it was.
+    is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
     hashed: the value as it enters ids.
     """
 
@@ -190,8 +190,8 @@ def _with_first(names: Collection[str], axes: Iterable[Axis]) -> dict[str, Axis]
     return {each.name: each for each in sorted(axes, key=lambda each: each.name not in names)}
 
 
-# What every trial has besides its optimizer's hyperparameters. Their combinations are gone through in this order, the
-# last one turning fastest.
+# What every trial has besides its optimizer's hyperparameters. Their combinations are listed in this order, the last
+# one changing fastest.
 PARAMETERS = _with_first(("batch_size", "dropout"), (each for each in AXES.values() if each.has_default))
 
 # The axes whose values are compared, in the order of their tables: what is trained, then how.

@@ -1,6 +1,6 @@
-"""What may stand under `parameters`, in an optimizer's block and in an exclusion: axes, each a list of values.
+"""What `parameters`, an optimizer's block and an exclusion may contain: axes, each a list of values.
 
-The types are those of `axes`, `optimizers` and `schedules`; in the latter two a range may stand for every number.
+The types are those of `axes`, `optimizers` and `schedules`; in the latter two a range may replace any number.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def as_list(value: Any) -> Any:
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values as they are, if none stands twice."""
+    """The values as they are, if none occurs twice."""
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise wrong(f"the value {show(value)} stands twice")
+            raise wrong(f"the value {show(value)} occurs twice")
     return values
 
 
@@ -75,7 +75,7 @@ class Grid(BaseModel):
             return f"'{key}' cannot be set: {optimizers.IMPOSSIBLE_ARGUMENTS[key]}"
         lacking = [of.algorithm for of in cls.of if issubclass(of, Hyperparameters) and key not in of.model_fields]
         if lacking and any(key in other.model_fields for other in [*OPTIMIZERS.values(), *cls.of]):
-            return f"'{key}' is no hyperparameter of {', '.join(lacking)}"
+            return f"'{key}' is not a hyperparameter of {', '.join(lacking)}"
         return f"unknown key '{key}'; {did_you_mean(key, sorted(cls.model_fields))}"
 
 
@@ -87,7 +87,7 @@ def _grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]]) -> type[Grid]
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a class and the type of one value, a range allowed in the place of every number."""
+    """The fields of a class and the type of one value, with a range allowed in place of every number."""
     kinds = {
         n: Annotated[f.annotation, *f.metadata] if f.metadata else f.annotation for n, f in model.model_fields.items()
     }
@@ -109,7 +109,7 @@ def _searchable(kind: Any) -> Any:
 
 
 def _allows(kind: Any, number: type) -> bool:
-    """Whether a type of value has `number`, int or float, among its kinds."""
+    """Whether a type of value allows `number`, int or float."""
     if kind in (number, Any):
         return True
     return get_origin(kind) in (Annotated, Union, UnionType) and any(_allows(part, number) for part in get_args(kind))
@@ -118,7 +118,7 @@ def _allows(kind: Any, number: type) -> bool:
 def _number_or_range(value: Any, validate: Callable[[Any], Any], kind: Any) -> Any:
     """The value as it is, or the range that a mapping with `min` and `max` stands for.
 
-    Where both whole and other numbers are allowed, a range holds all of them; where nothing is known, its bounds tell.
+    Where both whole and other numbers are allowed, a range has all of them; where nothing is known, its bounds decide.
     """
     if not isinstance(value, dict) or not {"min", "max", "log"} & set(value):
         return validate(value)
@@ -168,7 +168,7 @@ def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
     if not isinstance(name, str):
         raise wrong("must be a schedule's name or a mapping with 'name'")
     if name in schedules.IMPOSSIBLE:
-        raise wrong(f"{name} cannot stand in a sweep file: {schedules.IMPOSSIBLE[name]}")
+        raise wrong(f"{name} cannot be used in a sweep file: {schedules.IMPOSSIBLE[name]}")
     known = schedules.ALIASES.get(name, name)
     if known not in SCHEDULES:
         raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")

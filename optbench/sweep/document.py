@@ -22,7 +22,7 @@ MAX_DEPTH = 50
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: in which text, or in which setting `key=value`; line and column count from 1."""
+    """Where something is: in which text, or in which setting `key=value`; line and column count from 1."""
 
     source: str
     line: int = 1
@@ -146,7 +146,7 @@ class Document:
         self._nodes += 1
         if node in parents or self._nodes > MAX_NODES or len(parents) > MAX_DEPTH:
             why = "an alias contains itself" if node in parents else "too many or too deeply nested values"
-            if self._nodes <= MAX_NODES + 1:  # said once
+            if self._nodes <= MAX_NODES + 1:  # reported once
                 self.problems.append(Problem(place, why))
             return None
         if isinstance(node, yaml.ScalarNode):
@@ -166,7 +166,7 @@ class Document:
             key = key_node.value  # as written: a label may be `no` or `010`
             if key in mapping:
                 first = self.keys[(*path, key)]
-                self.problems.append(Problem(key_place, f"key '{key}' stands twice (first in line {first.line})"))
+                self.problems.append(Problem(key_place, f"key '{key}' occurs twice (first in line {first.line})"))
                 continue
             self.keys[(*path, key)] = key_place
             mapping[key] = self._convert(value_node, start, (*path, key), (*parents, node))
@@ -195,7 +195,7 @@ class Document:
         parent[str(path[-1])] = self.read(text, place, path)
 
     def place(self, loc: Sequence[str | int], key: bool = False) -> Place:
-        """The place of what pydantic calls `loc`; its own additions to the path (union tags…) are passed over."""
+        """The place of what pydantic calls `loc`; its own additions to the path (union tags…) are skipped."""
         path: Key = ()
         for part in loc:
             if (*path, part) in self.values:

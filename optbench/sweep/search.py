@@ -1,6 +1,6 @@
 """Searched values: the ranges of a sweep file, and the numbers that are drawn from them.
 
-Draw i of a search is the same whatever is drawn after it, so a search can be made longer; and it is the same for
+Draw i of a search does not depend on what is drawn after it, so a search can be made longer; and it is the same for
 every optimizer, so that each is tried at the same points of its own ranges.
 """
 
@@ -20,7 +20,7 @@ Method = Literal["sobol", "random", "halton"]
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `min` to `max`, evenly or by their logarithm; whole ones if `integer`."""
+    """The numbers from `min` to `max`, evenly or, if `log`, by their logarithm; whole ones if `integer`."""
 
     min: float
     max: float
@@ -49,7 +49,7 @@ def _between(low: float, high: float, share: float, log: bool) -> float:
 
 @dataclass(frozen=True)
 class SearchedSchedule:
-    """A schedule some of whose parameters are ranges: pairs of name and value."""
+    """A schedule with ranges among its parameters, which are pairs of name and value."""
 
     name: str
     parameters: tuple[tuple[str, Any], ...]
@@ -65,7 +65,7 @@ def ranges(value: Any) -> int:
 
 
 def fill(value: Any, shares: Iterator[float]) -> Any:
-    """The value with a number in the place of each of its ranges, each at the next one of the shares."""
+    """The value with a number in place of each of its ranges, each at the next of the shares."""
     if isinstance(value, Range):
         return value.at(next(shares))
     if isinstance(value, SearchedSchedule):

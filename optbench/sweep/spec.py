@@ -46,7 +46,7 @@ def _metric(value: Any) -> Any:
 
 
 def _confirm_seeds(value: Any) -> Any:
-    """A number of seeds begins behind all that the number `seeds` can stand for, so that the two never meet."""
+    """A number of seeds begins after all seeds that a number in `seeds` can mean, so that the two never overlap."""
     seeds = _seeds(value)
     return [MAX_SEEDS + seed for seed in seeds] if isinstance(value, int) else seeds
 
@@ -58,8 +58,8 @@ _SeedList = Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)]
 
 
 class Halving(BaseModel):
-    """Successive halving (Jamieson and Talwalkar, 2016): after `min_epochs` epochs, and whenever they have grown by
-    `factor`, the best 1 / `factor` of the configurations that are left train on."""
+    """Successive halving (Jamieson and Talwalkar, 2016): after `min_epochs` epochs, and each time that number has grown
+    by `factor`, the best 1 / `factor` of the configurations that are left train on."""
 
     model_config = STRICT
 
@@ -103,7 +103,7 @@ class Confirm(BaseModel):
 
 
 class _File(BaseModel):
-    """The outline of a sweep file; what stands inside `parameters`, `optimizers` and `exclude` is checked after it."""
+    """The outline of a sweep file; what is inside `parameters`, `optimizers` and `exclude` is checked after it."""
 
     model_config = STRICT
 
@@ -163,7 +163,7 @@ class Sweep:
         return tuple(dict.fromkeys(name for name, values in axes if any(map(ranges, values))))
 
     def problem(self, message: str, *path: str | int) -> Problem:
-        """What is wrong at a path; with the sweep's name when it came from elsewhere than a file."""
+        """What is wrong at a path; with the sweep's name if the sweep did not come from a file."""
         place = self.places.get(path)
         return Problem(place, message if place else f"{self.name}: {message}")
 
@@ -197,7 +197,7 @@ def parse(
 ) -> Sweep:
     """Sweep text → `Sweep`. Raises `SweepError` with all problems.
 
-    `folder` is where optimizers that stand in a file are looked for.
+    `folder` is where optimizers in a file are looked for.
     """
     document = Document()
     document.data = document.read(text, Place(source))
@@ -255,14 +255,14 @@ def _stop_at(problems: Sequence[Problem]) -> None:
 
 
 def _order(problem: Problem) -> tuple[bool, int, int]:
-    """The file from its top to its end, then the settings."""
+    """The file from top to bottom, then the settings."""
     place = problem.place
     assert place is not None, "a document knows its places"
     return place.is_setting, place.line, place.column
 
 
 def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -> Any:
-    """Validate `data`, which stands at `prefix`; None and more problems when it does not hold."""
+    """Validate `data`, which is at `prefix`; None and more problems when it is not valid."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -289,7 +289,7 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _algorithm(document: Document, label: str, block: Any, folder: Path) -> type[Hyperparameters] | None:
-    """The optimizer that a label stands for; None and a problem when there is none."""
+    """The optimizer that a label means; None and a problem if it means none."""
     given = isinstance(block, dict) and "optimizer" in block
     name = block["optimizer"] if given else label
     place = (
@@ -321,7 +321,7 @@ def _num_samples(document: Document, label: str, block: dict[str, Any]) -> int |
 
 
 def _check_search(document: Document, outline: _File, grids: Mapping[str, OptimizerGrid]) -> None:
-    """What holds between the ranges, `search` and `confirm`."""
+    """Check that the ranges, `search` and `confirm` fit together."""
 
     def problem(path: Key, message: str, key: bool = False) -> None:
         document.problems.append(Problem(document.place(path, key=key), message))
@@ -355,7 +355,7 @@ def _block(document: Document, model: type[BaseModel], block: Any, path: Key) ->
 
 
 def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
-    """None may be too large for every dataset; one that is too large for some can be excluded there."""
+    """No size may be too large for every dataset; one that is too large for some can be excluded there."""
     largest = max((DATASETS[name].train for name in datasets), default=math.inf)
     for label, grid in grids.items():
         for i, size in enumerate(grid.axes["batch_size"]):
@@ -383,7 +383,7 @@ def _exclude(
         exclusion = _block(document, model, entry, ("exclude", i))
         if entry == {}:
             document.problems.append(Problem(document.place(("exclude", i)), "this would exclude every trial"))
-        if not document.problems:  # else what is excluded may only be missing because it is misspelt elsewhere
+        if not document.problems:  # else what is excluded may be missing only because it is misspelt elsewhere
             for name, values in exclusion.items():
                 for j, value in enumerate(values):
                     if not any(matches(actual, value) for actual in axes.get(name, ())):

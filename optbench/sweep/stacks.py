@@ -14,7 +14,7 @@ from optbench.sweep.axes import AXES
 from optbench.sweep.trials import Trial
 
 _ORDER = list(OPTIMIZERS)
-# The axes of which all trials of a stack have the same value.
+# The axes in which all trials of a stack have the same value.
 SHARED = tuple(axis.name for axis in AXES.values() if not axis.is_per_trial)
 
 
@@ -67,15 +67,15 @@ def plan(
 ) -> list[Stack]:
     """Cut all trials of a sweep into stacks of at most `size`, then leave out the trials with an id in `finished`.
 
-    `size` may be a function of the trials that could all train together, were there no limit. The cut depends on the
-    whole sweep alone, so a resumed sweep trains the same stacks as an uninterrupted one. Stacks hold one seed as far as
+    `size` may be a function of the trials that could all train together if there were no limit. The cut depends only on
+    the whole sweep, so a resumed sweep trains the same stacks as an uninterrupted one. Stacks hold one seed as far as
     possible: its batches and dropout draws are then made once for all. Where trials are stopped at `rungs`, those that
     compete are neighbours, so that few stacks wait for a verdict at a time.
     """
 
     def together(trial: Trial) -> list[tuple[bool, Any]]:
         values = [getattr(trial, name) for name in SHARED]
-        return [(value is not None, value) for value in values]  # None alone is neither smaller nor larger than others
+        return [(value is not None, value) for value in values]  # None cannot be compared with other values
 
     seeds = {trial.seed: i for i, trial in reversed(list(enumerate(trials)))}  # in the order of the sweep
     rivals = {(t.optimizer, t.group): i for i, t in reversed(list(enumerate(trials)))}

@@ -1,8 +1,8 @@
-"""`Sweep` → trials: every configuration that the axes and the search give, less what is excluded, once for each seed.
+"""`Sweep` → trials: every configuration that the axes and the search give, except those excluded, once for each seed.
 
 An optimizer without ranges has the product of its axes. For one with ranges, each combination of the axes that are
-compared (batch size, schedule…) has `num_samples` configurations: its own lists are gone through again and again, each
-time with the next draw for the ranges, so that every value of a list gets its share of the same budget.
+compared (batch size, schedule…) has `num_samples` configurations: its own lists are repeated, each time with the next
+draw for the ranges, so that every value of a list gets its share of the same budget.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
 
 MAX_TRIALS = 1_000_000
-# A search over few whole numbers comes to its end when so many draws in a row bring nothing new.
+# A search over few whole numbers ends when so many draws in a row bring nothing new.
 _FRUITLESS_DRAWS = 100
 
-# Part of every id: raise it when the same trial would train to other numbers, so that old rows are not taken for new.
+# Part of every id: raise it when the same trial would train to other numbers, so that old rows do not pass as new.
 NUMERICS = 1
 
 
@@ -57,12 +57,12 @@ class Trial(Axes):
 
     @cached_property
     def trial_id(self) -> str:
-        """A hash of the resolved trial; what is written in the sweep file and what is left to defaults are alike."""
+        """A hash of the resolved trial; a default has the same id, written in the sweep file or left out."""
         return self._hash(seed=self.seed)
 
     def _hash(self, seed: int | None) -> str:
         # Values equal to a default are left out, so that an axis or an argument that a later version adds, neutral by
-        # default, does not change the ids of all earlier trials. A default that changes its value must raise NUMERICS.
+        # default, does not change the ids of all earlier trials. Changing a default means raising NUMERICS.
         resolved: dict[str, Any] = {"numerics": NUMERICS, "algorithm": self.algorithm}
         if self.hyperparameters.source:
             resolved["source"] = self.hyperparameters.source
@@ -101,7 +101,7 @@ def budgets(trials: Iterable[Trial]) -> dict[str, int]:
 def expand(sweep: Sweep) -> list[Trial]:
     """All trials of a sweep, seed by seed, so that a sweep cut short holds whole comparisons with fewer seeds.
 
-    Raises `SweepError` for combinations that an optimizer refuses, for too many trials and for none.
+    Raises `SweepError` for combinations that an optimizer refuses, for too many trials, and if there are none.
     """
     count = sum(_count(sweep, grid) for grid in sweep.optimizers.values()) * len(sweep.seeds)
     if count > MAX_TRIALS:
@@ -123,7 +123,7 @@ def expand(sweep: Sweep) -> list[Trial]:
                 configurations.setdefault(trial.configuration_id, trial)
     for i in range(len(sweep.exclude)):
         if i not in useful:
-            refused.append(sweep.problem("excludes nothing: no combination of this sweep is like this", "exclude", i))
+            refused.append(sweep.problem("excludes nothing: it matches no combination of this sweep", "exclude", i))
     if refused:
         raise SweepError(refused)
     if not configurations:
@@ -171,21 +171,21 @@ def _why(error: ValueError) -> str:
 def _budget(grid: OptimizerGrid, search: Search | None) -> int:
     """How many configurations each combination of compared axes has, where something is searched."""
     budget = grid.num_samples or (search.num_samples if search else None)
-    assert budget is not None, "spec sees to it that a range comes with num_samples"
+    assert budget is not None, "spec ensures that a range comes with num_samples"
     return budget
 
 
 def _count(sweep: Sweep, grid: OptimizerGrid) -> int:
-    """At most how many configurations an optimizer has."""
+    """The most configurations that an optimizer can have."""
     compared = math.prod(map(len, _compared(sweep, grid).values()))
     own = math.prod(len(values) for name, values in grid.axes.items() if name not in PARAMETERS)
     return compared * max(own, _budget(grid, sweep.search)) if grid.is_searched else compared * own
 
 
 def _combinations(sweep: Sweep, label: str, compared: Mapping[str, Any], useful: set[int]) -> Iterator[dict[str, Any]]:
-    """The configurations of one combination of compared axes; `useful` collects the exclusions that took one away."""
+    """The configurations of one combination of compared axes; `useful` collects the exclusions that removed one."""
     grid = sweep.optimizers[label]
-    # lr comes first, so that its draws stay when something else is searched beside it.
+    # lr comes first, so that its draws stay the same when something else is searched, too.
     own = {k: v for k, v in sorted(grid.axes.items(), key=lambda axis: axis[0] != "lr") if k not in PARAMETERS}
     templates = [{**dict(zip(own, values, strict=True)), **compared} for values in product(*own.values())]
     if not any(map(_ranges, templates)):

@@ -1,4 +1,4 @@
-"""One genuine `torch.optim.Optimizer` on one trial's part of the stacked parameters, for whatever is no stacked rule.
+"""One genuine `torch.optim.Optimizer` on one trial's part of the stacked parameters, where there is no stacked rule.
 
 Shape suffix: P parameters of one trial (all its tensors, flattened and concatenated).
 """
@@ -25,14 +25,14 @@ LossAndGradient = Callable[[], tuple[Tensor, Tensor]]
 
 
 class LeafOptimizer:
-    """Steps one trial. Whatever the optimizer raises is the caller's to catch.
+    """Steps one trial. The caller catches whatever the optimizer raises.
 
     Its parameters are leaves that share the memory of `flat_P`, a row of the stacked parameters. Random numbers that it
-    draws follow from `seed` alone, not from its neighbours.
+    draws depend only on `seed`, not on its neighbours.
     """
 
     def __init__(self, flat_P: Tensor, shapes: Sequence[Shape], hyperparameters: Hyperparameters, seed: int) -> None:
-        if isinstance(hyperparameters, Muon):  # knows two dimensions only
+        if isinstance(hyperparameters, Muon):  # takes only two dimensions
             shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape for shape in shapes]
         self._shapes, self._seed, self._steps = shapes, seed, 0
         self._leaves = [nn.Parameter(view) for view in self._views(flat_P)]
@@ -42,7 +42,7 @@ class LeafOptimizer:
         self._switching = [optimizer for optimizer in self._optimizers if hasattr(optimizer, "train")]
         self._trained_P = flat_P.clone() if self._switching else flat_P
         self.set_training(True)  # some insist on it before their first step
-        # Groups may start at other rates than lr (biases, Muon's rest): a schedule scales them all alike.
+        # Groups may start at other rates than lr (biases, Muon's rest): a schedule scales them all by the same factor.
         self._base_lr = self._lr = hyperparameters.lr
         self._groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         self._group_lrs = [group.get("lr") for group in self._groups]
@@ -64,9 +64,9 @@ class LeafOptimizer:
     def step(self, loss: Tensor, gradient_P: Tensor, lr: float, again: LossAndGradient) -> None:
         """One update at learning rate `lr`.
 
-        `again` computes loss and gradient at the weights as they are by then, for optimizers that call their closure.
+        `again` computes loss and gradient at the weights of that moment, for optimizers that call their closure.
         """
-        if lr != self._lr:  # an optimizer that changes its own lr is left in peace while the schedule is constant
+        if lr != self._lr:  # while the schedule is constant, an optimizer may change its own lr
             self._lr = lr
             for group, base in zip(self._groups, self._group_lrs, strict=True):
                 if base is not None and isinstance(group["lr"], Tensor):
@@ -121,7 +121,7 @@ class LeafOptimizer:
             self._trained_P = self._flat_P.clone()
         for optimizer in self._switching:
             optimizer.train() if training else optimizer.eval()  # type: ignore[attr-defined]
-        if training:  # there and back, they round
+        if training:  # switching there and back rounds
             self._flat_P.copy_(self._trained_P)
 
     def state_dict(self) -> dict[str, Any]:

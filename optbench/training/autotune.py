@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 _REPEATS = 7
 _LARGEST_ERROR = 0.2  # of gradients, relative; bf16 and turned relus make up to half of it
 _SECONDS = 120.0  # for one candidate: the start of a process and of CUDA, compiling, warming up
-# What failed may work once a compiler is installed, or another program has given its memory back: it is tried again.
+# What failed may work once a compiler is installed, or another program has freed its memory: it is tried again.
 _FAILURES_HOLD_SECONDS = 24 * 3600.0
 
 
@@ -45,9 +45,9 @@ class Choice:
 
 
 def remembered(key: str, measure: Callable[[], Choice]) -> str | int:
-    """What was measured under this key at some time, else what is measured now; kept if the cache can be written.
+    """What was measured under this key before, else what is measured now; kept if the cache can be written.
 
-    A choice among candidates of which some failed is kept for a day.
+    If some candidates failed, the choice is kept for a day.
     """
     from platformdirs import user_cache_path
 
@@ -63,7 +63,7 @@ def remembered(key: str, measure: Callable[[], Choice]) -> str | int:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """What is in the cache; nothing where there is none, or none of this form."""
+    """What is in the cache; nothing if there is none, or none of this form."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -85,9 +85,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def with_convolution(network: Network, trials: int, batch_size: int, device: torch.device) -> Network:
-    """The network with the way to convolve that is fastest for stacks of about so many trials.
+    """The network with the way to convolve that is fastest for stacks of about that many trials.
 
-    On a CPU that is the loop over the trials, whatever their number, so that a trial's bits do not depend on its stack.
+    On a CPU that is always the loop over the trials, so that a trial's bits do not depend on its stack.
     """
     if device.type == "cpu" or not network.ways:
         return network
@@ -105,7 +105,7 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
     Raises `torch.OutOfMemoryError` where none fits into the memory, `RuntimeError` where none works at all.
     """
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # the other process wants the memory
+        torch.cuda.empty_cache()  # the other process needs the memory
     seconds: dict[str, float] = {}
     failures: dict[str, str] = {}
     is_too_large = False
@@ -122,7 +122,7 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
                 failures[name] = str(error)
             continue
         if probe.unrecorded:
-            _elsewhere().close()  # nobody knows what a recording that broke off leaves behind
+            _elsewhere().close()  # a recording that broke off may leave anything behind
         if probe.unfit:
             _log.info("convolution %s is not for this network or machine: %s", name, probe.unfit)
         elif not probe.error < _LARGEST_ERROR:
@@ -150,7 +150,7 @@ def _elsewhere() -> Isolated:
 class Probe:
     """How long a step of a candidate takes and how far its gradients are off.
 
-    `unfit` says why it is not for this network or machine at all, `unrecorded` why it was not timed inside a recording.
+    `unfit` says why it cannot be used for this network or machine at all, `unrecorded` why it was timed unrecorded.
     """
 
     seconds: float = math.inf
@@ -180,7 +180,7 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     batch = images_SBCHW.to(device), labels_SB.to(device), same_T, None, buffers_TQ
     try:
         _, gradients_TP = network.loss_and_gradients(parameters_TP, *batch)
-    except (NotImplementedError, ImportError) as error:  # Triton comes with torch on Linux alone
+    except (NotImplementedError, ImportError) as error:  # Triton comes with torch only on Linux
         return Probe(unfit=str(error))
     error_P = gradients_TP[-1].cpu().double() - expected_1P[0]
     relative = (torch.linalg.norm(error_P) / torch.linalg.norm(expected_1P)).item()
@@ -195,7 +195,7 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
         return Probe(_seconds(step, place), relative, unrecorded=str(error))
     finally:
         if place.type == "cuda":
-            torch.cuda.empty_cache()  # the process that waits wants the memory
+            torch.cuda.empty_cache()  # the waiting process needs the memory
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:

@@ -26,13 +26,13 @@ from optbench.training.engine import Training
 from optbench.training.stacked import StackedOptimizer
 
 EPOCHS, STEPS, BATCH_SIZE, TIMED_STEPS = 3, 40, 64, 9
-# One that takes seconds for a step is judged by fewer of them.
+# An optimizer that takes seconds for a step is judged by fewer steps.
 FEWEST_STEPS, SECONDS = 6, 3.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: what was asked, whether it is well, and what was seen."""
+    """One answer: what was checked, whether it is all right, and what was seen."""
 
     check: str
     ok: bool
@@ -86,7 +86,7 @@ def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
         if value.lstrip().startswith("{min"):
             raise ArgumentError("set", setting, "give each hyperparameter one value")
         if key in {"optimizer", "num_samples", *PARAMETERS}:
-            raise ArgumentError("set", setting, f"{key} is no hyperparameter of an optimizer")
+            raise ArgumentError("set", setting, f"{key} is not an optimizer's hyperparameter")
     block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
     try:
         sweep = parse(
@@ -103,7 +103,7 @@ def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
 
 
 def _without_sweep(problem: Problem) -> Problem:
-    """The problem in the words of who knows of no sweep file."""
+    """The problem in words for a user who has no sweep file."""
     message = re.sub(r"^it: | \(use 'exclude' .*\)", "", problem.message)
     if problem.place and problem.place.is_setting:
         return Problem(replace(problem.place, source=problem.place.source.removeprefix("optimizers.it.")), message)
@@ -111,7 +111,7 @@ def _without_sweep(problem: Problem) -> Problem:
 
 
 def check(trial: Trial) -> list[Finding]:
-    """What is found out about a trial's optimizer, in seconds. One that raises has a single finding, its traceback."""
+    """Findings about a trial's optimizer, within seconds. One that raises has a single finding, its traceback."""
     torch.set_num_threads(1)
     training = _Training(trial)
     try:

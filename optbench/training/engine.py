@@ -24,14 +24,14 @@ from optbench.training.step import Steps, distinct_seeds
 
 Row = dict[str, Any]
 
-# Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so much memory, or so much of
-# all that the device has, by the estimate for training, of which evaluation takes less than half.
+# Images evaluated at once: on a CPU few enough for its caches; elsewhere what fills about so many bytes, or this share
+# of the device's memory, by the estimate for training, of which evaluation takes less than half.
 EVALUATION_IMAGES_CPU = 100
 EVALUATION_BYTES, EVALUATION_SHARE = 2**33, 1 / 16
 
 
 def network_of(stack: Stack, device: torch.device | str) -> Network:
-    """What the stack's trials train on that device."""
+    """The network that the stack's trials train on that device."""
     first, data = stack.trials[0], DATASETS[stack.dataset]
     return Network(
         first.model,
@@ -46,7 +46,7 @@ def network_of(stack: Stack, device: torch.device | str) -> Network:
 class Training:
     """A stack on a device: the trials that still train, their weights, optimizers and schedules, and how far they are.
 
-    `step` or `epoch` trains, `rows` evaluates, `keep` lets trials go. `epoch_number` counts the epochs that are over,
+    `step` or `epoch` trains, `rows` evaluates, `keep` drops trials. `epoch_number` counts the epochs that are over,
     `train_seconds` the time that `epoch` took for them.
     """
 
@@ -82,7 +82,7 @@ class Training:
 
     @property
     def step_number(self) -> int:
-        """Steps that each trial has made."""
+        """How many steps each trial has made."""
         return self.epoch_number * self._steps.per_epoch + self._steps.done
 
     def step(self) -> Tensor:
@@ -152,7 +152,7 @@ class Training:
         return {"status": "finished" if self.epoch_number == self.epochs else "running", "error": None}
 
     def keep(self, kept: Sequence[int]) -> None:
-        """Go on with these of the trials alone, by their places in `trials`."""
+        """Go on with only these of the trials, by their places in `trials`."""
         if len(kept) == len(self.trials):
             return
         self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
@@ -162,11 +162,11 @@ class Training:
         self._steps = self._new_steps()
 
     def release(self) -> None:
-        """Give free what a training that waits does not need; the next epoch makes it again."""
+        """Free what a training that waits does not need; the next epoch makes it again."""
         self._steps.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on bit by bit where this one is, in tensors and plain values."""
+        """All that is needed to continue from here bit by bit, in tensors and plain values."""
         return {
             "epoch": self.epoch_number,
             "step": self._steps.done,
@@ -238,7 +238,7 @@ def evaluate(
 
 
 def _evaluated_at_once(bytes_of_image: int, device: torch.device) -> int:
-    """How many images; by what the device has and not by what is free, so that sums are rounded alike every time."""
+    """How many images; by the device's memory, free or not, so that sums are rounded the same way every time."""
     if device.type == "cpu":
         return EVALUATION_IMAGES_CPU
     available = min(EVALUATION_BYTES, int(EVALUATION_SHARE * memory_bytes(device)))

@@ -1,4 +1,4 @@
-"""How many trials train together on a GPU: as many as still make a sweep faster, and no more than its memory holds."""
+"""How many trials train together on a GPU: as many as still make a sweep faster and fit in its memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from optbench.training.speed import seconds_per_image
 
 LARGEST = 1024
 _SMALLEST = 8  # fewer leave any GPU idle
-_GAIN = 1.1  # what a stack of twice the size must train faster
-_MEMORY_SHARE = 0.8  # of the device; what waits at a rung of halving and other programs have the rest
+_GAIN = 1.1  # how much faster a stack of twice the size must train
+_MEMORY_SHARE = 0.8  # of the device; stacks that wait at a rung of halving and other programs have the rest
 
 
 def stack_size(trials: Sequence[Trial], device: str) -> int:
     """How many of these trials, which could all train together, make a stack.
 
-    Measured with Adam, once for each device, network and batch size: a resumed sweep must be cut into the same stacks.
+    Measured with Adam, once for each device, network and batch size, since a resumed sweep must have the same stacks.
     """
     if len(trials) <= _SMALLEST:
         return len(trials)
@@ -48,9 +48,9 @@ def knee(rate: Callable[[int], float | None], smallest: int, largest: int) -> in
 
 
 def _measured(trial: Trial, device: torch.device) -> Callable[[int], float | None]:
-    """Images × trials per second of stacks of such trials.
+    """Images × trials per second of stacks of this trial.
 
-    None where the memory has no room for twice what the size before took.
+    None where the memory cannot hold twice what the size before took.
     """
     peak = 0
 

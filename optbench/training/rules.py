@@ -4,7 +4,7 @@ Shapes: T trials, P parameters of one trial (all its tensors, flattened and conc
 state are (T, P); a hyperparameter is (T, 1); the number t of the step, from 1 on, is a float64 tensor of no dimensions.
 Rules work in place, may use the gradient as scratch space, and never look at a value on the host: a step may be a CUDA
 graph, recorded once and replayed.
-The formulas are those of `torch.optim`'s documentation; tests hold each rule against torch, step by step.
+The formulas are those of `torch.optim`'s documentation; tests compare each rule with torch, step by step.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> 
 
 
 def asgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
-    """The iterates alone: the average that torch keeps beside them from step t0 on takes no part in the training."""
+    """Only the iterates: the average that torch also keeps from step t0 on takes no part in the training."""
     _add_weight_decay(p, g, h)
     eta = s["eta"]
     eta.copy_(torch.where(t == 1, lr, eta))
@@ -106,7 +106,7 @@ def _moments(g: Tensor, s: Tensors, h: Tensors) -> None:
 
 
 def corrections(p: Tensor, h: Tensors, t: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - βᵗ of both moments, in float64 on the way: 1 - 0.999¹ has lost three digits in float32."""
+    """1 - βᵗ of both moments, computed in float64: 1 - 0.999¹ loses three digits in float32."""
     first, second = (1 - h[beta].double() ** t for beta in ("beta1", "beta2"))
     return first.to(p.dtype), second.to(p.dtype)
 
@@ -171,7 +171,7 @@ def radam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -
     beta2 = h["beta2"].double()
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * t * beta2**t / (1 - beta2**t)
-    # Below 5 the variance is not yet tractable and the step is that of momentum alone.
+    # Below 5 the variance is not yet tractable and the step is only that of momentum.
     tractable = length > 5
     ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     rectification = torch.where(tractable, ratio, 0).sqrt().to(p.dtype)
@@ -197,7 +197,7 @@ class Rule:
     """`update(p, g, state, hyperparameters, lr, t)` makes step t (from 1 on).
 
     `state` names its buffers, all zero at first, (T, P); `scalars` those with one number for each trial, (T, 1). A
-    buffer that only some hyperparameter needs stands under its name in `optional`.
+    buffer that only one hyperparameter needs is under that one's name in `optional`.
     """
 
     update: Update

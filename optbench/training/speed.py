@@ -11,9 +11,9 @@ from optbench.data.datasets import DATASETS, Dataset, Split
 from optbench.sweep.stacks import Stack
 from optbench.training import engine
 
-# Weights move so little that no trial diverges, and leaves the stack; the arithmetic is the same.
+# Weights move so little that no trial diverges and leaves the stack; the arithmetic is the same.
 LEARNING_RATE = 1e-12
-STEPS_CPU, STEPS = 4, 200  # so many on a GPU, where else the drawing of an epoch's numbers is timed
+STEPS_CPU, STEPS = 4, 200  # fewer on a GPU would mostly time drawing an epoch's random numbers
 _EVALUATED, _FEWEST_IMAGES = 256, 256
 
 
@@ -47,7 +47,7 @@ def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     for rows in on_random_images(stack, images, 2, device):
         trained.append(rows[0]["train_seconds"])
         clocks.append(time.perf_counter())
-    if len(trained) < 3:  # every optimizer failed, and will soon again
+    if len(trained) < 3:  # every optimizer failed, and will fail in the run, too
         return 0.0, 0.0
     training = trained[2] - trained[1]  # the first epoch warms up
     evaluation = (clocks[2] - clocks[1]) - training

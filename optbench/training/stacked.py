@@ -1,4 +1,4 @@
-"""The optimizers of a stack: neighbours with one update rule take their step together, all others each their own.
+"""The optimizers of a stack: neighbours with the same update rule step together, all others one by one.
 
 Shape suffixes: T trials, P parameters of one trial (all its tensors, flattened and concatenated).
 """
@@ -70,7 +70,7 @@ class _Group:
 
 @dataclass
 class _Single:
-    """A trial with an optimizer object of its own; none once it has failed or diverged."""
+    """A trial with an optimizer object of its own; None once it has failed or diverged."""
 
     row: int
     optimizer: LeafOptimizer | None
@@ -80,7 +80,7 @@ class StackedOptimizer:
     """Updates a stack in place.
 
     `parameters_TP` are the weights, `shapes` those of one trial's tensors in their order. An optimizer that raises
-    stops its own trial only: `failures` holds its traceback by row, and the trial's weights change no more. One that
+    stops only its own trial: `failures` holds its traceback by row, and the trial's weights no longer change. One that
     raises at numbers that are not finite has diverged, not failed: the trial's weights become NaN.
     """
 
@@ -117,14 +117,14 @@ class StackedOptimizer:
         return _Group(rows, self._kernel(name, columns) or rule.update, columns, state)
 
     def _kernel(self, name: str, columns: Tensors) -> Update | None:
-        """The rule in one kernel, where there is one for this device and type; a warning says why it cannot be used."""
+        """The rule as one kernel, if there is one for this device and type; a warning says why it cannot be used."""
         if not self.parameters_TP.is_cuda or self.parameters_TP.dtype != torch.float32:
             return None
         try:
             from optbench.training.update_kernels import obstacle_on, update_of
 
             obstacle = obstacle_on(self.parameters_TP.device)
-        except ModuleNotFoundError as error:  # Triton comes with torch on Linux alone
+        except ModuleNotFoundError as error:  # Triton comes with torch only on Linux
             obstacle = str(error)
         if obstacle:
             warn_slower("optimizers run without fused kernels, which is slower", obstacle)
@@ -156,7 +156,7 @@ class StackedOptimizer:
 
     @property
     def steps(self) -> int:
-        """How many were made; waits for the device."""
+        """How many steps were made; waits for the device."""
         return int(self._step_number.item())
 
     def step_groups(self, gradients_TP: Tensor, lr_T1: Tensor) -> None:
@@ -173,7 +173,7 @@ class StackedOptimizer:
         lrs: Sequence[float],
         again: Callable[[int], tuple[Tensor, Tensor]],
     ) -> None:
-        """The part of `step` that is objects of their own, which may do what they like."""
+        """The part of `step` that is optimizer objects, which may do anything."""
         for single in self._singles:
             if single.optimizer is None:
                 continue
@@ -189,7 +189,7 @@ class StackedOptimizer:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the weights are those to be evaluated, where an optimizer trains at others."""
+        """Inside, the weights are those to evaluate, where an optimizer trains at others."""
         self._set_training(False)
         try:
             yield
@@ -226,7 +226,7 @@ class StackedOptimizer:
         return singles + sum(buffer.numel() for group in self._groups for buffer in group.state.values())
 
     def keep(self, rows: Sequence[int], parameters_TP: Tensor) -> None:
-        """Go on with these rows alone; `parameters_TP` are their weights, at another place in memory."""
+        """Go on with only these rows; `parameters_TP` are their weights, at another place in memory."""
         self.parameters_TP = parameters_TP
         new = {old: t for t, old in enumerate(rows)}
         self.failures = {new[old]: error for old, error in self.failures.items() if old in new}

@@ -1,8 +1,8 @@
-"""The training steps of a stack, on memory that stays where it is: a CUDA device records one and replays it.
+"""The training steps of a stack, on memory that stays in place: a CUDA device records one step and replays it.
 
-A step of small networks is a hundred small kernels, and to launch them one by one costs more than to run them. So all
+A step of small networks is a hundred small kernels, and launching them one by one costs more than running them. So all
 that changes from step to step is read from tensors that are filled for many steps at once, and the step finds its place
-in them by a counter that it moves itself; nothing waits for the host. Other devices run the same step as it stands.
+in them by a counter that it moves itself; nothing waits for the host. Other devices run the same step unrecorded.
 
 Shape suffixes: T trials, S distinct seeds among them, N examples or steps of an epoch, B batch, C channels, H W image,
 P parameters, Q buffers, U dropout units.
@@ -24,8 +24,8 @@ from optbench.networks.network import Network
 from optbench.sweep.trials import Trial
 from optbench.training.stacked import StackedOptimizer
 
-# Dropout is drawn at once for the steps that need about so many numbers: on a CPU small tensors cost more in calls than
-# in arithmetic, and large ones leave the caches; on a GPU it is the memory that limits them.
+# Dropout is drawn at once for as many steps as need about this many numbers: on a CPU small tensors cost more in calls
+# than in arithmetic, and large ones do not fit its caches; on a GPU memory is the limit.
 DROPOUT_NUMBERS = {"cpu": 200_000, "cuda": 2**24}
 _WARM_UP = 3  # steps before a recording
 
@@ -33,7 +33,7 @@ _WARM_UP = 3  # steps before a recording
 class Steps:
     """The steps of an epoch for `trials`, whose weights are `parameters_TP`; they train them in place.
 
-    So do the network's `buffers_TQ` change, and `finite_T` turns false where a loss was not finite. `per_epoch` is the
+    The network's `buffers_TQ` change, too, and `finite_T` turns false where a loss was not finite. `per_epoch` is the
     number of steps, `done` how many were made since `begin`.
     """
 
@@ -70,10 +70,10 @@ class Steps:
         self._cannot_be_recorded = False
 
     def prepare(self) -> None:
-        """Record the step, where the device can; once, and again after `release`."""
+        """Record the step, if the device can; once, and again after `release`."""
         if self._recorded is not None or self._cannot_be_recorded:
             return
-        self._step_of_epoch.fill_(self.done)  # after an epoch they point behind its last step
+        self._step_of_epoch.fill_(self.done)  # after an epoch the counters point past its last step
         if not 0 < self.done < self._chunk_ends:
             self._step_of_chunk.zero_()
         trained = [self._parameters_TP, self._buffers_TQ, self._finite_T, *self._optimizer.tensors()]
@@ -85,7 +85,7 @@ class Steps:
             warn_slower("steps that cannot be recorded are launched one by one, which is slower", str(error))
 
     def release(self) -> None:
-        """Give the memory of the recording free, while others train; it is made again when it is wanted."""
+        """Free the memory of the recording while others train; it is made again when it is needed."""
         self._recorded = None
         del self._batch, self._loss_T, self._gradients_TP
 
@@ -164,7 +164,7 @@ class _Dropout:
         self._uniform_SNU = torch.zeros(seeds, self.steps * batch_size, units, device=device)
 
     def draw(self, seeds: Sequence[int], epoch: int, first: int, n: int) -> None:
-        """Make ready for `n` steps from step `first` of the epoch on."""
+        """Draw the numbers for `n` steps, from step `first` of the epoch on."""
         if self._is_on:
             size = self._batch_size
             uniform_SNU = randomness.dropout(
@@ -191,10 +191,10 @@ class RecordingError(Exception):
 
 
 def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.device) -> Callable[[], object] | None:
-    """The work as a CUDA graph, to be called as often as wanted; None on other devices.
+    """The work as a CUDA graph, which can be called any number of times; None on other devices.
 
-    `changed` are all tensors that it changes and did not make; they are afterwards as they were. Raises what the work
-    itself raises, what a device says that has too little memory for the recording, and else `RecordingError`.
+    `changed` are all tensors that it changes and did not make; their values are restored. Raises what the work itself
+    raises, the device's error where it has too little memory for the recording, and otherwise `RecordingError`.
     """
     if device.type != "cuda":
         return None
@@ -217,7 +217,7 @@ def record(work: Callable[[], object], changed: Sequence[Tensor], device: torch.
 
 
 def warm_up(work: Callable[[], object], changed: Sequence[Tensor]) -> None:
-    """Do the work a few times, in which libraries make their choices and their workspaces, and undo what it changed."""
+    """Do the work a few times, so that libraries make their choices and workspaces, and undo what it changed."""
     before = [tensor.clone() for tensor in changed]
     for _ in range(_WARM_UP):
         work()
@@ -227,5 +227,5 @@ def warm_up(work: Callable[[], object], changed: Sequence[Tensor]) -> None:
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one for all recordings: cuBLAS keeps a workspace for each stream that it has seen, 32 MiB on large GPUs."""
+    """The same for all recordings: cuBLAS keeps a workspace for each stream that it has seen, 32 MiB on large GPUs."""
     return torch.cuda.Stream(device)

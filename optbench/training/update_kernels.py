@@ -1,9 +1,9 @@
 """The commonest update rules as one Triton kernel each: every number is read once and written once.
 
-Written with torch's operations, Adam's update passes over 23 arrays of the size of the parameters, where 7 would do:
+Written with torch's operations, Adam's update passes over 23 arrays of the parameters' size, where 7 are enough:
 p, g, m and v read, p, m and v written. At batch 64 the optimizer then moves more bytes than all convolutions.
 
-The formulas and the names are those of `rules.py`, which the tests hold these kernels against.
+The formulas and the names are those of `rules.py`, with which the tests compare these kernels.
 Shapes: T trials, P parameters of one trial; a hyperparameter is (T, 1).
 """
 
@@ -19,12 +19,12 @@ from torch import Tensor
 from optbench.machine.launch import launch
 from optbench.training.rules import Tensors, Update, corrections, kept_of_gradient
 
-_BLOCK, _WARPS = 1024, 4  # numbers of a program, four for each thread: loads of 16 bytes
+_BLOCK, _WARPS = 1024, 4  # numbers of a program; a thread loads four at a time, 16 bytes
 
 
 @triton.jit
 def _numbers(parameters, BLOCK: tl.constexpr):
-    """Of this program: its trial, the places of its numbers, and which of them there are."""
+    """This program's trial, the places of its numbers, and which of them exist."""
     trial = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     return trial, trial * parameters + place, place < parameters
@@ -91,17 +91,17 @@ def _grid(p: Tensor) -> tuple[int, int]:
 
 
 def adam(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
-    """As `rules.adam`, without `amsgrad`."""
+    """Like `rules.adam`, without `amsgrad`."""
     _run_adam(p, g, s, h, lr, t, is_decoupled=False)
 
 
 def adamw(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
-    """As `rules.adamw`, without `amsgrad`."""
+    """Like `rules.adamw`, without `amsgrad`."""
     _run_adam(p, g, s, h, lr, t, is_decoupled=True)
 
 
 def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> None:
-    """As `rules.sgd`."""
+    """Like `rules.sgd`."""
     has_momentum = "momentum" in h
     launch(
         _sgd, _grid(p),
@@ -112,7 +112,7 @@ def sgd(p: Tensor, g: Tensor, s: Tensors, h: Tensors, lr: Tensor, t: Tensor) -> 
     )  # fmt: skip
 
 
-# The update of a rule, and the hyperparameter that it does not know.
+# The update of a rule, and the hyperparameter that it does not support.
 UPDATES: dict[str, tuple[Update, str | None]] = {
     "sgd": (sgd, None),
     "adam": (adam, "amsgrad"),
@@ -122,19 +122,19 @@ UPDATES: dict[str, tuple[Update, str | None]] = {
 
 @cache
 def obstacle_on(device: torch.device) -> str:
-    """Why kernels cannot be built or run there, empty where they can.
+    """Why kernels cannot be built or run there; empty if they can.
 
-    Triton wants a C compiler, and a GPU that is not too old.
+    Triton needs a C compiler, and a GPU that is not too old.
     """
     one = torch.ones(1, 1, device=device)
     try:
         sgd(one, one.clone(), {}, {}, one, one)
-    except Exception as error:  # a compiler's, a driver's; which ones there are nobody knows
+    except Exception as error:  # any error of a compiler or a driver
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def update_of(name: str, hyperparameters: Tensors) -> Update | None:
-    """The kernel of a rule for a group with these hyperparameters; None where there is none."""
+    """The kernel of a rule for a group with these hyperparameters; None if there is none."""
     update, unknown = UPDATES.get(name, (None, None))
     return None if unknown in hyperparameters else update

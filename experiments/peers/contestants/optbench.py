@@ -1,7 +1,7 @@
 """optbench itself: on a GPU one stack of all trials in this process, on a CPU stacks in one worker process per core.
 
-Training seconds are those of the rows, which leave evaluation out; evaluation is what else passes between two rows. A
-GPU's first epoch is the warm-up: what it takes longer than the others (capture, compiling) counts as set-up.
+Training seconds are those of the rows, which leave evaluation out; evaluation is the rest of the time between two
+rows. A GPU's first epoch is the warm-up: the time it takes beyond the others (capture, compiling) counts as set-up.
 """
 
 from __future__ import annotations
@@ -110,5 +110,5 @@ def run(settings: Settings) -> Result:
 
 
 def _warm_up(settings: Settings) -> int:
-    """How many epochs go by before the clock counts."""
+    """How many epochs go by before the clock starts."""
     return int(settings.device == "cuda" and settings.epochs > 1)

@@ -1,7 +1,7 @@
 """Several processes share the device; each runs the careful loop over its share of the trials.
 
-On a CPU one single-threaded process per core. On a GPU their kernels take turns, unless an MPS daemon of the machine's
-owner lets them overlap: it is used where it runs, and never started here.
+On a CPU one single-threaded process per core. On a GPU their kernels take turns, unless the machine's owner runs an
+MPS daemon, which lets them overlap: it is used where it runs, and never started here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The script that everybody starts from: DataLoader, a transform for each image, one trial after another.
 
-As PyTorch's MNIST example, with more loader processes than that has. They are kept from epoch to epoch and from trial
-to trial. On a CPU the cores are wanted for training, so the main process loads.
+Like PyTorch's MNIST example, but with more loader processes. They are kept from epoch to epoch and from trial to
+trial. On a CPU the cores are needed for training, so the main process loads.
 """
 
 from __future__ import annotations

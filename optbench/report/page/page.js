@@ -110,7 +110,7 @@
         });
     }
     return {
-      series, by: state.by, without, why: isFresh ? "not confirmed, or diverged" : "diverged, or not carried along",
+      series, by: state.by, without, why: isFresh ? "not confirmed, or diverged" : "diverged, or not in this file",
       where: isFresh ? "on fresh seeds" : fresh.n.length ? "on the seeds that selected them" : "",
     };
   }
@@ -192,7 +192,7 @@
 
   const lost = ({ trials, diverged }) => (diverged ? `${diverged} of ${trials} trials diverged` : "");
 
-  /** What is said of a point: its line in bold, then a line of text each. */
+  /** The text of a point: its line in bold, then one line for each text. */
   const told = (label, ...texts) => [`<b>${escape(label)}</b>`, ...texts.filter(Boolean).map(escape)].join("<br>");
 
   const pointed = (plot, by, one, i) =>
@@ -240,7 +240,7 @@
     return {
       font: { family: "system-ui, sans-serif", size: 12, color: ink },
       paper_bgcolor: clear, plot_bgcolor: clear, modebar: { bgcolor: clear, color: ink, activecolor: ink },
-      // Margins are set, for plotly's own search for them may not come to an end.
+      // Margins are fixed, since plotly's own search for them may never end.
       margin: { l: 58, r: 14, t: 10, b: 46, autoexpand: false, ...margin },
       showlegend: false, hovermode: "closest", dragmode: isTouched ? false : "zoom",
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12 }, align: "left" },
@@ -534,14 +534,14 @@
     if (matchMedia("(max-width: 60rem)").matches) form.closest("details").open = false;
   }
 
-  // ---------------------------------------------------------------- tables sort by what stands in data-value
+  // ---------------------------------------------------------------- tables sort by data-value
 
   function sort(header) {
     const body = $("tbody", header.closest("table")), column = [...header.parentNode.children].indexOf(header);
     const isNumeric = header.dataset.numeric !== undefined, before = header.getAttribute("aria-sort");
-    const isDown = before ? before === "ascending" : isNumeric;  // of numbers the largest first
+    const isDown = before ? before === "ascending" : isNumeric;  // numbers: the largest first
     const value = (row) => row.children[column].dataset.value;
-    const numbers = (a, b) => (Number(a) === Number(b) ? 0 : Number(a) - Number(b));  // ∞ − ∞ is no number
+    const numbers = (a, b) => (Number(a) === Number(b) ? 0 : Number(a) - Number(b));  // ∞ − ∞ is not a number
     const compare = isNumeric ? numbers : (a, b) => a.localeCompare(b, "en", { numeric: true });
     const rows = [...body.children].sort((one, other) => {
       const a = value(one), b = value(other);
@@ -557,7 +557,7 @@
 
   // ---------------------------------------------------------------- links, theme, printing
 
-  // A link inside the page must not take the address's place, which holds the filters.
+  // A link inside the page must not replace the address, which holds the filters.
   for (const link of $$('a[href^="#"]'))
     link.addEventListener("click", (event) => {
       event.preventDefault();
