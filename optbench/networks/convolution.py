@@ -70,6 +70,14 @@ class _ChannelsLast(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
+        if x.dtype == torch.float32:  # in other types it would change how sums are rounded
+            x, weight = _strided_as_channels_last(x), _strided_as_channels_last(weight)
         wanted = ctx.needs_input_grad[:3]
         grads = torch.ops.aten.convolution_backward(grad, x, weight, ctx.biases, *ctx.geometry, wanted)
         return *grads, None, None
+
+
+def _strided_as_channels_last(x: Tensor) -> Tensor:
+    """One channel lies in memory alike in both formats; with strides of the other, a backward pass would copy it."""
+    _, channels, _, width = x.shape
+    return x.as_strided(x.shape, (x[0].numel(), 1, channels * width, channels))

@@ -200,7 +200,7 @@ def _together(
     convolve: Convolve, first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor
 ) -> Tensor:
     """Layer by layer, each for all trials."""
-    return forward(first, side_by_side(images_SBCHW[seed_of_T]), replace(stack, convolve=convolve))
+    return forward(first, side_by_side(images_SBCHW.index_select(0, seed_of_T)), replace(stack, convolve=convolve))
 
 
 def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
@@ -246,4 +246,4 @@ def logits(architecture: Architecture, way: Way, stack: Pass, images_SBCHW: Tens
     first, rest = architecture.parts
     if first.layers:
         return forward(rest, way(first, stack, images_SBCHW, seed_of_T), stack)
-    return forward(rest, side_by_side(images_SBCHW[seed_of_T]), stack)
+    return forward(rest, side_by_side(images_SBCHW.index_select(0, seed_of_T)), stack)

@@ -131,7 +131,7 @@ class Network:
         logits_TBK = self.forward(
             leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
         )
-        loss_T = self.losses(logits_TBK, labels_SB[seed_of_T]).mean(dim=1)
+        loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T)).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
         gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
         return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)
