@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable
-from textwrap import shorten
 
 _REASON = 300  # characters: a compiler's may have thousands
 
@@ -27,8 +26,14 @@ class PerformanceWarning(UserWarning):
 
 
 def warn_slower(what: str, reason: str) -> None:
-    """Warn in one line of what is slower, and why; the same line is shown only once."""
-    warnings.warn(f"{what}: {shorten(reason, _REASON, placeholder=' …')}", PerformanceWarning, stacklevel=2)
+    """Warn in one line of what is slower, and why; the same line is shown only once.
+
+    Of a long reason it has the beginning and the end: a compiler says last what is wrong.
+    """
+    line = " ".join(reason.split())
+    if len(line) > _REASON:
+        line = f"{line[: _REASON // 3].rstrip()} … {line[-_REASON * 2 // 3 :].lstrip()}"
+    warnings.warn(f"{what}: {line}", PerformanceWarning, stacklevel=2)
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:

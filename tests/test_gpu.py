@@ -88,16 +88,18 @@ def test_a_diverging_trial_leaves_the_others_bitwise_unchanged(mixed, tiny, tria
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("convolution", WAYS)
 @pytest.mark.parametrize("batch_size", [1, 64, 130])
-def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precision, batch_size, random_batch):
-    exact = Network()
-    network = Network(precision=precision, convolution=convolution)
-    parameters_TP = exact.initialize([1, 2, 3], "cpu", torch.float64)
-    batch, seed_of_T = random_batch(2, batch_size, torch.float64), torch.tensor([0, 1, 1])
-    expected_T, expected_TP = exact.loss_and_gradients(parameters_TP, batch.images, batch.labels, seed_of_T)
+def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precision, batch_size):
+    """On inputs whose sums are exact: no rounding decides which pixel of a pooling window wins."""
+    from tests.test_kernels import initial_parameters, random_images  # imports Triton
+
+    exact, network = Network(), Network(precision=precision, convolution=convolution)
+    parameters_TP, generator = initial_parameters(3), torch.Generator().manual_seed(1)
+    images_SBCHW = random_images(2, batch_size, generator=generator)
+    labels_SB = torch.randint(10, (2, batch_size), generator=generator)
+    given = parameters_TP, images_SBCHW, labels_SB, torch.tensor([0, 1, 1])
+    expected_T, expected_TP = exact.loss_and_gradients(*(x.double() for x in given[:2]), *given[2:])
     device.allow_tf32(precision == "tf32")
-    loss_T, gradients_TP = network.loss_and_gradients(
-        parameters_TP.float().cuda(), batch.images.float().cuda(), batch.labels.cuda(), seed_of_T.cuda()
-    )
+    loss_T, gradients_TP = network.loss_and_gradients(*(x.cuda() for x in given))
     device.allow_tf32(False)
     torch.testing.assert_close(loss_T.cpu().double(), expected_T, rtol=TOLERANCE[precision], atol=0)
     for found, expected in zip(gradients_TP.cpu().double(), expected_TP, strict=True):
