@@ -239,6 +239,18 @@ def test_diverged_trials_count_in_every_table(tmp_path):
     assert "–" in shown(report, 120)
 
 
+def test_the_n_of_a_difference_is_that_of_the_seeds_that_both_have(tmp_path):
+    lines = "dataset: digits\nname: lost\nepochs: 2\nseeds: 6\noptimizers: {sgd: {lr: 0.1}, adam: {lr: 0.1}}"
+    lost = {("sgd", 0), ("sgd", 1), ("adam", 1), ("adam", 5)}
+    status = lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished"  # noqa: E731
+    scores = {"sgd": [0.0, 0.0, 0.90, 0.91, 0.93, 0.92], "adam": [0.80, 0.0, 0.81, 0.80, 0.84, 0.0]}
+    report = build.build(fill(tmp_path, lines, lambda trial, epoch: scores[trial.optimizer][trial.seed], status))
+    assert report.tables[0].data.set_index("optimizer")["n"].to_dict() == {"sgd": 4, "adam": 4}
+    (row,) = table(report, "Differences to sgd").data.to_dict("records")
+    assert row["n"] == 3  # seeds 2, 3 and 4
+    assert row["difference"] == pytest.approx(-(0.09 + 0.11 + 0.09) / 3)
+
+
 def test_all_diverged_is_a_table_not_a_crash(tmp_path):
     report = build.build(fill(tmp_path, SWEEP, accuracy, lambda trial: "diverged"))
     assert report.summary == "120 trials: 120 diverged"

@@ -78,6 +78,7 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     data = optimizers[~optimizers["best"] & optimizers["p"].notna()]
     if data.empty:
         return None
+    data = data.assign(n=data["n_both"].astype(int))
     columns = (
         Column("optimizer", "optimizer"),
         Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
@@ -86,9 +87,9 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
         Column("n", "n", "count"),
     )
     caption = (
-        "Mean of the differences seed by seed, with its own 95 % interval. p: paired t test, corrected for all "
-        f"{_pairs(len(data) + 1)} pairs of rows. Seeds needed: how many it takes to tell a difference as large and as "
-        "variable as this one from 0 in four of five repetitions."
+        "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test, "
+        f"corrected for all {_pairs(len(data) + 1)} pairs of rows. Seeds needed: how many it takes to tell a "
+        "difference as large and as variable as this one from 0 in four of five repetitions."
     )
     keep = [column.name for column in columns] + ["difference_low", "difference_high"]
     return Table(f"Differences to {best['optimizer'].iloc[0]}", caption, columns, data[keep].reset_index(drop=True))

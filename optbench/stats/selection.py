@@ -94,7 +94,7 @@ def compare(
 
     Groups are in the order of their mean `score`, best first; those without a trial that trained to its end come last.
     Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
-    `p` and `seeds_needed` against the `best` of them (see `ranking.rank`).
+    `p` and `seeds_needed` against the `best` of them, over the `n_both` seeds that both have (see `ranking.rank`).
     """
     by = list(by)
     ids = chosen(finals, by, metric, confirming)
@@ -152,9 +152,10 @@ def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], sc
                 difference_low=-found["difference_high"],
                 difference_high=-found["difference_low"],
             )
-        found = found.assign(best=found["rank"].notna() & (np.arange(len(found)) == 0))
+        found = found.assign(best=found["rank"].notna() & (np.arange(len(found)) == 0)).rename(columns={"n": "n_both"})
         ranked |= {(*_key(key), value): row for value, row in found.to_dict("index").items()}
-    columns = ("rank", "rank_to", "difference", "difference_low", "difference_high", "p", "seeds_needed", "best")
+    compared = ("difference", "difference_low", "difference_high", "n_both", "p", "seeds_needed")
+    columns = ("rank", "rank_to", *compared, "best")
     keys = list(table[list(by)].itertuples(index=False, name=None))
     unknown: dict[Hashable, Any] = {**dict.fromkeys(columns, math.nan), "best": False}
     return table.assign(**{name: [ranked.get(key, unknown)[name] for key in keys] for name in columns})
