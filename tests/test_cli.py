@@ -475,6 +475,18 @@ def refused(*arguments):
     return result.output
 
 
+REBINDS = """
+import torch
+class Rebinds(torch.optim.Optimizer):
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p = p - group["lr"] * p.grad
+"""
+
+
 def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     out, _ = invoke("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)
@@ -487,6 +499,9 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     assert "no  steps: ValueError: no step today" in out
     out, _ = invoke("check-optimizer", "sgd", "--set", "lr=1e9", cwd=tmp_path, code=1)
     assert "training loss from 2.3" in out and "It does not work here (steps)" in out
+    (tmp_path / "mine.py").write_text(REBINDS)
+    out, _ = invoke("check-optimizer", "./mine.py:Rebinds", "--set", "lr=0.1", cwd=tmp_path, code=1)
+    assert "no  steps: 40 steps have changed no weight: they must change them in place\n" in out
 
 
 def test_a_comparison_is_no_page(tmp_path):

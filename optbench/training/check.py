@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optbench.data.datasets import load
 from optbench.errors import ArgumentError, UserError
+from optbench.machine.device import settings_given_back
 from optbench.optimizers import OPTIMIZERS, library
 from optbench.sweep.axes import PARAMETERS
 from optbench.sweep.document import Dumper, Problem, SweepError
@@ -45,6 +46,7 @@ class _Training:
     def __init__(self, trial: Trial) -> None:
         self._training = Training(Stack((trial,)), load("digits"), "cpu")
         self.losses: list[float] = []
+        self._initial_TP = self.parameters_TP.clone()
 
     @property
     def optimizer(self) -> StackedOptimizer:
@@ -53,6 +55,11 @@ class _Training:
     @property
     def parameters_TP(self) -> Tensor:
         return self._training.parameters_TP
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether a weight has changed."""
+        return not torch.equal(self.parameters_TP, self._initial_TP)
 
     def step(self) -> float:
         """One step; returns its seconds. Raises `_StepError` when the optimizer did."""
@@ -112,7 +119,12 @@ def _without_sweep(problem: Problem) -> Problem:
 
 def check(trial: Trial) -> list[Finding]:
     """Findings about a trial's optimizer, within seconds. One that raises has a single finding, its traceback."""
-    torch.set_num_threads(1)
+    with settings_given_back():
+        torch.set_num_threads(1)
+        return _check(trial)
+
+
+def _check(trial: Trial) -> list[Finding]:
     training = _Training(trial)
     try:
         started = time.monotonic()
@@ -137,6 +149,8 @@ def check(trial: Trial) -> list[Finding]:
 
 def _learns(training: _Training) -> Finding:
     losses = training.losses
+    if not training.has_moved:
+        return Finding("steps", False, f"{len(losses)} steps have changed no weight: they must change them in place")
     first, last = losses[0], sum(losses[-5:]) / len(losses[-5:])
     seen = f"{len(losses)} steps at batch_size {BATCH_SIZE}: training loss from {first:.3f} to {last:.3f}"
     return Finding("steps", last < first, seen + ("" if last < first else "; try another lr"))
