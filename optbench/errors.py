@@ -38,6 +38,6 @@ def warn_slower(what: str, reason: str) -> None:
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """The end of an error message: the nearest valid word, or all of them when none is near."""
-    names = list(valid)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+    names = {name.lower(): name for name in valid}
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"did you mean '{names[near[0]]}'?" if near else f"valid: {', '.join(names.values())}"

@@ -287,6 +287,8 @@ def test_the_name_defaults_to_the_file(tmp_path):
             ["10:24: missing key 'step_size'", "10:37: unknown key 'stepsize'; did you mean"],
         ),
         ("sgd: {", "sdg: {", ["12:3: unknown optimizer 'sdg'; did you mean 'sgd'?"]),
+        ("momentum:", "learning_rate:", ["12:26: unknown key 'learning_rate'; did you mean 'lr'?"]),
+        ("momentum:", "wd:", ["12:26: unknown key 'wd'; did you mean 'weight_decay'?"]),
         ("momentum:", "momentun:", ["12:26: unknown key 'momentun'; did you mean 'momentum'?"]),
         ("[1e-3, 0.1]", "{min: 1e-3, max: 1}", ["12:3: sgd has a range: say how many values to try, 'search: {num_"]),
         ("[1e-3, 0.1]", "{min: 1, max: 1}", ["12:19: the range from 1 to 1 is empty"]),
@@ -352,7 +354,7 @@ def test_the_name_defaults_to_the_file(tmp_path):
             "optimizer: 'torch.optim:Adam', lrr: 1",
             ["14:41: unknown key 'lrr'; did you mean 'lr'?"],
         ),
-        ("  mine: {optimizer: rmsprop,", "  Muon: {", ["14:3: unknown optimizer 'Muon'; did you mean 'muon'?"]),
+        ("  mine: {optimizer: rmsprop,", "  Muom: {", ["14:3: unknown optimizer 'Muom'; did you mean 'muon'?"]),
         (
             "optimizer: sgd}",
             "optimizer: sdg}",
@@ -471,6 +473,17 @@ def test_any_mutation_gives_a_sweep_or_problems_with_a_place(spot, mutation):
 
 
 # ---------------------------------------------------------------- --set
+
+
+def test_torchs_names_of_classes_are_names():
+    for name in ("AdamW", "NAdam", "SGD", "LBFGS"):
+        sweep = spec.parse(
+            f"dataset: digits\nepochs: 1\noptimizers: {{{name}: , mine: {{optimizer: {name}, lr: 0.1}}}}"
+        )
+        assert {label: grid.algorithm for label, grid in sweep.optimizers.items()} == dict.fromkeys(
+            (name, "mine"), name.lower()
+        )
+        assert spec.parse(spec.to_yaml(sweep)) == sweep
 
 
 def test_settings_change_the_sweep():

@@ -227,6 +227,8 @@ OPTIMIZERS: dict[str, type[Hyperparameters]] = {
 
 # Known to torch, impossible or meaningless here; the user is told why instead of "unknown".
 IMPOSSIBLE = {"sparseadam": "it takes only sparse gradients, and those of this network are dense"}
+# What papers and other libraries call an argument.
+SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay"}
 IMPOSSIBLE_ARGUMENTS = {
     "maximize": "the loss is minimized",
     "t0": "the average that begins at t0 takes no part in the training",

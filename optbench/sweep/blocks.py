@@ -73,6 +73,8 @@ class Grid(BaseModel):
         key = str(detail["loc"][-1])
         if key in optimizers.IMPOSSIBLE_ARGUMENTS:
             return f"'{key}' cannot be set: {optimizers.IMPOSSIBLE_ARGUMENTS[key]}"
+        if optimizers.SYNONYMS.get(key) in cls.model_fields:
+            return f"unknown key '{key}'; did you mean '{optimizers.SYNONYMS[key]}'?"
         lacking = [of.algorithm for of in cls.of if issubclass(of, Hyperparameters) and key not in of.model_fields]
         if lacking and any(key in other.model_fields for other in [*OPTIMIZERS.values(), *cls.of]):
             return f"'{key}' is not a hyperparameter of {', '.join(lacking)}"

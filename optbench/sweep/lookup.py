@@ -14,9 +14,12 @@ _RESERVED = frozenset({"optimizer", "num_samples", *PARAMETERS})
 
 
 def find(name: str, folder: Path) -> type[Hyperparameters]:
-    """The optimizer of a name; one from elsewhere is imported, a file looked for in `folder`. Raises `UserError`."""
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name]
+    """The optimizer of a name, in capitals or not; one from elsewhere is imported, a file looked for in `folder`.
+
+    Raises `UserError`.
+    """
+    if name.lower() in OPTIMIZERS:  # torch's class names are in capitals
+        return OPTIMIZERS[name.lower()]
     if name.lower() in IMPOSSIBLE:
         raise UserError(f"{name} cannot train here: {IMPOSSIBLE[name.lower()]}")
     if name.endswith(".py"):
