@@ -504,6 +504,15 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     assert "no  steps: 40 steps have changed no weight: they must change them in place\n" in out
 
 
+def test_a_report_is_not_written_in_a_format_that_its_name_does_not_have(finished):
+    err = refused("report", str(finished[0] / "results" / "small"), "-o", "report.png")
+    assert (
+        err
+        == "optbench: --output report.png: a name ends in .html, .md, .csv, .json, .tex, .txt, or the format is named\n"
+    )
+    assert not Path("report.png").exists()
+
+
 def test_a_comparison_is_no_page(tmp_path):
     assert "only a report has a page" in refused("compare", "a", "b", "-o", str(tmp_path / "page.html"))
     assert "Invalid value for '--format'" in refused("compare", "a", "b", "-f", "html")

@@ -27,7 +27,7 @@ def test_at_is_a_word_or_an_epoch():
 def test_a_target_is_a_share_or_in_percent():
     assert parse_target("98.5%") == pytest.approx(0.985)
     assert parse_target(" 0.985 ") == 0.985
-    for text in ("", "%", "high", "nan", "inf"):
+    for text in ("", "%", "high", "nan", "inf", "120%"):
         with pytest.raises(UserError, match="target "):
             parse_target(text)
 
@@ -56,6 +56,7 @@ def test_a_condition_picks_trials(where, ids):
     ("where", "why"),
     [
         ("batch_sise == 64", "'batch_sise' is not defined; columns: batch_size"),
+        ("optimizer == adam", "name 'adam' is not defined; a value of optimizer is written with quotes, 'adam'"),
         ("batch_size = 64", "is not a condition"),
         ("batch_size ==", "invalid syntax"),
         ("batch_size + 1", "is not a condition"),

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from optbench.errors import ArgumentError
 from optbench.report.characters import sparkline
 from optbench.report.tables import Column, Report, Table
 
@@ -295,9 +296,12 @@ FORMATS: dict[str, Callable[[Report], str]] = {
     "json": to_json,
     "latex": latex,
 }
-_ENDINGS = {".html": "html", ".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex"}
+_ENDINGS = {".html": "html", ".md": "markdown", ".csv": "csv", ".json": "json", ".tex": "latex", ".txt": "table"}
 
 
 def by_ending(path: Path | None) -> str:
-    """The format that a file's ending asks for; a table for any other ending, or none."""
-    return _ENDINGS.get(path.suffix.lower(), "table") if path else "table"
+    """The format that a file's ending asks for, a table where it has none. Raises `ArgumentError` for any other."""
+    ending = path.suffix.lower() if path else ""
+    if ending and ending not in _ENDINGS:
+        raise ArgumentError("output", path, f"a name ends in {', '.join(_ENDINGS)}, or the format is named")
+    return _ENDINGS.get(ending, "table")

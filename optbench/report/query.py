@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -64,6 +65,8 @@ def parse_target(text: str) -> float:
         raise ArgumentError("target", text, "must be a number, such as 0.985 or 98.5%") from None
     if not math.isfinite(value):
         raise ArgumentError("target", text, "must be a finite number")
+    if percent and value > 1:
+        raise ArgumentError("target", text, "no score is above 100%")
     return value
 
 
@@ -75,9 +78,19 @@ def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
         found = frame.eval(where, engine="python")
     except Exception as error:  # whatever is wrong with the user's own expression
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArgumentError("where", repr(where), f"{reason}; columns: {', '.join(sorted(map(str, frame)))}") from None
+        known = f"columns: {', '.join(sorted(map(str, frame)))}"
+        raise ArgumentError("where", repr(where), f"{reason}; {_unquoted(reason, frame) or known}") from None
     if not (isinstance(found, pd.Series) and found.dtype == bool):
         raise ArgumentError("where", repr(where), "is not a condition; write for example 'batch_size == 64'")
     if not found.any():
         raise ArgumentError("where", repr(where), "no trial meets this condition")
     return finals[found]
+
+
+def _unquoted(reason: str, frame: pd.DataFrame) -> str:
+    """What is meant by a name that is not a column, but a value in one."""
+    match = re.fullmatch(r"name '(\w+)' is not defined", reason)
+    if not match:
+        return ""
+    holding = [str(name) for name, column in frame.items() if (column.astype(object) == match[1]).any()]
+    return f"a value of {' or '.join(holding)} is written with quotes, '{match[1]}'" if holding else ""
