@@ -123,7 +123,7 @@ def test_an_unsteady_measurement_is_warned_of():
 
 
 def test_json_holds_everything_that_was_measured():
-    out, err = run(*TINY, "--repeats", "2", "--seconds", "0.05", "--batch-size", "8,16", "--format", "json")
+    out, err = run(*TINY, "--repeats", "2", "--seconds", "0.01", "--batch-size", "8,16", "--format", "json")
     content = json.loads(out)
     assert content["version"] == bench.JSON_VERSION
     assert content["torch_version"] == torch.__version__
@@ -189,6 +189,7 @@ def test_what_was_measured_before_memory_ran_out_is_there(monkeypatch):
     assert last.repeats == 2 and not last.is_complete
 
 
+@pytest.mark.slow
 def test_the_table_goes_to_a_file(tmp_path):
     out, err = run(
         *TINY, "--trials", "1", "--precision", "bf16", "--batch-size", "8", "-o", tmp_path / "throughput.txt"

@@ -142,7 +142,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_rows(finished, tmp_path):
     with start("run", "small.yaml", "--workers", "2", cwd=tmp_path) as process:
         while not list(folder.glob("*.parquet")) or content(folder).query("epoch == 2")["trial_id"].nunique() < 3:
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+            time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

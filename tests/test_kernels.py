@@ -103,7 +103,12 @@ def check(given, activation="relu", precision=EXACT):
 # trials, images, seeds; one image more than a chunk of the backward pass ends inside a tile of the next
 @pytest.mark.parametrize(
     ("sizes", "activation"),
-    [((1, 1, 1), "relu"), ((3, 1, 2), "leaky"), ((1, 7, 1), "relu"), ((1, CHUNK + 1, 1), "leaky")],
+    [
+        ((1, 1, 1), "relu"),
+        ((3, 1, 2), "leaky"),
+        ((1, 7, 1), "relu"),
+        pytest.param((1, CHUNK + 1, 1), "leaky", marks=SLOW),
+    ],
     ids=str,
 )
 def test_output_and_gradients_are_those_of_float64(sizes, activation):
@@ -164,9 +169,8 @@ def test_a_second_run_and_a_trial_alone_are_bitwise_the_same():
         assert torch.equal(first[1:2], single)
 
 
-@pytest.mark.parametrize(
-    ("precision", "bounds"), [("fp32", (1e-5, 1e-5)), pytest.param("bf16", (2e-2, 0.1), marks=SLOW)]
-)
+@SLOW
+@pytest.mark.parametrize(("precision", "bounds"), [("fp32", (1e-5, 1e-5)), ("bf16", (2e-2, 0.1))])
 def test_a_network_with_them_has_the_gradients_of_one_in_float64(precision, bounds):
     """A whole stack with dropout, and a trial of NaN in it; in bf16 the linear layers round, too."""
     generator = torch.Generator().manual_seed(1)

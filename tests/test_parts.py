@@ -150,6 +150,7 @@ def crashes(action, number):
 STACKS = [[0, 1], [2], [3, 17], [4, 5], [6, 7], [20]]  # 30 rows
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_cut_short_loses_nothing_and_doubles_nothing(tmp_path, small):
     """At every step, and then whoever mends it at every step, too."""
     expected = content(fill(tmp_path / "start", STACKS))

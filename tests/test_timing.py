@@ -52,7 +52,7 @@ def timed(tmp_path_factory):
     with start("run", "timed.yaml", "--timing", cwd=folder) as process:
         while not set(Store(results).timing.statuses().values()) & {"finished"}:
             assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
+            time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
