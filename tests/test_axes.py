@@ -246,6 +246,7 @@ def both(tmp_path_factory):
     return folder, said
 
 
+@pytest.mark.slow
 def test_a_sweep_over_datasets_selects_and_confirms_on_each(both):
     folder, said = both
     assert "both: 24 trials of 2 epochs on digits and letters" in said
@@ -265,6 +266,7 @@ def test_a_sweep_over_datasets_selects_and_confirms_on_each(both):
     assert len(outline.confirm_ids) == 12
 
 
+@pytest.mark.slow
 def test_the_report_on_several_datasets_says_of_each_what_its_own_sweep_would_say(both):
     folder, _ = both
     report, alone = read(folder / "both.json"), read(folder / "alone.json")
@@ -282,12 +284,14 @@ def test_the_report_on_several_datasets_says_of_each_what_its_own_sweep_would_sa
     assert (folder / "both.md").read_text(encoding="utf-8").count("## Optimizers (") == 2
 
 
+@pytest.mark.slow
 def test_a_table_may_be_asked_for_over_all_datasets(both):
     (table,) = tables_of(read(both[0] / "by.json")).values()
     found = set(zip(table["dataset"], table["optimizer"], strict=True))
     assert found == {(dataset, label) for dataset in ("digits", "letters") for label in ("sgd", "adam")}
 
 
+@pytest.mark.slow
 def test_the_plots_of_several_datasets_compare_nothing_across_them(both):
     folder, _ = both
     page = (folder / "both.html").read_text(encoding="utf-8")
@@ -297,6 +301,7 @@ def test_the_plots_of_several_datasets_compare_nothing_across_them(both):
     assert (folder / "figures" / "curves.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_says_which_dataset_one_side_has_alone(both):
     compared = read(both[0] / "compared.json")
     assert "No trial differs: 14 of 14 are bit-identical." in compared["findings"]

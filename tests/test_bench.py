@@ -122,6 +122,7 @@ def test_an_unsteady_measurement_is_warned_of():
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_json_holds_everything_that_was_measured():
     out, err = run(*TINY, "--repeats", "2", "--seconds", "0.01", "--batch-size", "8,16", "--format", "json")
     content = json.loads(out)
