@@ -97,13 +97,15 @@ class Network:
             activation=ACTIVATIONS[self.activation],
             precision=self.precision,
             weights=weights,
-            buffers={} if buffers_TQ is None else self._buffers(buffers_TQ),
+            buffers=self._buffers(buffers_TQ),
             scales={} if scale_TBU is None else self._scales(scale_TBU.to(dtype)),
         )
         logits_TBK = logits(self.architecture, WAYS[self.convolution], stack, images_SBCHW.to(dtype), seed_of_T)
         return logits_TBK.to(images_SBCHW.dtype)
 
-    def _buffers(self, buffers_TQ: Tensor) -> Tensors:
+    def _buffers(self, buffers_TQ: Tensor | None) -> Tensors:
+        if buffers_TQ is None or not self.architecture.buffers:
+            return {}
         return _under_names(buffers_TQ, {buffer.name: buffer.shape for buffer in self.architecture.buffers})
 
     def _scales(self, scale_TBU: Tensor) -> Tensors:
