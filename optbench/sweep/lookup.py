@@ -10,7 +10,7 @@ from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.sweep.axes import PARAMETERS
 
 # What an optimizer's block in a sweep file has besides hyperparameters.
-_RESERVED = frozenset({"optimizer", "num_samples", *PARAMETERS})
+RESERVED = frozenset({"optimizer", "num_samples", *PARAMETERS})
 
 
 def find(name: str, folder: Path) -> type[Hyperparameters]:
@@ -27,5 +27,5 @@ def find(name: str, folder: Path) -> type[Hyperparameters]:
     if ":" in name or name.startswith("pytorch_optimizer."):
         from optbench.optimizers.foreign import find_foreign  # imports torch, so only where it is needed
 
-        return find_foreign(name, folder.resolve(), _RESERVED)
+        return find_foreign(name, folder.resolve(), RESERVED)
     raise UserError(f"unknown optimizer '{name}'; {did_you_mean(name, OPTIMIZERS)}")

@@ -18,8 +18,8 @@ from optbench.data.datasets import load
 from optbench.errors import ArgumentError, UserError
 from optbench.machine.device import settings_given_back
 from optbench.optimizers import OPTIMIZERS, library
-from optbench.sweep.axes import PARAMETERS
 from optbench.sweep.document import Dumper, Problem, SweepError
+from optbench.sweep.lookup import RESERVED
 from optbench.sweep.spec import parse
 from optbench.sweep.stacks import Stack
 from optbench.sweep.trials import Trial, expand
@@ -92,7 +92,7 @@ def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
         key, _, value = setting.partition("=")
         if value.lstrip().startswith("{min"):
             raise ArgumentError("set", setting, "give each hyperparameter one value")
-        if key in {"optimizer", "num_samples", *PARAMETERS}:
+        if key in RESERVED:
             raise ArgumentError("set", setting, f"{key} is not an optimizer's hyperparameter")
     block = yaml.dump({"optimizers": {"it": {"optimizer": name}}}, Dumper=Dumper)
     try:
