@@ -131,10 +131,11 @@ def test_a_stack_that_does_not_fit_goes_on_in_halves(trials_of, monkeypatch):
     assert rows_of(event for event in events if event[0] is not whole) == expected
 
 
-def test_the_estimate_takes_halves_where_the_run_will(trials_of, monkeypatch):
+@pytest.mark.parametrize("lack", [torch.OutOfMemoryError(), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling …")])
+def test_the_estimate_takes_halves_where_the_run_will(lack, trials_of, monkeypatch):
     def seconds_per_image(stack, device):
         if len(stack) > 1:
-            raise torch.OutOfMemoryError
+            raise lack
         return 2.0, 1.0
 
     monkeypatch.setattr(estimate.speed, "seconds_per_image", seconds_per_image)

@@ -7,7 +7,7 @@ from statistics import median
 import torch
 
 from optbench.data.datasets import DATASETS
-from optbench.machine.device import make_deterministic, settings_given_back
+from optbench.machine.device import is_out_of_memory, make_deterministic, settings_given_back
 from optbench.networks.network import Network
 from optbench.runs.phases import Phase
 from optbench.sweep.stacks import Stack
@@ -63,8 +63,8 @@ def _seconds(phase: Phase) -> float:
 def _seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     try:
         return speed.seconds_per_image(stack, device)
-    except torch.OutOfMemoryError:
-        if len(stack) == 1:
+    except Exception as error:
+        if len(stack) == 1 or not is_out_of_memory(error):
             raise
     halves = [_seconds_per_image(half, device) for half in stack.halves()]  # as the run will do
     return sum(training for training, _ in halves), sum(evaluation for _, evaluation in halves)
