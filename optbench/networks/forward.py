@@ -184,6 +184,14 @@ def side_by_side(x_TBCHW: Tensor) -> Tensor:
     return x_TBCHW.transpose(0, 1).flatten(1, 2)
 
 
+def seen_by(seed_of_T: Tensor, images_SBCHW: Tensor) -> Tensor:
+    """(S, B, C, H, W), which of them each trial sees → (B, T·C, H, W)."""
+    images_BSCHW = images_SBCHW.transpose(0, 1)
+    if images_BSCHW.shape[1] == 1:
+        return images_BSCHW.expand(-1, len(seed_of_T), -1, -1, -1).flatten(1, 2)
+    return images_BSCHW.index_select(1, seed_of_T).flatten(1, 2)
+
+
 # ---------------------------------------------------------------- ways to compute those that work on images
 
 # The layers up to features, a pass, images (S, B, C, H, W), which of them each trial sees (T,) → features (T, B, F).
@@ -200,7 +208,7 @@ def _together(
     convolve: Convolve, first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor
 ) -> Tensor:
     """Layer by layer, each for all trials."""
-    return forward(first, side_by_side(images_SBCHW.index_select(0, seed_of_T)), replace(stack, convolve=convolve))
+    return forward(first, seen_by(seed_of_T, images_SBCHW), replace(stack, convolve=convolve))
 
 
 def _triton(first: layers.Sequence, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
@@ -246,4 +254,4 @@ def logits(architecture: Architecture, way: Way, stack: Pass, images_SBCHW: Tens
     first, rest = architecture.parts
     if first.layers:
         return forward(rest, way(first, stack, images_SBCHW, seed_of_T), stack)
-    return forward(rest, side_by_side(images_SBCHW.index_select(0, seed_of_T)), stack)
+    return forward(rest, seen_by(seed_of_T, images_SBCHW), stack)

@@ -52,12 +52,16 @@ class _Flatten(torch.autograd.Function):
         ctx.shape = x.shape
         is_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.memory_format = torch.channels_last if is_last else torch.contiguous_format
-        x_BTCHW: Tensor = x.unflatten(1, (trials, -1))
-        return x_BTCHW.transpose(0, 1).flatten(2)
+        return _features(x, trials)
 
     @staticmethod
     def backward(ctx: Any, grad_TBF: Tensor) -> Grads:
         return grad_TBF.transpose(0, 1).reshape(ctx.shape).contiguous(memory_format=ctx.memory_format), None
+
+
+def _features(x: Tensor, trials: int) -> Tensor:
+    x_BTCHW = x.view(len(x), trials, -1, *x.shape[2:])
+    return x_BTCHW.transpose(0, 1).flatten(2)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -108,7 +112,7 @@ def affine(x_TBF: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def flatten(x: Tensor, trials: int) -> Tensor:
     """(B, T·C, H, W) → (T, B, C·H·W)."""
-    return call(_Flatten, x, trials)
+    return call(_Flatten, x, trials) if x.requires_grad else _features(x, trials)
 
 
 def recur(x_THBW: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: Activation) -> Tensor:

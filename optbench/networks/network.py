@@ -142,4 +142,4 @@ class Network:
 def _under_names(row_TX: Tensor, shapes: dict[str, Shape]) -> Tensors:
     """The parts of rows under their names, each (T, *shape)."""
     parts = row_TX.split([math.prod(shape) for shape in shapes.values()], dim=1)
-    return {name: part.unflatten(1, shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+    return {name: part.view(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
