@@ -20,6 +20,7 @@ from optbench.errors import ArgumentError, PerformanceWarning, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from optbench.report.tables import Report
     from optbench.results.store import Store
 
 OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
@@ -211,12 +212,16 @@ def _leave_report(store: Store, console: Console) -> None:
     from optbench.report import build, formats
 
     try:
-        path = store.write_meta("report.md", formats.markdown(build.build(store)))
+        built = build.build(store)
+        path = store.write_meta("report.md", formats.markdown(built))
     except UserError as error:
         console.print(f"no report: {error}", soft_wrap=True, markup=False)
         return
+    console.print()
+    console.print(" ".join(built.findings), markup=False)
+    console.print()
     for line in (
-        f"tables: optbench report {store.folder}",
+        f"tables: optbench report {store.folder} --full",
         f"page: optbench report {store.folder} -o report.html",
         f"report: {path}",
     ):
@@ -245,7 +250,17 @@ def report(
             help="Validation score to reach, e.g. 98.5%. [default: what sgd, adam and adamw reach, the median]"
         ),
     ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="OPTIMIZER", help="Compare all others with this one. [default: the best]")
+    ] = None,
+    rope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POINTS", help="Differences below this do not matter. [default: what the test images cannot show]"
+        ),
+    ] = None,
     seconds: Annotated[bool, typer.Option("--seconds", help="Show seconds, of trials that ran alone.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show all tables in the terminal, not one screen.")] = False,
     format: Annotated[
         Format | None,
         typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
@@ -261,13 +276,16 @@ def report(
         from optbench.report.results import prepare
         from optbench.results.store import Store, newest
 
+        score = query.parse_metric(metric)
         asked = query.Query(
             by=tuple(name.strip() for names in by or [] for name in names.split(",")),
-            metric=query.parse_metric(metric),
+            metric=score,
             at=query.parse_at(at),
             where=where,
             target=query.parse_target(target) if target else None,
             seconds=seconds,
+            baseline=baseline,
+            rope=query.parse_rope(rope, score) if rope else None,
         )
         loaded = prepare(Store(results or newest(Path("results"))), asked)
         built = build.report(loaded)
@@ -287,7 +305,7 @@ def report(
         if output is None and sys.stdout.isatty():
             output = Path(f"{built.sweep}.html")
     elif name == "table" and output is None:
-        formats.terminal(built, _console())
+        _show(built, full or bool(by))
         return
     else:
         text = formats.FORMATS[name](built)
@@ -295,6 +313,16 @@ def report(
         sys.stdout.write(text)
         return
     _write(output, text, name)
+
+
+def _show(built: Report, full: bool) -> None:
+    from optbench.report import formats
+
+    console = _console()
+    if full:
+        formats.terminal(built, console)
+    elif left_out := formats.summary(built, console):
+        console.print(f"\n--full also shows: {'; '.join(left_out)}.", style="dim", markup=False)
 
 
 def _write(path: Path, text: str, format: str) -> None:

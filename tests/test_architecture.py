@@ -30,7 +30,20 @@ LINE = {
     "bench": [],
     "results": ["parts", "store"],
     "stats": [
-        *("finals", "intervals", "ranking", "selection", "tuning", "importance", "targets", "workloads", "pairing", ""),
+        *(
+            "finals",
+            "intervals",
+            "moderation",
+            "ranking",
+            "verdicts",
+            "selection",
+            "tuning",
+            "importance",
+            "targets",
+            "workloads",
+            "pairing",
+            "",
+        ),
     ],
     "report": [
         *("tables", "characters", "formats", "query", "results", "findings", "rankings", "explanations", "build"),

@@ -21,6 +21,7 @@ def rows(draw):
         momentum = draw(st.sampled_from(["0.0", "0.9", "null"]))
         same = {
             "trial_id": f"t{draw(st.integers(0, 99)):02}-{trial}",
+            "dataset": "digits",
             "optimizer": draw(st.sampled_from(["sgd", "adam"])),
             "lr": draw(st.sampled_from([0.1, 0.2])),
             "hyperparameters": f'{{"momentum": {momentum}}}',

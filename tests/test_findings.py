@@ -43,28 +43,27 @@ def test_a_clear_winner_is_named_with_its_learning_rate_and_its_interval(tmp_pat
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}))
     # NOISE has s = 0.2915, so the half width is 2.7764 · 0.2915 · 0.001 / √5.
     assert text.startswith(
-        "Take sgd with lr=0.1: 90.00 ± 0.04 % test accuracy over 5 seeds. "
-        "It is significantly better than every other optimizer."
+        "Take sgd with lr=0.1: 90.00 ± 0.04 % test accuracy over 5 seeds. Every other optimizer is worse (p < 0.001)."
     )
 
 
 def test_what_cannot_be_told_apart_is_called_so_and_what_would_help_is_said(tmp_path):
-    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8998, "lion": 0.7}))
+    text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8998, "lion": 0.7}, noise=0.05))
     assert "adam cannot be told apart from it." in text
-    assert re.search(r"About \d+ seeds would tell adam from it\.", text)
-    assert "lion is significantly worse." in text
+    assert re.search(r"It takes about \d+ seeds to see a difference of 2 points\.", text)
+    assert "lion is worse (p < 0.001)." in text
 
 
 def test_equal_optimizers_are_all_tied(tmp_path):
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.9, "lion": 0.9}, noise=0.0))
-    assert "No other optimizer can be told apart from it." in text
-    assert "seeds would tell" not in text
+    assert text.startswith("3 of 3 optimizers tie; keep what you have. The best mean has adam")
+    assert "seeds to see" not in text
 
 
 def test_one_seed_says_nothing_about_certainty(tmp_path):
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), SWEEP.replace("seeds: 5", "seeds: 1"))
     assert "over 1 seed. With one seed nothing says how sure that is" in text
-    assert "significantly" not in text and "told apart" not in text
+    assert "worse" not in text and "told apart" not in text and "tie" not in text
 
 
 def test_nothing_is_recommended_when_all_diverged(tmp_path):
@@ -120,7 +119,7 @@ def test_a_factor_is_named_that_explains_a_twentieth_of_the_variance(share, said
 # ---------------------------------------------------------------- no sentence claims more than its table
 
 
-def random_report(folder, seed):
+def random_report(folder, seed, query=None):
     """A report of optimizers with means, spreads and seeds that were drawn; some seeds diverged."""
     generator = np.random.default_rng(seed)
     labels = [f"opt{i}" for i in range(generator.integers(2, 9))]
@@ -139,7 +138,8 @@ def random_report(folder, seed):
             f"dataset: digits\nname: random\nepochs: 2\nseeds: {seeds}\noptimizers:\n{blocks}",
             lambda trial, epoch: scores[trial.optimizer, trial.seed] - (trial.hyperparameters.lr == 0.01) * gap,
             lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished",
-        )
+        ),
+        query,
     )
 
 
@@ -150,6 +150,13 @@ def labels_in(words, candidates):
     others = re.search(r"and (\d+) others$", words)
     assert len(found) + (int(others[1]) if others else 0) == len(candidates), (words, candidates)
     return found
+
+
+def of_p(rows):
+    """The largest p, as a sentence has it."""
+    largest = rows["p"].max()
+    sign = "= " if len(rows) == 1 else "≤ "
+    return "p < 0.001" if largest < 0.001 else f"p {sign}{largest:.3f}"
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -167,43 +174,74 @@ def test_every_sentence_agrees_with_its_table(seed, tmp_path):
     shown = {table.title: table.data for table in report.tables}.get(f"Differences to {best}")
     assert compared.empty if shown is None else compared["p"].equals(shown.set_index("optimizer")["p"])
     differs = compared["p"] <= 0.05
-    worse = compared.index[differs & (compared["difference"] < 0)].tolist()
-    better = compared.index[differs & (compared["difference"] > 0)].tolist()
-    tied = compared.index[~differs].tolist()
+    worse = compared[differs & (compared["difference"] < 0)]
+    better = compared[differs & (compared["difference"] > 0)]
+    tied = compared[~differs]
+    candidates = rows.index[rows["may_be_best"] | (rows.index == best)].tolist()
 
-    take = re.match(r"Take (opt\d) with lr=[\d.]+: ([\d.]+) .*?over (\d) seeds?\.", text)
+    take = re.search(r"(opt\d) with lr=[\d.]+: ([\d.]+) .*?over (\d) seeds?(?:; (\d) of (\d) were lost)?\.", text)
     assert (take[1], take[2], int(take[3])) == (best, f"{100 * rows.test_accuracy[best]:.2f}", rows.n[best])
+    assert (int(take[4] or 0), int(take[5] or rows.seeds[best])) == (rows.lost[best], rows.seeds[best])
     said = set()
-    for sentence in report.findings[1:]:
-        if match := re.fullmatch(r"It is significantly better than (.*)\.", sentence):
-            said.add("worse")
-            assert tied == better == []
-            if match[1] == "every other optimizer":
-                assert worse == others.index.tolist()
-            else:
-                labels_in(match[1], worse)
-        elif match := re.fullmatch(r"(.*) (?:is|are) significantly worse\.", sentence):
-            said.add("worse")
-            labels_in(match[1], worse)
-        elif match := re.fullmatch(r"On the seeds that both have, (.*) (?:is|are) significantly better\.", sentence):
-            said.add("better")
-            labels_in(match[1], better)
-        elif sentence == "No other optimizer can be told apart from it.":
+    for sentence in report.findings:
+        if match := re.match(r"(\d+) of (\d+) optimizers tie; keep what you have\.", sentence):
             said.add("tied")
-            assert worse == better == []
+            assert (int(match[1]), int(match[2])) == (len(tied) + 1, len(compared) + 1)
+            assert len(candidates) >= len(tied) + 1
+        elif match := re.match(r"(\d+) of (\d+) optimizers may be the best; keep what you have if it is", sentence):
+            said.add("tied")
+            assert (int(match[1]), int(match[2])) == (len(candidates), len(compared) + 1)
+        elif match := re.fullmatch(r"Only (.*) may be the best\.", sentence):
+            labels_in(match[1], candidates)
+        elif sentence.startswith("Every other optimizer is worse"):
+            said.add("worse")
+            assert worse.index.tolist() == others.index.tolist() and len(worse) > 1
+            assert sentence == f"Every other optimizer is worse ({of_p(worse)})."
+        elif match := re.fullmatch(r"On the seeds that both have, (.*) (?:is|are) better \((.*)\)\.", sentence):
+            said.add("better")
+            labels_in(match[1], better.index)
+            assert match[2] == of_p(better)
+        elif match := re.fullmatch(r"(.*) (?:is|are) worse \((.*)\)\.", sentence):
+            said.add("worse")
+            labels_in(match[1], worse.index)
+            assert match[2] == of_p(worse)
         elif match := re.fullmatch(r"(.*) cannot be told apart from it\.", sentence):
             said.add("tied")
-            labels_in(match[1], tied)
-        elif match := re.fullmatch(r"About ([\d,]+) seeds would tell (opt\d) from it\.", sentence):
-            assert match[2] in tied
-            assert float(match[1].replace(",", "")) == rows.seeds_needed[match[2]] == rows.seeds_needed[tied].min()
+            labels_in(match[1], tied.index)
+        elif match := re.fullmatch(r"It takes about ([\d,]+) seeds to see a difference of .*\.", sentence):
+            assert float(match[1].replace(",", "")) == pytest.approx(tied.seeds_needed.median(), abs=0.5)
+        elif match := re.fullmatch(r"Lost seeds, which count as guessing: (.*)\.", sentence):
+            for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
+                assert (int(lost), int(of)) == (rows.lost[label], rows.seeds[label])
         elif match := re.fullmatch(r"Trials that diverged: (.*)\.", sentence):
             for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
                 assert (int(lost), int(of)) == (rows.diverged[label], rows.trials[label])
-    if rows.n[best] > 1:
-        assert said == {name for name, found in (("worse", worse), ("better", better), ("tied", tied)) if found}
-    else:
-        assert said == set()
+    assert said == {name for name, found in (("worse", worse), ("better", better), ("tied", tied)) if len(found)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sentences_about_a_baseline_agree_with_their_table(seed, tmp_path):
+    from optbench.report.query import Query
+
+    report = random_report(tmp_path, seed, Query(baseline="opt1", rope=0.005))
+    data = {table.title: table.data for table in report.tables}.get("Differences to opt1")
+    if data is None:
+        assert report.findings[0].startswith("Nothing can be compared with opt1")
+        return
+    rows, told = data.set_index("optimizer"), set()
+    for sentence in report.findings:
+        if match := re.fullmatch(r"(opt\d) is (.*) opt1: ([+-][\d.]+) ± [\d.]+ points \(p (.*)\)\.", sentence):
+            row = rows.loc[match[1]]
+            words = {"equivalent to": "equivalent", "not told apart from": "undecided"}
+            assert row["verdict"] == words.get(match[2], match[2].removesuffix(" than"))
+            assert float(match[3]) == pytest.approx(100 * row["difference"], abs=0.005)
+            told.add(match[1])
+        elif match := re.fullmatch(r"Against opt1: (.*)\.", sentence):
+            for part in match[1].split("; "):
+                verdict, labels = part.split(": ")
+                told |= set(labels_in(labels, rows.index[rows["verdict"] == verdict]))
+    assert told <= set(rows.index) and (told or len(rows) > 4)
+    assert "may be best" not in [column.heading for column in report.tables[0].columns]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_there_is_a_table_for_each_axis_that_varies(report):
         "Tuning budget",
         "Training and validation accuracy",
     ]
-    assert report.summary == "120 trials: 120 finished"
+    assert report.summary == "cnn on digits, 2 epochs, 3 seeds; 120 trials: 120 finished"
 
 
 def test_a_sweep_that_varies_nothing_has_two_tables(tmp_path):
@@ -132,7 +132,7 @@ def test_the_optimizers_table_says_what_was_put_in(report):
     assert best["val_accuracy_low"] == pytest.approx(best["val_accuracy"] - half)
     assert best["val_accuracy_high"] == pytest.approx(best["val_accuracy"] + half)
     assert best["configuration"] == "schedule=constant, batch_size=32, dropout=0, lr=0.1, momentum=0.9"
-    assert (best["n"], best["diverged_of"]) == (3, "0/96")
+    assert (best["n"], best["lost_of"], best["diverged"], best["trials"]) == (3, "0/3", 0, 96)
 
 
 def test_the_axis_tables_choose_the_best_of_everything_else(report):
@@ -190,7 +190,7 @@ def test_an_epoch_that_no_trial_has_is_refused(store):
 
 def test_a_condition_leaves_its_trials_in_all_tables(store):
     report = build.build(store, Query(where="batch_size == 128 and momentum != 0.9"))
-    assert report.summary == "120 trials: 120 finished; 36 of 120 where batch_size == 128 and momentum != 0.9"
+    assert report.summary.endswith("; 120 trials: 120 finished; 36 of 120 where batch_size == 128 and momentum != 0.9")
     titles = [table.title for table in report.tables]
     assert "Batch sizes and training time" not in titles and "Hyperparameter momentum" not in titles
     data = report.tables[0].data.set_index("optimizer")
@@ -230,19 +230,37 @@ def test_seconds_are_absent_unless_trials_ran_alone(report, tmp_path):
 def test_diverged_trials_count_in_every_table(tmp_path):
     status = lambda trial: "diverged" if trial.hyperparameters.lr == 0.1 else "finished"  # noqa: E731
     report = build.build(fill(tmp_path, SWEEP, accuracy, status))
-    assert report.summary == "120 trials: 72 finished, 48 diverged"
+    assert report.summary.endswith("; 120 trials: 72 finished, 48 diverged")
     data = report.tables[0].data.set_index("optimizer")
-    assert data.loc["sgd", "diverged_of"] == "48/96"
+    assert data.loc["sgd", ["diverged", "trials"]].tolist() == [48, 96]
     rates = table(report, "Learning rates").data.set_index("lr")
-    assert rates.loc[0.1, "diverged_of"] == "48/48"
+    assert rates.loc[0.1, ["diverged", "trials", "lost_of"]].tolist() == [48, 48, "3/3"]
     assert math.isnan(rates.loc[0.1, "val_accuracy"])
     assert "–" in shown(report, 120)
 
 
-def test_the_n_of_a_difference_is_that_of_the_seeds_that_both_have(tmp_path):
+def test_lost_seeds_count_as_guessing_in_differences_and_order_but_not_in_scores(tmp_path):
     lines = "dataset: digits\nname: lost\nepochs: 2\nseeds: 6\noptimizers: {sgd: {lr: 0.1}, adam: {lr: 0.1}}"
-    lost = {("sgd", 0), ("sgd", 1), ("adam", 1), ("adam", 5)}
+    lost = {("sgd", 0), ("sgd", 1), ("adam", 5)}
     status = lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished"  # noqa: E731
+    # adam's second seed ended with a network that guesses.
+    scores = {"sgd": [0.0, 0.0, 0.90, 0.91, 0.93, 0.92], "adam": [0.80, 0.1, 0.81, 0.80, 0.84, 0.0]}
+    report = build.build(fill(tmp_path, lines, lambda trial, epoch: scores[trial.optimizer][trial.seed], status))
+    data = report.tables[0].data.set_index("optimizer")
+    assert data[["n", "lost_of"]].T.to_dict("list") == {"sgd": [4, "2/6"], "adam": [4, "2/6"]}
+    assert data["val_accuracy"].tolist() == [pytest.approx(0.915), pytest.approx(0.8125)]
+    assert report.findings[0].endswith("over 4 seeds; 2 of 6 were lost.")
+    assert "Lost seeds, which count as guessing: sgd 2 of 6 and adam 2 of 6." in report.findings
+    (row,) = table(report, "Differences to sgd").data.to_dict("records")
+    assert row["n"] == 6
+    # Seed 1 was lost by both, so it makes no difference; 0.1 is the accuracy of guessing.
+    assert row["difference"] == pytest.approx(((0.80 - 0.1) + 0 - 0.09 - 0.11 - 0.09 + (0.1 - 0.92)) / 6)
+
+
+def test_the_n_of_a_difference_is_that_of_the_seeds_that_both_have(tmp_path):
+    lines = "dataset: digits\nname: half\nepochs: 2\nseeds: 6\noptimizers: {sgd: {lr: 0.1}, adam: {lr: 0.1}}"
+    failed = {("sgd", 0), ("sgd", 1), ("adam", 1), ("adam", 5)}
+    status = lambda trial: "failed" if (trial.optimizer, trial.seed) in failed else "finished"  # noqa: E731
     scores = {"sgd": [0.0, 0.0, 0.90, 0.91, 0.93, 0.92], "adam": [0.80, 0.0, 0.81, 0.80, 0.84, 0.0]}
     report = build.build(fill(tmp_path, lines, lambda trial, epoch: scores[trial.optimizer][trial.seed], status))
     assert report.tables[0].data.set_index("optimizer")["n"].to_dict() == {"sgd": 4, "adam": 4}
@@ -253,10 +271,10 @@ def test_the_n_of_a_difference_is_that_of_the_seeds_that_both_have(tmp_path):
 
 def test_all_diverged_is_a_table_not_a_crash(tmp_path):
     report = build.build(fill(tmp_path, SWEEP, accuracy, lambda trial: "diverged"))
-    assert report.summary == "120 trials: 120 diverged"
+    assert report.summary.endswith("; 120 trials: 120 diverged")
     for name in formats.FORMATS:
         assert formats.FORMATS[name](report)
-    assert "96/96" in shown(report, 80)
+    assert "3/3" in shown(report, 80)
 
 
 def test_a_sweep_that_has_only_begun_says_so(tmp_path):
@@ -280,7 +298,7 @@ def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
         if trial is first:
             part.add([row | scores | {"epoch": 2, "status": "finished", "train_seconds": 1.0}])
     report = build.build(store)
-    assert report.summary == "3 trials: 1 finished, 1 failed, 1 interrupted"
+    assert report.summary.endswith("; 3 trials: 1 finished, 1 failed, 1 interrupted")
     assert [table.title for table in report.tables] == ["Optimizers", "Training and validation accuracy"]
     optimizers = report.tables[0].data.set_index("optimizer")
     assert optimizers["n"].to_dict() == {"sgd": 1, "adam": 0}
@@ -302,7 +320,7 @@ def test_trials_of_an_older_sweep_in_the_folder_are_left_out(tmp_path):
     smaller = Job(parse(SWEEP.replace("seeds: 3", "seeds: 2")), store, "cpu")
     store.begin(smaller.outline(), "", {})
     report = build.build(store)
-    assert report.summary == "80 trials: 80 finished"
+    assert report.summary.endswith("; 80 trials: 80 finished")
     assert report.tables[0].data["n"].tolist() == [2, 2]
 
 
@@ -449,7 +467,7 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
             ]
         )
     report = build.build(store)
-    assert report.summary == "28 trials: 28 finished"
+    assert report.summary.endswith("; 28 trials: 28 finished")
     assert report.tables[0].caption.startswith("The tuning budgets")  # none is without confirmation
     optimizers, schedules = table(report, "Optimizers"), table(report, "Learning-rate schedules")
     assert optimizers.data["test_accuracy"].tolist() == pytest.approx([0.25, 0.25])
@@ -497,7 +515,7 @@ def test_arguments_may_have_the_names_of_columns(tmp_path):
     )
     report = build.build(fill(tmp_path, CROWDED, lambda trial, epoch: 0.5 + 0.01 * trial.hyperparameters.seed))
     one = report.tables[0].data.set_index("optimizer").loc["one"]
-    assert (one["val_accuracy"], one["n"], one["diverged_of"]) == (0.52, 1, "0/16")
+    assert (one["val_accuracy"], one["n"], one["diverged"], one["trials"]) == (0.52, 1, 0, 16)
     assert "seed=2, status=" in one["configuration"]
     found = {table.title.removeprefix("Hyperparameter "): table for table in report.tables}
     assert found["seed"].data["seed"].tolist() == [1, 2]
@@ -511,10 +529,10 @@ def test_arguments_may_have_the_names_of_columns(tmp_path):
 def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):
     store = fill(tmp_path, SEARCHED, by_lr, status=lambda t: "stopped" if t.hyperparameters.lr < 0.25 else "finished")
     report = build.build(store)
-    assert report.summary == "28 trials: 2 finished, 20 stopped early, 6 missing"
+    assert report.summary.endswith("; 28 trials: 2 finished, 20 stopped early, 6 missing")
     data = report.tables[0].data.set_index("optimizer")
-    assert data.loc["sgd", ["n", "diverged_of"]].tolist() == [2, "0/6"]
-    assert data.loc["adam", ["n", "diverged_of", "configuration"]].tolist() == [0, "0/16", ""]
+    assert data.loc["sgd", ["n", "lost_of", "trials"]].tolist() == [2, "0/2", 6]
+    assert data.loc["adam", ["n", "lost_of", "trials", "configuration"]].tolist() == [0, "0/0", 16, ""]
     assert math.isnan(data.loc["adam", "val_accuracy"])
     assert status.status(store).data["stopped"].tolist() == [16, 4]
 

@@ -19,6 +19,7 @@ def frame(records):
                 "trial_id": f"{configuration}/{seed}",
                 "configuration_id": configuration,
                 "optimizer": optimizer,
+                "dataset": "digits",
                 "seed": seed,
                 "epoch": epoch,
                 "epochs": 2,
@@ -106,7 +107,7 @@ def test_states_follow_the_last_row_of_a_trial():
 
 def test_what_diverged_everywhere_is_shown_and_not_filled():
     rows = frame(
-        [("adam", "wild", seed, 2, math.nan, "diverged") for seed in (0, 1)] + [("sgd", "x", 0, 2, 0.1, "finished")]
+        [("adam", "wild", seed, 2, math.nan, "diverged") for seed in (0, 1)] + [("sgd", "x", 0, 2, 0.4, "finished")]
     )
     first, second = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy).to_dict("records")
     assert first["optimizer"] == "sgd"
@@ -117,7 +118,7 @@ def test_what_diverged_everywhere_is_shown_and_not_filled():
 def test_compare_equals_brute_force():
     generator = np.random.default_rng(3)
     records = [
-        (optimizer, f"{optimizer}{c}", seed, epoch, float(generator.uniform()), "finished")
+        (optimizer, f"{optimizer}{c}", seed, epoch, float(generator.uniform(0.2, 1)), "finished")
         for optimizer in ("a", "b", "c")
         for c in range(4)
         for seed in range(5)

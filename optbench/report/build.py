@@ -12,6 +12,7 @@ from optbench.report.results import Results, prepare
 from optbench.report.tables import Report, Table
 from optbench.results.store import Store
 from optbench.sweep.axes import COMPARED
+from optbench.wording import count
 
 
 def build(store: Store, query: Query | None = None) -> Report:
@@ -37,7 +38,24 @@ def report(results: Results) -> Report:
         tables = [rankings.axis(results, _by(results))]
     elif len(parts) > 1 and not results.query.by and (over_all := explanations.workloads(results)):
         tables.append(over_all)
-    return Report(results.name, results.summary, tuple(sentences), tuple(tables), _note(results, list(parts.values())))
+    note = _note(results, list(parts.values()))
+    return Report(results.name, f"{_about(results)}; {results.summary}", tuple(sentences), tuple(tables), note)
+
+
+def _about(results: Results) -> str:
+    """What was trained, for how long, how often and where: "cnn on digits, 8 epochs, 5 seeds and 10 fresh, cpu"."""
+    finals = results.finals
+    several = {"dataset": "data sets", "model": "models"}
+    what = {}
+    for name, plural in several.items():
+        values = finals[name].unique()
+        what[name] = str(values[0]) if len(values) == 1 else f"{len(values)} {plural}"
+    seeds = count(results.tuning["seed"].nunique(), "seed")
+    if results.confirming is not None:
+        seeds += f" and {results.confirming['seed'].nunique()} fresh"
+    epochs = count(int(finals["epochs"].max()), "epoch")
+    where = sorted(finals["device"].dropna().unique())
+    return ", ".join([f"{what['model']} on {what['dataset']}", epochs, seeds, *where])
 
 
 def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[str], list[Table]]:
@@ -101,8 +119,18 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
     constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")
     return (
         f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "
-        "as [low, high]; none for n = 1); diverged: trials whose loss became infinite or NaN, of all trials of the row "
-        "that did not fail. Rank: those that share one cannot be told apart; 2–5 is where the true rank lies, with 95 "
-        "% confidence for all rows together (paired t tests on common seeds, Holm's correction over all pairs of rows "
-        f"that are ranked together). The same for all: {', '.join(constant)}."
+        "as [low, high]; none for n = 1); lost: seeds that diverged (loss infinite or NaN) or ended no better than "
+        "guessing, of those scored: scores leave them out, order and tests count them as guessing. Rank: those that "
+        "share one cannot be told apart; 2–5 is where the true rank lies, with 95 % confidence for all rows together "
+        "(paired t tests on common seeds, their variances moderated by those of all rows, Shaffer's correction over "
+        f"all pairs of rows that are ranked together). {_images(parts)} The same for all: {', '.join(constant)}."
     )
+
+
+def _images(parts: Sequence[Results]) -> str:
+    """What intervals and ranks do not hold for: other images."""
+    if parts[0].score.is_loss:
+        return "All this is about other seeds, not about other images."
+    errors = [f"± {100 * 1.96 * part.error_of_images:.2g} points for {part.images:,} images" for part in parts]
+    moved = ", ".join(errors)
+    return f"All this is about other seeds on the same images; other images would move every accuracy by {moved}."

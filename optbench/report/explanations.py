@@ -43,21 +43,25 @@ def sensitivity(results: Results) -> Table | None:
 
 
 def divergence(results: Results) -> Table | None:
-    """The learning rates at which trials diverged."""
-    data = stats.divergence(results.tuning, ["optimizer", "lr"])
+    """The learning rates at which trials diverged, on tuning seeds and on fresh ones."""
+    parts = {"tuning": results.tuning} | ({} if results.confirming is None else {"fresh": results.confirming})
+    found = [stats.divergence(finals, ["optimizer", "lr"]).assign(seeds=seeds) for seeds, finals in parts.items()]
+    data = pd.concat(found, ignore_index=True)
     data = data[data["diverged"] > 0].reset_index(drop=True)
     if data.empty:
         return None
     data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
     data = data.rename(columns={"low": "probability_low", "high": "probability_high"})
-    columns = (
+    columns = [
         Column("optimizer", "optimizer"),
         Column("lr", "lr"),
         Column("diverged_of", "diverged", "count"),
         Column("probability", "probability %", "percent"),
-    )
+    ]
+    if len(parts) > 1:
+        columns.insert(2, Column("seeds", "seeds"))
     caption = "Learning rates at which a trial diverged; at all others none did. 95 % interval of a proportion."
-    return Table("Divergence", caption, columns, data, keys=2)
+    return Table("Divergence", caption, tuple(columns), data, keys=2)
 
 
 def targets(results: Results, selected: pd.DataFrame) -> Table | None:
@@ -69,7 +73,8 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     times = stats.time_to_target(results.scored_rows, results.metric, target, ids)
     data = stats.summarise_targets(times, ["optimizer"])
     alone = stats.time_to_target(results.timed, results.metric, target, ids).dropna(subset="seconds_to")
-    data["seconds_to"] = data["optimizer"].map(alone.groupby("optimizer", observed=True)["seconds_to"].median())
+    seconds = data["optimizer"].map(alone.groupby("optimizer", observed=True)["seconds_to"].median())
+    data["seconds_to"] = seconds.where(data["epochs_to"].map(math.isfinite))  # one fast seed does not make it fast
     data = data.sort_values(["epochs_to", "steps_to"], kind="stable", ignore_index=True)
     data["reached_of"] = [f"{k}/{n}" for k, n in zip(data["reached"], data["n"], strict=True)]
     columns = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from optbench import stats
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
@@ -31,7 +32,12 @@ def sentences(
     best = next((row for row in rows if row["best"]), None)
     if best is None:
         return ["No configuration can be recommended: no trial was trained to its end without diverging."]
-    found = [_recommendation(results, best), *_ties(results, best, optimizers.data[~optimizers.data["best"]])]
+    if results.baseline:
+        found = [*_against(results, optimizers.data), f"The best mean has {_best(results, best)}."]
+    else:
+        found = _ranked(results, best, optimizers.data[~optimizers.data["best"]])
+    found += _lost(results, optimizers.data)
+    found += _tied_in_selection(results)
     if targets is not None:
         found += _epochs_to(results.metric, targets.data)
     if sensitivity is not None:
@@ -50,45 +56,111 @@ def names(labels: Sequence[str], most: int = _NAMED) -> str:
     return " and ".join(filter(None, (", ".join(labels[:-1]), labels[-1])))
 
 
-def _recommendation(results: Results, best: Mapping[str, Any]) -> str:
+# ---------------------------------------------------------------- which optimizer
+
+
+def _ranked(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> list[str]:
+    """Which optimizer to take, what is worse than it and what ties with it, by each one's own comparison with it."""
+    take = f"Take {_best(results, best)}."
+    if best["seeds"] == 1:
+        return [take, "With one seed nothing says how sure that is: 'seeds: 5' gives intervals and ranks."]
+    compared = others[others["p"].notna()]
+    differs, ahead = compared["p"] <= ALPHA, results.score.sign * compared["difference"] > 0
+    worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
+    candidates, total = [str(best["optimizer"]), *others["optimizer"][others["may_be_best"]]], len(compared) + 1
+    if len(tied) == len(compared) > 1 or len(tied) >= _NAMED:
+        keep = f"{len(tied) + 1} of {total} optimizers tie; keep what you have"
+        if len(candidates) <= len(tied):
+            keep = f"{len(candidates)} of {total} optimizers may be the best; keep what you have if it is one of them"
+        found = [f"{keep}. The best mean has {_best(results, best)}."]
+    else:
+        found = [take]
+        if len(tied):
+            found.append(f"{names(tied['optimizer'].tolist())} cannot be told apart from it.")
+        if len(candidates) <= len(tied):
+            found.append(f"Only {names(candidates)} may be the best.")
+    seeds = float(tied["seeds_needed"].median())
+    if seeds > best["seeds"]:  # else such a difference would have been seen
+        number = f"about {seeds:,.0f} seeds" if math.isfinite(seeds) else "more than 10,000 seeds"
+        found.append(f"It takes {number} to see a difference of {results.difference(results.rope)}.")
+    if len(worse):
+        rest = "Every other optimizer" if len(worse) == len(others) > 1 else names(worse["optimizer"].tolist())
+        found.append(f"{rest} {_are(worse, rest)} worse ({_p(worse)}).")
+    if len(better):  # means are over all seeds of each, comparisons over common ones
+        who = names(better["optimizer"].tolist())
+        found.append(f"On the seeds that both have, {who} {_are(better)} better ({_p(better)}).")
+    return found
+
+
+def _best(results: Results, best: Mapping[str, Any]) -> str:
+    """The best optimizer, its configuration and its score."""
     choices = ["lr", *(name for name in results.choices if name != "lr")]
     how = results.in_words(best["configuration_id"], choices)
     score = cell(Column.of(results.score), best) + ("" if results.score.is_loss else " %")
-    fresh = " fresh" if results.confirming is not None else ""
-    seeds = f"{best['n']}{fresh} seed{'s' * (best['n'] != 1)}"
-    return f"Take {best['optimizer']} with {how}: {score} {results.score.words} over {seeds}."
+    fresh = "fresh " if results.confirming is not None else ""
+    seeds = f"{best['n']} {fresh}seed{'s' * (best['n'] != 1)}"
+    text = f"{best['optimizer']} with {how}: {score} {results.score.words} over {seeds}"
+    return text + (f"; {best['lost']} of {best['seeds']} were lost" if best["lost"] else "")
 
 
-def _ties(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> Iterator[str]:
-    """What is worse than the best and what ties with it, by each one's own comparison with it."""
-    if best["n"] == 1:
-        yield "With one seed nothing says how sure that is: 'seeds: 5' gives intervals and ranks."
-        return
-    compared = others[others["p"].notna()]
-    differs = compared["p"] <= ALPHA
-    ahead = results.score.sign * compared["difference"] > 0
-    worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
+def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
+    """What each optimizer is compared with the baseline: the better ones first."""
+    compared = optimizers[(optimizers["optimizer"] != results.baseline) & optimizers["p"].notna()]
     if compared.empty:
+        yield f"Nothing can be compared with {results.baseline}: it takes two seeds that both have."
         return
-    if len(worse) == len(compared):
-        whom = "every other optimizer" if len(worse) == len(others) > 1 else names(worse["optimizer"].tolist())
-        yield f"It is significantly better than {whom}."
+    if len(compared) > _NAMED:
+        parts = [
+            f"{verdict}: {names(part['optimizer'].tolist())}"
+            for verdict, part in compared.groupby("verdict", sort=False)
+        ]
+        yield f"Against {results.baseline}: {'; '.join(parts)}."
         return
-    if len(tied) == len(compared) > 1:
-        yield "No other optimizer can be told apart from it."
-    elif len(tied):
-        yield f"{names(tied['optimizer'].tolist())} cannot be told apart from it."
-    needed = tied[tied["seeds_needed"].map(math.isfinite)].sort_values("seeds_needed", kind="stable").head(1)
-    for row in needed.to_dict("records"):
-        yield f"About {row['seeds_needed']:,.0f} seeds would tell {row['optimizer']} from it."
-    if len(worse):
-        yield f"{names(worse['optimizer'].tolist())} {_are(worse)} significantly worse."
-    if len(better):  # means are over all seeds of each, comparisons over common ones
-        yield f"On the seeds that both have, {names(better['optimizer'].tolist())} {_are(better)} significantly better."
+    column = Column.of_difference(results.score, "difference", "")
+    for row in compared.to_dict("records"):
+        difference = cell(column, row) + ("" if results.score.is_loss else " points")
+        verdict = _THAN.get(row["verdict"], f"{row['verdict']} than")
+        yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} (p {_is(row['p'])})."
 
 
-def _are(rows: pd.DataFrame) -> str:
-    return "is" if len(rows) == 1 else "are"
+_THAN = {"equivalent": "equivalent to", "undecided": "not told apart from"}
+
+
+def _p(rows: pd.DataFrame) -> str:
+    """The p of a row, or the largest of several."""
+    largest = float(rows["p"].max())
+    return f"p {_is(largest)}" if len(rows) == 1 else f"p {_is(largest).replace('=', '≤')}"
+
+
+def _is(p: float) -> str:
+    shown = cell(Column("p", "", "p"), {"p": p})
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
+def _are(rows: pd.DataFrame, subject: str = "") -> str:
+    return "is" if len(rows) == 1 or subject.startswith("Every") else "are"
+
+
+def _lost(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
+    """The seeds that the scores leave out."""
+    lost = optimizers[optimizers["lost"] > 0].sort_values("lost", ascending=False, kind="stable")
+    if len(lost):
+        fresh = " fresh" if results.confirming is not None else ""
+        shown = [f"{row.optimizer} {row.lost} of {row.seeds}" for row in lost.itertuples()]
+        yield f"Lost{fresh} seeds, which count as guessing: {names(shown)}."
+
+
+def _tied_in_selection(results: Results) -> Iterator[str]:
+    """Optimizers whose selected configuration is not the only best one."""
+    if results.confirming is not None:  # selected by the sweep; the tie made no difference to the scores
+        return
+    tied = stats.ties(results.tuning, ["optimizer"], results.metric)
+    shown = [f"{label} ({n + 1})" for label, n in tied.items() if n > 0]
+    if shown:
+        yield f"Several configurations share the best {results.metric.words}, and one of them is shown: {names(shown)}."
+
+
+# ---------------------------------------------------------------- what else
 
 
 def _epochs_to(metric: Score, targets: pd.DataFrame) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def cell(column: Column, row: Any) -> str:
         return str(first) if first == last else f"{first}–{last}"
     if column.kind == "curve":
         return sparkline(value)
+    if column.kind == "yes":
+        return "yes" if value else "no"
     if column.kind == "decades":
         return f"≥ {value:.1f}" if row[f"{column.name}_open"] else f"{value:.1f}"
     if column.kind not in _NUMBERS:
@@ -59,6 +62,7 @@ _NUMBERS: dict[str, Callable[[float], str]] = {
     "loss": lambda value: f"{value:.4f}",
     "change": lambda value: f"{value:+.4f}",
     "seconds": lambda value: f"{value:.2f}",
+    "effect": lambda value: f"{value:+.1f}",
     "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
     "times": lambda value: "never" if math.isinf(value) else f"{value:,.6g}",
     "seeds": lambda value: "very many" if math.isinf(value) else f"{value:,.0f}",
@@ -81,12 +85,30 @@ def _cells(table: Table) -> list[list[str]]:
 # ---------------------------------------------------------------- terminal
 
 
-def terminal(report: Report, console: Console) -> None:
-    """Print to a console; a table wider than it is printed in parts that repeat the first column."""
+_FIRST_ROWS = 12  # of the ranking, on the first screen
+
+
+def summary(report: Report, console: Console) -> list[str]:
+    """Print the answer on one screen: the findings, and the first rows of the first table; returns what is left out."""
+    _head(report, console)
+    first, *others = report.tables
+    shown, left = first.data.head(_FIRST_ROWS), len(first.data) - _FIRST_ROWS
+    essential = tuple(column for column in first.columns if column.kind not in ("prose", "curve"))
+    console.print()
+    print_table(replace(first, data=shown, columns=essential, caption=""), console)
+    return [*([f"{left} more rows"] if left > 0 else []), *(table.title for table in others)]
+
+
+def _head(report: Report, console: Console) -> None:
     console.print(Text(f"{report.sweep}: {report.summary}", style="bold"))
     if report.findings:
         console.print()
         console.print(Text(" ".join(report.findings)))
+
+
+def terminal(report: Report, console: Console) -> None:
+    """Print all to a console; a table wider than it is printed in parts that repeat the first column."""
+    _head(report, console)
     for table in report.tables:
         console.print()
         print_table(table, console)

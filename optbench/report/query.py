@@ -23,6 +23,8 @@ class Query:
     where: a condition on a trial's columns in Python's syntax, such as `batch_size == 64`.
     target: the value of the selection metric to reach; None: the rule of `stats.target`.
     seconds: whether tables show seconds.
+    baseline: the label of the optimizer that all others are compared with; None: the best one.
+    rope: differences of the score smaller than this do not matter; None: the rule of `Results.rope`.
     """
 
     by: tuple[str, ...] = ()
@@ -31,6 +33,8 @@ class Query:
     where: str = ""
     target: float | None = None
     seconds: bool = False
+    baseline: str | None = None
+    rope: float | None = None
 
     @property
     def when(self) -> str:
@@ -54,6 +58,21 @@ def parse_at(text: str) -> str | int:
     if name.strip() == "epoch" and number.strip().isdigit():
         return int(number)
     raise ArgumentError("at", text, "valid: last, best, epoch=K")
+
+
+def parse_rope(text: str, metric: Score) -> float:
+    """The smallest difference that matters, as tables show it: in points of an accuracy, plain of a loss.
+
+    Raises `UserError` for anything else than a number above 0.
+    """
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        unit = "" if metric.is_loss else " of points, such as 0.2"
+        raise ArgumentError("rope", text, f"must be a number above 0{unit}")
+    return value / metric.scale
 
 
 def parse_target(text: str) -> float:

@@ -13,6 +13,7 @@ from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
+from optbench.wording import count
 
 # For each axis the title of its table, and its name as a heading.
 _AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | {"lr": ("Learning rates", "lr")}
@@ -36,6 +37,14 @@ def optimizers(results: Results) -> Table:
     table = replace(table, data=data)
     table = _with_all(table, results.outline.optimizers)
     columns = list(table.columns)
+    if _RANK not in columns:
+        pass
+    elif results.baseline:
+        heading = f"difference to {results.baseline}"
+        of_baseline = [Column.of_difference(results.score, "difference", heading), Column("verdict", "verdict")]
+        columns[columns.index(_RANK) + 2 : columns.index(_RANK) + 2] = of_baseline
+    elif (data["may_be_best"] != (data["rank"] == 1)).any():
+        columns.insert(columns.index(_RANK) + 1, Column("may_be_best", "may be best", "yes"))
     at = columns.index(Column("n", "n", "count")) + 1
     columns.insert(at, Column("budget", "budget", "count"))
     if data["curve"].map(len).max() > 1:
@@ -67,36 +76,49 @@ def _with_all(table: Table, optimizers: Iterable[str]) -> Table:
     lost = [label for label in optimizers if label not in set(table.data["optimizer"])]
     if not lost:
         return table
-    none = {"n": 0, "trials": 0, "diverged": 0, "diverged_of": "0/0", "budget": 0, "best": False, "curve": ()}
+    counts = dict.fromkeys(("n", "seeds", "lost", "trials", "diverged", "budget"), 0)
+    none = {**counts, "lost_of": "0/0", "best": False, "may_be_best": False, "verdict": "", "curve": ()}
     empty = pd.DataFrame([{"optimizer": label, "configuration_id": "", "configuration": "", **none} for label in lost])
     return replace(table, data=pd.concat([table.data, empty], ignore_index=True))
 
 
 def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
-    """How each optimizer differs from the best one, seed by seed."""
-    best = optimizers[optimizers["best"]]
-    data = optimizers[~optimizers["best"] & optimizers["p"].notna()]
+    """How each optimizer differs from the baseline, or from the best one, seed by seed."""
+    with_ = optimizers["optimizer"] == results.baseline if results.baseline else optimizers["best"]
+    data = optimizers[~with_ & optimizers["p"].notna()]
     if data.empty:
         return None
-    data = data.assign(n=data["n_both"].astype(int))
-    columns = (
+    data, rope = data.assign(n=data["n_both"].astype(int)), results.difference(results.rope)
+    columns = [
         Column("optimizer", "optimizer"),
         Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
-        Column("p", "p (Holm)", "p"),
-        Column("seeds_needed", "seeds needed", "seeds"),
+        Column("verdict", "verdict"),
+        Column("p", "p", "p"),
+        Column("effect", "effect size", "effect"),
         Column("n", "n", "count"),
-    )
+    ]
     caption = (
-        "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test, "
-        f"corrected for all {_pairs(len(data) + 1)} pairs of rows. Seeds needed: how many it takes to tell a "
-        "difference as large and as variable as this one from 0 in four of five repetitions."
+        "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test with "
+        f"moderated variances, corrected for {_family(results, len(data))}. Effect size: in standard "
+        "deviations between seeds."
     )
-    keep = [column.name for column in columns] + ["difference_low", "difference_high"]
-    return Table(f"Differences to {best['optimizer'].iloc[0]}", caption, columns, data[keep].reset_index(drop=True))
+    if not math.isnan(results.rope):
+        why = "as asked for" if results.query.rope else "the standard error of the best accuracy on so few images"
+        columns.insert(5, Column("seeds_needed", f"seeds for {rope}", "seeds"))
+        caption += (
+            f" Differences below {rope} ({why}) do not matter: what surely lies within is equivalent (two one-sided "
+            "tests, Schuirmann 1987). Seeds: how many find such a difference in four of five repetitions."
+        )
+    keep = [column.name for column in columns] + ["difference_low", "difference_high", "p_equivalent"]
+    title = f"Differences to {optimizers['optimizer'][with_].iloc[0]}"
+    return Table(title, caption, tuple(columns), data[keep].reset_index(drop=True))
 
 
-def _pairs(groups: int) -> str:
-    return f"{groups * (groups - 1) // 2:,}"
+def _family(results: Results, others: int) -> str:
+    """The tests that are corrected for together."""
+    if results.baseline:
+        return f"{count(others, 'comparison')} with {results.baseline}"
+    return f"all {others * (others + 1) // 2:,} pairs of rows"
 
 
 def groups(results: Results) -> list[list[str]]:
@@ -131,12 +153,12 @@ def _selecting(results: Results, by: Sequence[str]) -> pd.DataFrame:
 def axis(results: Results, by: Sequence[str]) -> Table:
     """A table with a row for each combination of the columns `by`: the best configuration of all else."""
     by, axis, finals, confirming = list(by), by[-1], _selecting(results, by), _confirming(results, by)
-    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed)
+    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed, results.reference)
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]
     data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
-    data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
+    data["lost_of"] = [f"{k}/{n}" for k, n in zip(data["lost"], data["seeds"], strict=True)]
     plain = {name: name.removeprefix(stats.HYPERPARAMETER) for name in by}
     data = data.rename(columns={name: short for name, short in plain.items() if short not in data})
     by = [short if short in data else name for name, short in plain.items()]
@@ -152,16 +174,23 @@ def axis(results: Results, by: Sequence[str]) -> Table:
     columns = [Column(name, _AXES.get(name, ("", name))[1]) for name in by[:-1]] + [Column(axis, heading)]
     if len(data) > 1:
         columns.append(_RANK)
-    columns += [*_scores(results, *others), Column("n", "n", "count"), Column("diverged_of", "diverged", "count")]
+    columns += [*_scores(results, *others), Column("n", "n", "count"), Column("lost_of", "lost", "count")]
     if choices:
         columns.append(Column("configuration", "best configuration", "prose"))
-    caption = ""
+    return Table(title, _caption(results, data, columns, confirming), tuple(columns), data, keys=len(by))
+
+
+def _caption(results: Results, data: pd.DataFrame, columns: Sequence[Column], confirming: pd.DataFrame | None) -> str:
+    """Where the numbers of a ranking come from, if that is not the same everywhere."""
+    parts = []
+    if results.confirming is not None and confirming is None:
+        parts.append("Scored on the seeds that also selected, so its numbers are not those on fresh seeds.")
     if _SECONDS in columns:
-        caption = "Seconds are measured on trials that ran alone on the machine"
-        if not data["seconds_per_epoch"].notna().any():
-            caption += ", and here none did: 'optbench run SWEEP --timing' measures them"
-        caption += "."
-    return Table(title, caption, tuple(columns), data, keys=len(by))
+        none = (
+            "" if data["seconds_per_epoch"].notna().any() else ", and here none did: 'optbench run SWEEP --timing' does"
+        )
+        parts.append(f"Seconds are measured on trials that ran alone on the machine{none}.")
+    return " ".join(parts)
 
 
 def _in_order(data: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
+from optbench.data.datasets import DATASETS
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching
@@ -56,6 +57,51 @@ class Results:
     def score(self) -> Score:
         """What rows are ranked by."""
         return self.query.metric
+
+    @property
+    def baseline(self) -> str | None:
+        """The optimizer that all others are compared with; None: the best one. Raises `UserError` for an unknown."""
+        asked, labels = self.query.baseline, [str(label) for label in self.tuning["optimizer"].unique()]
+        if asked is not None and asked not in labels:
+            raise ArgumentError("baseline", asked, did_you_mean(asked, labels))
+        return asked
+
+    @property
+    def reference(self) -> stats.Reference:
+        """What rows are compared with, and which differences matter."""
+        return stats.Reference(self.baseline, self.rope)
+
+    @cached_property
+    def rope(self) -> float:
+        """Differences smaller than this do not matter; NaN for a loss, unless the query says it.
+
+        By default it is what the images of the split cannot show: the standard error of the best accuracy on so many
+        images, to one digit.
+        """
+        if self.query.rope is not None or self.score.is_loss:
+            return math.nan if self.query.rope is None else self.query.rope
+        return float(f"{self.error_of_images:.1g}")
+
+    @cached_property
+    def error_of_images(self) -> float:
+        """The standard error of the best accuracy that comes from having only so many images, √(p (1 − p) / images)."""
+        chosen = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
+        scoring = self.tuning if self.confirming is None else self.confirming
+        means = scoring[scoring["configuration_id"].isin(chosen)].groupby("configuration_id")[self.score].mean()
+        best, images = float(means.max()), self.images
+        # As if one image more were right and one more wrong (Agresti and Coull 1998): 100 % is not certain either.
+        share = (best * images + 1) / (images + 2)
+        return math.sqrt(share * (1 - share) / images)
+
+    def difference(self, value: float) -> str:
+        """A difference of scores in words, without a sign: "0.50 points"."""
+        return f"{value:.4g}" if self.score.is_loss else f"{self.score.scale * value:.3g} points"
+
+    @property
+    def images(self) -> int:
+        """How many images the score is measured on; of several datasets, on the smallest."""
+        split = str(self.score).partition("_")[0].replace("train", "val")  # of the training set a slice of that size
+        return min(DATASETS[name].splits[split] for name in self.tuning["dataset"].unique())
 
     @property
     def tuning_rows(self) -> pd.DataFrame:

@@ -13,9 +13,10 @@ from optbench.scores import Score
 class Column:
     """A column as it is shown: `name` in the data, and how its values are written.
 
-    kind, of words: "text", or "prose" (that may fold between words).
+    kind, of words: "text", "prose" (that may fold between words), or "yes" (for what is true, else "no").
     Of numbers: "count"; "number"; "percent" (a share, shown × 100); "points" (a difference of shares, likewise, with
-    its sign); "loss"; "change" (a difference of losses); "seconds"; "p"; "decades"; "times" (∞ is "never"); "seeds".
+    its sign); "loss"; "change" (a difference of losses); "seconds"; "p"; "effect" (in standard deviations, with its
+    sign); "decades"; "times" (∞ is "never"); "seeds".
     Of several columns: "rank" (`rank` to `rank_to`); "pair" (two shares, `<name> train_accuracy` and
     `<name> val_accuracy`); "curve" (a tuple of shares, drawn small).
     The interval from `<name>_low` to `<name>_high`, where the data have one, is shown with a value.
@@ -38,7 +39,7 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether its cells are words, which are aligned to the left, and not numbers."""
-        return self.kind in ("text", "prose", "curve")
+        return self.kind in ("text", "prose", "yes", "curve")
 
 
 @dataclass(frozen=True)

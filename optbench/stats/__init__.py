@@ -4,7 +4,9 @@ Accuracies are shares between 0 and 1; every interval is one of 95 %. Each file 
 
 finals      what does a trial end with?
 intervals   how sure is a mean?
+moderation  how variable are differences, when each has few seeds?
 ranking     which groups can be told apart?
+verdicts    is each group better or worse than one of them, or as good?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
@@ -17,19 +19,23 @@ from optbench.stats.finals import (
     HYPERPARAMETER,
     SCORES,
     budgets_in_words,
+    chance,
     final,
     states,
     varying,
     with_dropout_labels,
     with_hyperparameters,
+    with_worst,
 )
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.moderation import moderate
 from optbench.stats.pairing import Matched, changes, match, welch
-from optbench.stats.ranking import differences, holm, rank, resolution, seeds_needed
-from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select
+from optbench.stats.ranking import candidates, differences, holm, ranks, resolution, shaffer
+from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select, ties
 from optbench.stats.targets import summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
+from optbench.stats.verdicts import Reference, seeds_needed, verdicts
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
 
 __all__ = [
@@ -38,9 +44,12 @@ __all__ = [
     "Estimate",
     "Friedman",
     "Matched",
+    "Reference",
     "at_epoch",
     "budgets_in_words",
     "by_epoch",
+    "candidates",
+    "chance",
     "changes",
     "chosen",
     "compare",
@@ -56,22 +65,27 @@ __all__ = [
     "lr_sensitivity",
     "match",
     "median",
+    "moderate",
     "performance_profile",
     "profile_score",
-    "rank",
     "ranked",
+    "ranks",
     "resolution",
     "seeds_needed",
     "select",
+    "shaffer",
     "states",
     "summarise_targets",
     "t_interval",
     "target",
+    "ties",
     "time_to_target",
     "tuning_curves",
     "varying",
+    "verdicts",
     "welch",
     "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",
+    "with_worst",
 ]

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from optbench.data.datasets import DATASETS
 from optbench.scores import Score
+from optbench.wording import count
 
 SCORES = (*map(str, Score), "gap")
 HYPERPARAMETER = "hyperparameter."
@@ -62,13 +64,41 @@ def _last(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def final(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row for each trial that needs no more training, its last, with `gap` = train − val accuracy.
+    """One row for each trial that needs no more training, its last, with two more columns.
 
-    Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs.
+    Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs. `gap` is train −
+    val accuracy. `lost` says that the training brought nothing: it diverged, or ended with a network that guesses.
     """
     last = _last(rows)
     last = last[last["status"].isin(["finished", "diverged", "stopped"])]
-    return last.assign(gap=last["train_accuracy"] - last["val_accuracy"])
+    lost = (last["status"] == "diverged") | ((last["status"] == "finished") & _guesses(last))
+    return last.assign(gap=last["train_accuracy"] - last["val_accuracy"], lost=lost)
+
+
+_BY_LUCK = 0.001  # the probability with which a network that guesses is taken for one that has learned
+
+
+def _guesses(finals: pd.DataFrame) -> pd.Series:
+    """Whose validation accuracy is not above what guessing reaches with probability 0.999 on so many images."""
+    from scipy.stats import binom
+
+    most = {}
+    for name in finals["dataset"].unique():
+        images = DATASETS[name].val
+        most[name] = binom.ppf(1 - _BY_LUCK, images, chance(name)) / images
+    return finals["val_accuracy"] <= finals["dataset"].map(most).astype(float)
+
+
+def chance(dataset: str) -> float:
+    """The accuracy of guessing: one in so many classes."""
+    return 1 / DATASETS[dataset].classes
+
+
+def with_worst(finals: pd.DataFrame, score: Score) -> pd.Series:
+    """The score of each trial, where a lost one has the worst: that of guessing, or of the largest loss there is."""
+    values = finals[score].astype(float)
+    worst = values.max() if score.is_loss else finals["dataset"].map(chance).astype(float)
+    return values.mask(finals["lost"], worst)
 
 
 def states(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,8 +109,7 @@ def states(rows: pd.DataFrame) -> pd.DataFrame:
 def budgets_in_words(budgets: Mapping[str, int]) -> str:
     """How many configurations each optimizer was given, briefly where many have the same number."""
     if len(set(budgets.values())) == 1:
-        n = next(iter(budgets.values()))
-        return f"{n} configuration{'s' * (n != 1)} of each optimizer"
+        return f"{count(next(iter(budgets.values())), 'configuration')} of each optimizer"
     by_size: dict[int, list[str]] = {}
     for label, n in sorted(budgets.items(), key=lambda item: -item[1]):
         by_size.setdefault(n, []).append(label)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from optbench.scores import Score
-from optbench.stats.finals import SCORES
+from optbench.stats.finals import SCORES, with_worst
 from optbench.stats.intervals import estimate, iqm, median
-from optbench.stats.ranking import rank
+from optbench.stats.ranking import candidates, differences, ranks
+from optbench.stats.verdicts import Reference, verdicts
 
 _DIGITS = 9  # scores that differ by less differ only by rounding
 
@@ -47,9 +47,9 @@ def ranked(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.DataFra
     lost already and are not included.
     """
     trained = finals[finals["status"] != "stopped"]
-    scores = trained.assign(score=metric.sign * trained[metric], lost=trained["status"] == "diverged")
+    scores = trained.assign(score=metric.sign * trained[metric], diverged=trained["status"] == "diverged")
     table = scores.groupby([*by, "configuration_id"], sort=False, observed=True).agg(
-        score=("score", "mean"), lost=("lost", "mean"), seeds=("score", "size")
+        score=("score", "mean"), lost=("diverged", "mean"), seeds=("score", "size")
     )
     table["hopeless"] = table["lost"] == 1
     return table.reset_index().sort_values(
@@ -78,6 +78,16 @@ def chosen(finals: pd.DataFrame, by: Sequence[str], metric: Score, confirming: p
     return confirmed.reindex(best.index).where(lambda ids: ids.notna(), best)
 
 
+def ties(finals: pd.DataFrame, by: Sequence[str], metric: Score) -> pd.Series:
+    """How many configurations of each group were as good as the one that `select` takes: the first by its id."""
+    order = ranked(finals, by, metric)
+    keys = ["hopeless", "seeds", "lost", "score"]
+    order = order.assign(score=order["score"].round(_DIGITS))
+    groups = order.groupby(list(by), sort=False, observed=True)
+    same = (order[keys] == groups[keys].transform("first")).all(axis=1) & ~order["hopeless"]
+    return same.groupby([order[name] for name in by], sort=False, observed=True).sum() - 1
+
+
 def compare(
     finals: pd.DataFrame,
     by: Sequence[str],
@@ -85,23 +95,29 @@ def compare(
     confirming: pd.DataFrame | None = None,
     score: Score = Score.test_accuracy,
     timed: pd.DataFrame | None = None,
+    reference: Reference = Reference(),  # noqa: B008  # it cannot change
 ) -> pd.DataFrame:
     """One row for each group: its best configuration's scores, each with its interval from `…_low` to `…_high`.
 
     `finals` select the configuration by `metric`; it is scored by the same trials, or by those of `confirming`, on
-    other seeds. `n` counts the seeds behind the scores, `trials` and `diverged` all trials of the group.
-    `seconds_per_epoch` is of the finished among the `timed` trials, which ran alone, and NaN where there are none.
+    other seeds. Of these `seeds`, `lost` are those that brought nothing (see `finals.final`), and the scores are
+    over the `n` others. `trials` and `diverged` count all trials of the group. `seconds_per_epoch` is of the finished
+    among the `timed` trials, which ran alone, and NaN where there are none.
 
-    Groups are in the order of their mean `score`, best first; those without a trial that trained to its end come last.
-    Those that differ only in the last column of `by` are ranked among each other: `rank`, `rank_to`, and `difference`,
-    `p` and `seeds_needed` against the `best` of them, over the `n_both` seeds that both have (see `ranking.rank`).
+    Groups are in the order of `expected`, the mean `score` over all seeds, in which a lost one counts as guessing: so
+    none gains by losing its worst seeds. Those without a trial that trained to its end come last. Those that differ
+    only in the last column of `by` are ranked among each other: `rank`, `rank_to`, `may_be_best` (see
+    `ranking.candidates`) and the columns of `verdicts`,
+    compared with the baseline of the `reference`, or else with the `best` of them, over the `n_both` seeds that both
+    have; in these, too, a lost seed counts as guessing.
     """
     by = list(by)
     ids = chosen(finals, by, metric, confirming)
     everything = finals if confirming is None else pd.concat([finals, confirming])
     scoring = finals if confirming is None else confirming
-    usable = scoring[scoring["configuration_id"].isin(ids) & (scoring["status"] == "finished")]
-    seeds = {_key(key): group for key, group in usable.groupby(by, sort=False, observed=True)}
+    scoring = scoring[scoring["configuration_id"].isin(ids) & (scoring["status"] != "stopped")]
+    scoring = scoring.assign(expected=with_worst(scoring, score))
+    seeds = {_key(key): group for key, group in scoring.groupby(by, sort=False, observed=True)}
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
         ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
@@ -111,20 +127,23 @@ def compare(
     for key, group in everything.groupby(by, sort=False, observed=True):
         key = _key(key)
         best = ids.get(key if len(by) > 1 else key[0], "")
-        found = seeds.get(key, usable.iloc[:0])
+        scored = seeds.get(key, scoring.iloc[:0])
+        found = scored[~scored["lost"]]
         row = dict(zip(by, key, strict=True))
         for name in SCORES:
             row |= _columns(name, found[name])
         row[f"{score}_median"], row[f"{score}_iqm"] = median(found[score].tolist()), iqm(found[score].tolist())
         row |= _columns("seconds_per_epoch", seconds.get(best, []))
-        row["n"], row["trials"] = len(found), len(group)
-        row["diverged"] = int((group["status"] == "diverged").sum())
+        row["expected"] = scored["expected"].mean()
+        row["n"], row["seeds"], row["lost"] = len(found), len(scored), int(scored["lost"].sum())
+        row["trials"], row["diverged"] = len(group), int((group["status"] == "diverged").sum())
         row["configuration_id"] = best
         result.append(row)
     table = pd.DataFrame(result)
-    table = _with_ranks(table, usable, by, score)
-    order = (-score.sign * table[score]).round(_DIGITS).to_frame("score").assign(behind=~table["best"])
-    order = order.sort_values(["score", "behind"], na_position="last", kind="stable")
+    table = _with_ranks(table, scoring, by, score, reference)
+    order = (-score.sign * table["expected"]).round(_DIGITS).to_frame("expected")
+    order = order.assign(hopeless=table["n"] == 0, behind=~table["best"])
+    order = order.sort_values(["hopeless", "expected", "behind"], na_position="last", kind="stable")
     return table.loc[order.index].reset_index(drop=True)
 
 
@@ -138,27 +157,63 @@ def _columns(name: str, values: Sequence[float] | pd.Series) -> dict[str, float]
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _with_ranks(table: pd.DataFrame, usable: pd.DataFrame, by: Sequence[str], score: Score) -> pd.DataFrame:
-    """The table with the columns of `ranking.rank`, and whether a row is the best of those it is ranked with."""
+_COMPARED = (
+    "difference",
+    "difference_low",
+    "difference_high",
+    "effect",
+    "p",
+    "p_equivalent",
+    "verdict",
+    "seeds_needed",
+)
+
+
+def _with_ranks(
+    table: pd.DataFrame, scoring: pd.DataFrame, by: Sequence[str], score: Score, reference: Reference
+) -> pd.DataFrame:
+    """The table with ranks and verdicts, and whether a row is the best of those it is ranked with."""
     *outer, inner = by
-    blocks = usable.groupby(outer, sort=False, observed=True) if outer else [((), usable)]
-    ranked: dict[tuple[object, ...], dict[Hashable, Any]] = {}
+    blocks = scoring.groupby(outer, sort=False, observed=True) if outer else [((), scoring)]
+    found: dict[tuple[object, ...], dict[Hashable, Any]] = {}
     for key, block in blocks:
-        wide = block.pivot(index="seed", columns=inner, values=score) * score.sign
-        found = rank(wide)
-        if score.is_loss:
-            found = found.assign(
-                difference=-found["difference"],
-                difference_low=-found["difference_high"],
-                difference_high=-found["difference_low"],
-            )
-        found = found.assign(best=found["rank"].notna() & (np.arange(len(found)) == 0)).rename(columns={"n": "n_both"})
-        ranked |= {(*_key(key), value): row for value, row in found.to_dict("index").items()}
-    compared = ("difference", "difference_low", "difference_high", "n_both", "p", "seeds_needed")
-    columns = ("rank", "rank_to", *compared, "best")
+        ranked = _ranked(block, inner, score, reference)
+        found |= {(*_key(key), value): row for value, row in ranked.to_dict("index").items()}
+    columns = ("rank", "rank_to", "n_both", *_COMPARED, "best", "may_be_best")
+    unknown: dict[Hashable, Any] = {
+        **dict.fromkeys(columns, math.nan),
+        "best": False,
+        "may_be_best": False,
+        "verdict": "",
+    }
     keys = list(table[list(by)].itertuples(index=False, name=None))
-    unknown: dict[Hashable, Any] = {**dict.fromkeys(columns, math.nan), "best": False}
-    return table.assign(**{name: [ranked.get(key, unknown)[name] for key in keys] for name in columns})
+    return table.assign(**{name: [found.get(key, unknown)[name] for key in keys] for name in columns})
+
+
+def _ranked(block: pd.DataFrame, inner: str, score: Score, reference: Reference) -> pd.DataFrame:
+    """The groups of a block, from best to worst, with ranks and verdicts in the score's own direction."""
+    scores = block.pivot(index="seed", columns=inner, values="expected") * score.sign
+    lost = block.pivot(index="seed", columns=inner, values="lost")
+    pairs = differences(scores, lost)
+    table = ranks(scores, pairs)
+    survived = block.groupby(inner, observed=True)["lost"].agg(lambda flags: not flags.all())
+    alive = [group for group in table.index if survived[group] and not math.isnan(table["rank"][group])]
+    best = alive[0] if alive else None
+    is_given = reference.baseline in table.index
+    against = reference.baseline if is_given else best
+    compared = verdicts(pairs, against, is_given, reference.rope).rename(columns={"n": "n_both"})
+    may_be_best = table.index.isin(list(candidates(pairs))) & table["rank"].notna()
+    table = table.join(compared).assign(best=table.index == best, may_be_best=may_be_best)
+    table.loc[table.index == against, ["difference", "n_both"]] = [
+        0.0,
+        scores[against].count() if against in scores else 0,
+    ]
+    table["verdict"] = table["verdict"].astype(object).fillna("")
+    if score.is_loss:
+        low, high = -table["difference_high"], -table["difference_low"]
+        table = table.assign(difference=-table["difference"], difference_low=low, difference_high=high)
+        table["effect"] = -table["effect"]
+    return table
 
 
 def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:
