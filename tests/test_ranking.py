@@ -376,3 +376,55 @@ def test_rank_sets_hold_all_true_ranks_at_once(seeds):
         separated += found["rank"].max() > 1
     assert covered / repeats >= 0.94
     assert separated / repeats > (0.05 if seeds == 3 else 0.9)  # and not by saying nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("groups", "seeds"), [(6, 5), (12, 5)])
+def test_three_times_as_many_differences_are_found_as_with_every_variance_by_itself(groups, seeds):
+    generator = np.random.default_rng([groups, seeds])
+    found = np.zeros(2)
+    for _ in range(1000):
+        scores = frame(generator, seeds, groups, 0.01)
+        scores[0] += 0.02
+        d = scores[[0]].to_numpy() - scores.to_numpy()[:, 1:]
+        every = np.stack([scores[i] - scores[j] for i, j in itertools.combinations(range(groups), 2)])
+        alone = stats.holm(scipy.stats.ttest_1samp(every, 0, axis=1).pvalue)
+        now = stats.differences(scores)["p_adjusted"].to_numpy()
+        right = d.mean(axis=0) > 0
+        found += [((p[: groups - 1] <= 0.05) & right).mean() for p in (alone, now)]
+    assert found[1] > 2.8 * found[0] > 0  # of a thousand simulations
+
+
+@pytest.mark.slow
+def test_a_group_does_not_gain_by_losing_its_worst_seeds():
+    generator = np.random.default_rng(0)
+    wrong = [0, 0]
+    for _ in range(1000):
+        scores = 0.97 + 0.3 * (frame(generator, 10, 2) - 0.9)
+        lost = pd.DataFrame({0: scores[0] < scores[0].quantile(0.5), 1: False})
+        for i, (seen, flags) in enumerate(((scores.mask(lost), None), (scores.mask(lost, 0.1), lost))):
+            (row,) = stats.differences(seen, flags).itertuples()
+            wrong[i] += row.p <= 0.05 and row.difference > 0
+    assert wrong[0] > 50 and wrong[1] == 0
+
+
+@pytest.mark.parametrize("groups", [3, 8])
+def test_the_best_is_among_the_candidates(groups):
+    generator = np.random.default_rng(groups)
+    away, repeats = np.linspace(0, 0.03, groups), 400
+    found = [stats.candidates(stats.differences(frame(generator, 5, groups) - away)) for _ in range(repeats)]
+    assert np.mean([0 in one for one in found]) >= 1 - at_most(0.05, repeats)
+    assert np.mean([len(one) < groups for one in found]) > 0.5  # and not by leaving nobody out
+    ties = [stats.candidates(stats.differences(frame(generator, 5, groups))) for _ in range(repeats)]
+    assert np.mean([0 in one for one in ties]) >= 1 - at_most(0.05, repeats)
+
+
+def test_candidates_are_never_more_than_those_that_share_the_first_rank():
+    generator = np.random.default_rng(9)
+    for _ in range(50):
+        scores = frame(generator, 5, 7) - np.arange(7) * 0.01
+        pairs = stats.differences(scores)
+        ranks = stats.ranks(scores, pairs)["rank"]
+        assert stats.candidates(pairs) <= set(ranks.index[ranks == 1])
+    one = pd.DataFrame({"a": [0.9], "b": [0.8]})
+    assert stats.candidates(stats.differences(one)) == {"a", "b"}

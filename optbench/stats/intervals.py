@@ -25,9 +25,11 @@ class Estimate:
     n: int
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float], step: float = 0.0) -> Estimate:
     """The mean and its 95 % confidence interval: Student's t for n < 20, a BCa bootstrap from there on.
 
+    Values that come in steps, such as shares of so many images, may be equal by chance; where n < 20 their standard
+    deviation is at least that of an error uniform over a step, step / √12.
     The bootstrap follows the skewness of the values, so its ends need not lie at equal distances from the mean. It is
     seeded: the same values, in any order, give the same interval. NaN for what is not defined: the mean of nothing, the
     interval from fewer than two values. No value may be NaN.
@@ -39,7 +41,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     deviations = np.sort(np.asarray(values, dtype=float)) - mean
     if n < _BOOTSTRAP_FROM:
         sd = math.sqrt(float(deviations @ deviations) / (n - 1)) if n > 1 else math.nan
-        low, high = t_interval(mean, sd, n)
+        low, high = t_interval(mean, max(sd, step / math.sqrt(12)), n)
     else:
         low, high = mean + _bca(deviations)
     return Estimate(mean, float(low), float(high), n)

@@ -11,7 +11,7 @@ import pandas as pd
 from optbench.scores import Score
 from optbench.stats.finals import SCORES, with_worst
 from optbench.stats.intervals import estimate, iqm, median
-from optbench.stats.ranking import candidates, differences, ranks
+from optbench.stats.ranking import candidates, differences, ranks, resolution
 from optbench.stats.verdicts import Reference, verdicts
 
 _DIGITS = 9  # scores that differ by less differ only by rounding
@@ -123,6 +123,7 @@ def compare(
         ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
         per_epoch = ended["train_seconds"] / ended["epochs"]
         seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
+    steps = {name: resolution(scoring[name]) for name in SCORES}
     result = []
     for key, group in everything.groupby(by, sort=False, observed=True):
         key = _key(key)
@@ -131,7 +132,7 @@ def compare(
         found = scored[~scored["lost"]]
         row = dict(zip(by, key, strict=True))
         for name in SCORES:
-            row |= _columns(name, found[name])
+            row |= _columns(name, found[name], steps[name])
         row[f"{score}_median"], row[f"{score}_iqm"] = median(found[score].tolist()), iqm(found[score].tolist())
         row |= _columns("seconds_per_epoch", seconds.get(best, []))
         row["expected"] = scored["expected"].mean()
@@ -151,9 +152,9 @@ def _key(key: object) -> tuple[object, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _columns(name: str, values: Sequence[float] | pd.Series) -> dict[str, float]:
-    """The mean of the values and its interval, as columns."""
-    found = estimate(list(values))
+def _columns(name: str, values: Sequence[float] | pd.Series, step: float = 0.0) -> dict[str, float]:
+    """The mean of the values, which come in steps, and its interval, as columns."""
+    found = estimate(list(values), step)
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
