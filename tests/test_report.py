@@ -335,7 +335,7 @@ def test_the_terminal_is_never_overrun_and_no_number_is_broken(report, width):
 
 def test_json_holds_plain_numbers(report):
     content = json.loads(formats.to_json(report))
-    assert content["version"] == 2
+    assert content["version"] == 3
     assert content["sweep"] == "everything"
     first = content["tables"][0]["rows"][0]
     assert first["val_accuracy"] == pytest.approx(0.591)

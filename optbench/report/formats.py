@@ -21,7 +21,7 @@ from optbench.errors import ArgumentError
 from optbench.report.characters import sparkline
 from optbench.report.tables import Column, Report, Table
 
-JSON_VERSION = 2
+JSON_VERSION = 3
 _MISSING = "–"
 _GAP = 2  # blanks after a column; older versions of rich count those after the last one, too
 _LABEL_WIDTH = 30  # a longer label folds, to leave room for the numbers
