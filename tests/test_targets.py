@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,3 +175,22 @@ def test_the_median_of_an_even_number_is_infinite_if_one_of_its_middle_pair_is(v
     assert (row["epochs_to"], row["steps_to"]) == (median, median)
     assert math.isnan(row["seconds_to"]) and math.isnan(row["seconds_to_min"])
     assert row["reached"] == int(np.isfinite(values).sum())
+
+
+def test_reaching_a_target_is_a_one_sided_t_test():
+    generator = np.random.default_rng(0)
+    values = {label: generator.normal(mean, 0.01, 6) for label, mean in (("above", 0.95), ("at", 0.9), ("below", 0.85))}
+    rows = [
+        {"optimizer": label, "dataset": "digits", "val_accuracy": value, "val_loss": 1 - value, "lost": False}
+        for label, found in values.items()
+        for value in found
+    ]
+    finals = pd.DataFrame([*rows, {**rows[0], "optimizer": "alone"}])
+    found = stats.reaches(finals, ["optimizer"], Score.val_accuracy, 0.9)
+    p = [scipy.stats.ttest_1samp(values[label], 0.9, alternative="greater").pvalue for label in values]
+    np.testing.assert_allclose(found[[*values]], stats.holm([*p, math.nan])[:3])
+    assert math.isnan(found["alone"])
+    np.testing.assert_allclose(found, stats.reaches(finals, ["optimizer"], Score.val_loss, 0.1))
+    assert found["above"] < 0.001 < 0.05 < found["at"] < found["below"]
+    worse = finals.assign(lost=finals.index == 0)  # one of six guesses
+    assert stats.reaches(worse, ["optimizer"], Score.val_accuracy, 0.9)["above"] > 0.5

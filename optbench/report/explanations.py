@@ -85,11 +85,19 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     ]
     if results.query.seconds or data["seconds_to"].notna().any():
         columns.append(Column("seconds_to", "seconds", "times"))
+    if results.query.target is not None:
+        scoring = results.tuning if results.confirming is None else results.confirming
+        ends = scoring[scoring["configuration_id"].isin(ids) & (scoring["status"] != "stopped")]
+        p = stats.reaches(ends, ["optimizer"], results.metric, target)
+        data["p"] = data["optimizer"].map(p)
+        columns.insert(2, Column("p", "p", "p"))
     rule = "as asked for" if results.query.target is not None else f"the median of the best of {', '.join(references)}"
     caption = (
         f"Target: {results.metric} {results.metric.written(target)}, {rule}. Median over the seeds; a trial that never "
         "reached it counts as infinitely long."
     )
+    if results.query.target is not None:
+        caption += " p: that the mean at the end is not above the target (one-sided t test, Holm's correction)."
     return Table("Time to target", caption, tuple(columns), data.assign(target=target))
 
 

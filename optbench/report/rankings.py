@@ -35,7 +35,8 @@ def optimizers(results: Results) -> Table:
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
     data["curve"] = _curves(results, data)
     table = replace(table, data=data)
-    table = _with_all(table, results.outline.optimizers)
+    if not results.query.where:  # else only those are asked about that it leaves
+        table = _with_all(table, results.outline.optimizers)
     columns = list(table.columns)
     if _RANK not in columns:
         pass

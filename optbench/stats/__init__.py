@@ -33,7 +33,7 @@ from optbench.stats.moderation import moderate
 from optbench.stats.pairing import Matched, changes, match, welch
 from optbench.stats.ranking import candidates, differences, holm, ranks, resolution, shaffer
 from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select, ties
-from optbench.stats.targets import summarise_targets, target, time_to_target
+from optbench.stats.targets import reaches, summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.verdicts import Reference, seeds_needed, verdicts
 from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
@@ -70,6 +70,7 @@ __all__ = [
     "profile_score",
     "ranked",
     "ranks",
+    "reaches",
     "resolution",
     "seeds_needed",
     "select",

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from optbench.scores import Score
+from optbench.stats.finals import with_worst
+from optbench.stats.ranking import holm, resolution
 from optbench.stats.selection import select
 
 _REFERENCES = ("sgd", "adam", "adamw")
@@ -76,6 +78,22 @@ def time_to_target(
     if configurations is not None:
         wanted &= result["configuration_id"].isin(list(configurations))
     return result.loc[wanted, ["trial_id", "optimizer", "configuration_id", "seed", *_MEASURES]].reset_index(drop=True)
+
+
+def reaches(finals: pd.DataFrame, by: Sequence[str], metric: Score, target: float) -> pd.Series:
+    """For each group p of the hypothesis that it does not reach the target at its end, on average over all seeds.
+
+    A one-sided t-test (Student, 1908) of its final scores, in which a lost seed counts as guessing; adjusted over the
+    groups (Holm). NaN for a group with fewer than two seeds.
+    """
+    from scipy.special import stdtr
+
+    scores = metric.sign * (with_worst(finals, metric) - target)
+    groups = scores.groupby([finals[name] for name in by], sort=False, observed=True)
+    n, mean, sd = groups.size(), groups.mean(), groups.std()
+    step = resolution(finals[metric]) / math.sqrt(12)
+    p = pd.Series(stdtr(n - 1.0, -mean / (sd.clip(lower=max(step, 1e-12)) / np.sqrt(n))), index=n.index)
+    return pd.Series(holm(p), index=p.index).where(p.notna())
 
 
 def summarise_targets(times: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
