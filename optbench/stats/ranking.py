@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from optbench.stats.moderation import moderate
 
+_MOST_GROUPS = 300  # whose numbers of equal pairs are counted
 SAME = 1e-9  # scores closer than this differ only by rounding
 
 
@@ -41,8 +42,11 @@ def shaffer(p: ArrayLike, groups: int) -> NDArray[np.float64]:
     """p-values of all pairs of groups, adjusted step down by what can be true together (Shaffer, 1986, procedure S1).
 
     Shape (m,) in and out, m = groups (groups − 1) / 2. As Holm's, but pairs are not equal in any number: of six groups,
-    once one pair is known to differ, at most ten of the other fourteen can be equal. NaN counts as 1.
+    once one pair is known to differ, at most ten of the other fourteen can be equal. NaN counts as 1. Of very many
+    groups it is Holm's, which is hardly less then.
     """
+    if groups > _MOST_GROUPS:
+        return holm(p)
     p = np.asarray(p, dtype=float)
     p = np.where(np.isnan(p), 1.0, p)
     order = np.argsort(p, kind="stable")
@@ -54,18 +58,19 @@ def shaffer(p: ArrayLike, groups: int) -> NDArray[np.float64]:
 @cache
 def _most_true(groups: int) -> NDArray[np.float64]:
     """The most pairs that can be equal when r pairs are known to differ, for r from 0 to all but one."""
-    counts = sum(1 << n for n in _numbers_true(groups))
     pairs = groups * (groups - 1) // 2
-    most = [(counts & ((2 << (pairs - r)) - 1)).bit_length() - 1 for r in range(pairs)]
-    return np.array(most, dtype=float)
+    possible = np.flatnonzero([bit == "1" for bit in reversed(f"{_numbers_true(groups):b}")])
+    return possible[np.searchsorted(possible, np.arange(pairs, 0, -1), side="right") - 1].astype(float)
 
 
-@cache
-def _numbers_true(groups: int) -> frozenset[int]:
-    """How many pairs can be equal at once: the groups fall into sets of equal ones."""
-    if groups < 2:
-        return frozenset({0})
-    return frozenset(size * (size - 1) // 2 + n for size in range(1, groups + 1) for n in _numbers_true(groups - size))
+def _numbers_true(groups: int) -> int:
+    """Which numbers of pairs can be equal at once, as bits: the groups fall into sets of equal ones."""
+    numbers = [1]  # of no group: no pair, bit 0
+    for n in range(1, groups + 1):
+        numbers.append(0)
+        for size in range(1, n + 1):
+            numbers[n] |= numbers[n - size] << (size * (size - 1) // 2)
+    return numbers[groups]
 
 
 def resolution(values: ArrayLike) -> float:
