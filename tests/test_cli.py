@@ -177,7 +177,10 @@ def test_a_longer_sweep_trains_only_what_is_missing_also_after_its_parts_were_me
     _, err = invoke("run", "small.yaml", "--set", "seeds=1", cwd=tmp_path)
     assert "nothing to do: all 8 trials" in err
     assert "warning: results/small holds 8 trials that are not in this sweep" in " ".join(err.split())
-    assert "small: 8 trials: 6 finished, 2 diverged" in invoke("report", cwd=tmp_path)[0]
+    assert (
+        "small: mlp on digits, 2 epochs, 1 seed, cpu; 8 trials: 6 finished, 2 diverged"
+        in invoke("report", cwd=tmp_path)[0]
+    )
 
 
 def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
@@ -242,15 +245,19 @@ def test_a_run_that_another_one_overtook_says_so(tmp_path):
 
 def test_the_report_comes_in_every_format(finished, tmp_path):
     folder, *_ = finished
+    titles = ("Learning-rate schedules", "Batch sizes and training time", "Learning rates")
     for width in (80, 120):
-        out, _ = invoke("report", cwd=folder, COLUMNS=str(width))
-        assert max(map(len, out.splitlines())) <= width
-        assert "\x1b" not in out
-        for title in ("Optimizers", "Learning-rate schedules", "Batch sizes and training time", "Learning rates"):
-            assert title in out
-        assert "4/8" in out
+        first, _ = invoke("report", cwd=folder, COLUMNS=str(width))
+        full, _ = invoke("report", "--full", cwd=folder, COLUMNS=str(width))
+        assert max(map(len, [*first.splitlines(), *full.splitlines()])) <= width
+        assert "\x1b" not in first + full
+        assert "\nOptimizers\n" in first and "\nOptimizers\n" in full
+        assert len(first.splitlines()) <= 40  # a screen
+        for title in titles:
+            assert f"\n{title}\n" in full and f"\n{title}\n" not in first
+            assert title in " ".join(first.split("--full also shows:")[1].split())
     content = json.loads(invoke("report", "results/small", "-f", "json", cwd=folder)[0])
-    assert content["summary"] == "16 trials: 12 finished, 4 diverged"
+    assert content["summary"] == "mlp on digits, 2 epochs, 2 seeds, cpu; 16 trials: 12 finished, 4 diverged"
     frame = pd.read_csv(io.StringIO(invoke("report", "-f", "csv", cwd=folder)[0]))
     assert set(frame["table"]) == {table["title"] for table in content["tables"]}
     for name, kind, words in (
@@ -274,10 +281,16 @@ def test_a_report_answers_questions(finished):
     asked = ("--by", "schedule", "--metric", "val_loss", "--at", "epoch=1", "--where", "batch_size == 64", "--seconds")
     out, _ = invoke("report", *asked, cwd=finished[0], COLUMNS="200")
     assert " where batch_size == 64\n" in out
-    assert out.count("diverged  best configuration") == 1
+    assert out.count("lost  best configuration") == 1
     assert "validation loss" in out and "seconds per epoch" in out
     assert "after epoch 1." in out
+    out, _ = invoke("report", "--baseline", "sgd", "--rope", "5", cwd=finished[0], COLUMNS="200")
+    assert re.search(r"adam is .* sgd: [+-][\d.]+ ± [\d.]+ points \(p ", out)
+    assert "difference to sgd  verdict" in out
     for option, value, words in (
+        ("--baseline", "adamm", "--baseline adamm: did you mean 'adam'?"),
+        ("--rope", "-1", "--rope -1: must be a number above 0 of points, such as 0.2"),
+        ("--rope", "some", "--rope some: must be a number above 0"),
         ("--metric", "accuracy", "--metric accuracy: did you mean"),
         ("--at", "end", "--at end: valid: last, best, epoch=K"),
         ("--by", "batchsize", "--by batchsize: did you mean 'batch_size'?"),

@@ -186,6 +186,20 @@ def test_splits_are_disjoint_and_complete(tmp_path: Path, packed: dict[str, byte
         assert split.labels.tolist() == [number % 10 for number in split.images[:, 5, 7].tolist()]
 
 
+def test_another_seed_splits_otherwise_and_leaves_the_test_images(tmp_path: Path, packed: dict[str, bytes]) -> None:
+    put(tmp_path / "mnist", packed)
+    first, again, other = (load("mnist", tmp_path, seed) for seed in (0, 0, 1))
+    numbers = [
+        {split: getattr(data, split).images[:, 0, 0].tolist() for split in ("train", "val", "test")}
+        for data in (first, again, other)
+    ]
+    assert numbers[0] == numbers[1]
+    assert sorted(numbers[2]["train"] + numbers[2]["val"]) == list(range(40))
+    assert set(numbers[2]["val"]) != set(numbers[0]["val"])
+    assert numbers[2]["test"] == numbers[0]["test"]
+    assert not torch.equal(load("digits").test.images, load("digits", split_seed=1).test.images)
+
+
 def test_train_eval_shares_the_memory_of_train(tmp_path: Path, packed: dict[str, bytes]) -> None:
     put(tmp_path / "mnist", packed)
     for data in (load("mnist", tmp_path), load("mnist", tmp_path).to("cpu")):

@@ -158,9 +158,10 @@ class Dataset:
         return images.to(dtype).div_(255).sub_(self.info.mean).div_(self.info.std).unsqueeze(-3)
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, split_seed: int = 0) -> Dataset:
     """The dataset `name` on the CPU, downloaded if it is missing (see `ensure`).
 
+    `split_seed` draws which images validate; and which test, where the dataset does not say that itself.
     Raises UserError for an unknown name, a failed download and a damaged file.
     """
     from optbench.machine.randomness import permutation
@@ -173,8 +174,8 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         test = _read_split(paths[2], paths[3], info.test, info)
     else:
         pool, test = _read_digits(folder), None
-    # Epoch 0 of seed 0: training starts at epoch 1, so no trial ever draws this order again.
-    order = permutation(seeds=[0], epoch=0, n=len(pool.labels), device="cpu")[0]
+    # Epoch 0 of a seed: training starts at epoch 1, so no trial ever draws this order again.
+    order = permutation(seeds=[split_seed], epoch=0, n=len(pool.labels), device="cpu")[0]
     if test is None:
         test, order = pool[order[: info.test]], order[info.test :]
     val, train = pool[order[: info.val]], pool[order[info.val :]]

@@ -26,7 +26,7 @@ class Trainer:
     def __init__(self, device: str, data_dir: Path | None) -> None:
         make_deterministic(device)
         self._device, self._data_dir = device, data_dir
-        self._datasets: dict[str, Dataset] = {}
+        self._datasets: dict[tuple[str, int], Dataset] = {}  # by name and split_seed
         self._waiting: dict[str, engine.Rows] = {}
 
     def advance(self, stack: Stack, stop: frozenset[str] = frozenset()) -> Iterator[list[dict[str, Any]] | Failure]:
@@ -34,7 +34,7 @@ class Trainer:
         training = self._waiting.pop(stack.stack_id, None)
         try:
             if training is None:
-                training = engine.train(stack, self._dataset(stack.dataset), self._device)
+                training = engine.train(stack, self._dataset(stack), self._device)
                 rows = next(training)
             else:
                 rows = training.send(stop)
@@ -57,10 +57,11 @@ class Trainer:
         """Whether the stack waits at a rung."""
         return stack.stack_id in self._waiting
 
-    def _dataset(self, name: str) -> Dataset:
-        if name not in self._datasets:
-            self._datasets[name] = load(name, self._data_dir).to(self._device)
-        return self._datasets[name]
+    def _dataset(self, stack: Stack) -> Dataset:
+        key = stack.dataset, stack.split_seed
+        if key not in self._datasets:
+            self._datasets[key] = load(stack.dataset, self._data_dir, stack.split_seed).to(self._device)
+        return self._datasets[key]
 
 
 def run_in_process(

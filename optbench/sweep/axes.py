@@ -179,6 +179,12 @@ class Axes:
         title="Precision",
         is_resolved=True,
     )
+    split_seed: Seed = axis(
+        Column("split_seed", "int64", "seed of the split into training and validation images"),
+        default=0,
+        title="Splits of the data",
+        is_workload=True,
+    )
     seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
 
 

@@ -37,6 +37,10 @@ class Stack:
         return self.trials[0].dataset
 
     @property
+    def split_seed(self) -> int:
+        return self.trials[0].split_seed
+
+    @property
     def batch_size(self) -> int:
         return self.trials[0].batch_size
 
