@@ -118,7 +118,7 @@ def error_with_losses(share: float, groups: int, n: int, repeats: int) -> tuple[
         lost = scores < np.quantile(scores, share, axis=0)
         lost[:, groups // 2 :] = False
         known, worst = np.where(lost, math.nan, scores), np.where(lost, 0.1, scores)
-        ahead = [np.nanmean(x[:, i] - x[:, j], axis=0) > 0 for x in (known, worst)]
+        ahead = [np.nansum(x[:, i] - x[:, j], axis=0) > 0 for x in (known, worst)]
         tested = (before(known), after(worst, lost))
         wrong += [(mixed & better & (p <= ALPHA)).any() for better, p in zip(ahead, tested, strict=True)]
     return tuple(wrong / repeats)
