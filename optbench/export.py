@@ -45,12 +45,15 @@ PARAMETERS = (
     ),
     "phase",
     "device",
+    "cpu",
     "workers",
     "stack_size",
     "trial_id",
     "configuration_id",
     "optbench_version",
     "torch_version",
+    "python_version",
+    "os",
 )
 _SCALARS = (*SCORES, "scheduled_lr")  # what TensorBoard draws: its axes have epochs and seconds already
 _SHORT_ID = 8
@@ -131,7 +134,8 @@ def configuration_name(row: Any, choices: list[str]) -> str:
 
 def _run(rows: list[Any], name: str) -> Run:
     first = rows[0]
-    parameters = {parameter: getattr(first, parameter) for parameter in PARAMETERS}
+    known = {parameter: getattr(first, parameter) for parameter in PARAMETERS}
+    parameters = {parameter: value for parameter, value in known.items() if not pd.isna(value)}
     for key, value in json.loads(first.hyperparameters).items():
         parameters[key if key not in parameters else stats.HYPERPARAMETER + key] = value
     measured = SCORES if first.status == "diverged" else ()  # even NaN; elsewhere a NaN was not measured

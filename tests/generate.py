@@ -109,11 +109,14 @@ def write(
         "loss": "cross_entropy",
         "workers": 2,
         "device": "cpu",
+        "cpu": "a made-up CPU",
         "precision": "fp32",
         "convolution": "loop",
         "error": None,
         "optbench_version": "0.1.0",
         "torch_version": "2.13.0+cpu",
+        "python_version": "3.11.7",
+        "os": "Linux 6.1 x86_64",
     }
     of_grid = {
         "configuration_id": ids,

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 import optbench
 from optbench.cli import app
+from optbench.machine import device
 from optbench.optimizers.foreign import find_foreign
 from optbench.results.store import COLUMNS
 from optbench.sweep.spec import parse, read
@@ -116,6 +118,9 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
     rows = pd.read_parquet(folder / "results" / "small")
     assert list(rows.columns) == [name for name, _, _ in COLUMNS]
     assert len(rows) == 12 * 3 + 4 * 2  # those that diverge do so in their first epoch
+    assert rows["cpu"].unique().tolist() == [device.cpu_name()]
+    assert rows["python_version"].unique().tolist() == [platform.python_version()]
+    assert rows["os"].unique().tolist() == [device.os_name()]
     epochs = rows.groupby(["status", "trial_id"])["epoch"].apply(lambda column: sorted(column))
     assert epochs["finished"].tolist() == [[0, 1, 2]] * 12
     assert rows.groupby("status")["trial_id"].nunique().to_dict() == {"diverged": 4, "finished": 12}

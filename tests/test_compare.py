@@ -52,7 +52,7 @@ def shifted(by):
 def rows_of(trials, score=score, status=lambda trial: "finished", **columns):
     """The rows of trials with made-up scores; a trial whose status is None has none."""
     defaults = {"sweep": "small", "stack": "all", "stack_size": 4, "workers": 2, "device": "cpu", "precision": "fp32"}
-    defaults |= {"optbench_version": "1", "torch_version": "2.13"} | columns
+    defaults |= {"cpu": "X", "optbench_version": "1", "torch_version": "2.13"} | columns
     rows = []
     for trial in trials:
         state = status(trial)
@@ -311,7 +311,8 @@ def test_nothing_changed(before, tmp_path):
     report = comparison.compare(before, written(tmp_path))
     assert report.findings == ("No trial differs: 18 of 18 are bit-identical.",)
     assert report.tables[0].data["optimizer"].tolist() == ["sgd", "adam", "all"]
-    assert "Device, precision and the versions of torch and optbench are the same." in report.tables[0].caption
+    same = "The same on both sides: device, cpu, precision, torch_version, optbench_version."
+    assert same in report.tables[0].caption
 
 
 def test_what_changed_is_said_with_its_interval(before, tmp_path):
@@ -321,6 +322,8 @@ def test_what_changed_is_said_with_its_interval(before, tmp_path):
     half = 4.302653 * 0.001 / 3**0.5
     assert report.findings == (
         "12 of 18 trials are bit-identical.",
+        "A and B differ in device and torch_version: the differences may be rounding only, which acts like another "
+        "seed where lr is near the edge of stability.",
         f"adam: -1.10 ± {100 * half:.2f} points of test accuracy over 3 seeds; none of the others can be told from 0.",
     )
     caption = report.tables[0].caption
@@ -330,11 +333,45 @@ def test_what_changed_is_said_with_its_interval(before, tmp_path):
     assert "-1.10 ± 0.25" in out and "0 → 0 of 6" in out
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "words"),
+    [
+        ({}, {}, "In A and B device, cpu, precision, convolution and torch_version are the same: the code changed"),
+        (
+            {"device": "GPU"},
+            {"device": "GPU", "cpu": "Y"},
+            "In A and B device, precision, convolution and torch_version are the same",
+        ),
+        ({}, {"cpu": "Y"}, "A and B differ in cpu: the differences may be rounding only, which acts like another seed"),
+        ({"cpu": None}, {}, "A does not name the CPU: the differences may be rounding only"),
+        (
+            {"cpu": None},
+            {"cpu": None, "torch_version": "3"},
+            "differ in torch_version, and A and B do not name the CPU: ",
+        ),
+        ({}, {"convolution": "loop"}, "A and B differ in convolution: the differences may be rounding only"),
+        ({"os": "Linux 6.1"}, {"os": "Linux 7.0"}, "are the same: the code changed the numbers."),
+    ],
+)
+def test_rounding_is_told_from_a_change(a, b, words, tmp_path):
+    before = written(tmp_path / "a", **a)
+    assert words in comparison.compare(before, written(tmp_path / "b", shifted([0.02, -0.02, 0.01]), **b)).findings[1]
+    same = comparison.compare(before, written(tmp_path / "c", cpu="Z"))
+    assert same.findings == ("No trial differs: 18 of 18 are bit-identical.",)
+
+
+def test_trials_that_changed_where_nothing_else_did_are_counted():
+    there = frame(shifted([0.02, -0.02, 0.01]))
+    there["cpu"] = there["cpu"].where(there["optimizer"] == "adam", "Y")
+    found = comparison._why(stats.match(frame(), there).pairs)
+    assert found[0].startswith("A and B differ in cpu: ")
+    assert found[1] == "Of the 18 that differ, 6 did not change surroundings: the code changed those."
+
+
 def test_a_change_that_may_be_chance_is_not_called_one(before, tmp_path):
     words = findings(before, written(tmp_path, shifted([0.02, -0.02, 0.01])))
-    assert words.startswith(
-        "Every trial differs: none of 18 is bit-identical. No single difference of test accuracy can"
-    )
+    assert words.startswith("Every trial differs: none of 18 is bit-identical. In A and B device, cpu,")
+    assert " No single difference of test accuracy can" in words
     assert "(+0.33 ± 5.17 points over all)" in words
 
 
@@ -367,6 +404,7 @@ def test_fresh_seeds_have_a_table_of_their_own(tmp_path):
     assert report.tables[1].data["test_accuracy"].tolist() == pytest.approx([0.1, 0.05, 0.075])
     assert report.findings == (
         "18 of 22 trials are bit-identical.",
+        "In A and B device, cpu, precision, convolution and torch_version are the same: the code changed the numbers.",
         "On fresh seeds, sgd: +10.00 ± 0.00 points of test accuracy over 2 seeds; adam: +5.00 ± 0.00.",
     )
 

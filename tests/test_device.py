@@ -24,6 +24,46 @@ def made_up(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC 9R14\n\nprocessor\t: 1",
+            "AMD EPYC 9R14 (family 25, model 17)",
+        ),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "CPU (implementer 0x41, part 0xd40)"),
+        (None, "CPU"),
+    ],
+)
+def test_a_cpu_is_named_by_its_model(text, expected, tmp_path, monkeypatch):
+    """As Linux describes those of AMD, Intel and Arm; elsewhere by what Python calls it."""
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(device, "_apples_name", lambda: "")
+    monkeypatch.setattr(device.platform, "processor", lambda: "CPU")
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    device.cpu_name.cache_clear()
+    assert device.cpu_name() == expected
+    device.cpu_name.cache_clear()
+
+
+def test_a_mac_says_what_its_cpu_is(monkeypatch):
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    monkeypatch.setattr(device, "_SYSCTL", ("echo", "Apple M1"))
+    assert device._apples_name() == "Apple M1"
+    monkeypatch.setattr(device, "_SYSCTL", ("no-such-command",))
+    assert device._apples_name() == ""
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"), [("6.18.44-fc-v669", "Linux 6.18 x86_64"), ("11", "Linux 11 x86_64"), ("", "Linux x86_64")]
+)
+def test_the_operating_system_is_named_in_short(release, expected, monkeypatch):
+    for name, value in (("system", "Linux"), ("release", release), ("machine", "x86_64")):
+        monkeypatch.setattr(device.platform, name, lambda value=value: value)
+    assert device.os_name() == expected
+
+
+@pytest.mark.parametrize(
     ("capability", "hip", "auto", "valid"),
     [
         ((9, 0), None, "tf32", ("fp32", "tf32", "bf16")),  # H100, H200

@@ -6,11 +6,13 @@ ROCm's devices are called "cuda" in torch, too; comments say where they differ.
 from __future__ import annotations
 
 import os
+import platform
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +28,9 @@ _TENSOR_CORES = (8, 0)  # the first compute capability with tensor cores for tf3
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _DRIVER = Path("/proc/driver/nvidia/version")
+_CPUINFO = Path("/proc/cpuinfo")
+_CPU_NUMBERS = {"cpu family": "family", "model": "model", "CPU implementer": "implementer", "CPU part": "part"}
+_SYSCTL = ("sysctl", "-n", "machdep.cpu.brand_string")
 # As torch, the CPU's allocator, the driver, Triton, cuBLAS and cuDNN put it. cuBLAS and cuDNN say "not initialised" if
 # there is no memory for a handle.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "status_not_initialized")
@@ -48,6 +53,32 @@ def resolve_device(device: str) -> str:
 def device_name(device: str) -> str:
     """A device as the rows name it."""
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
+
+
+@cache
+def cpu_name() -> str:
+    """The model of the CPU, on Linux with its numbers: virtual machines often give it a name that says little."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        first, *_ = _CPUINFO.read_text(encoding="utf-8").split("\n\n")
+        found = dict(re.findall(r"^([\w ]+?)\s*: *(.+)$", first, re.MULTILINE))
+    name = found.get("model name") or _apples_name() or platform.processor() or platform.machine()
+    numbers = ", ".join(f"{word} {found[key]}" for key, word in _CPU_NUMBERS.items() if key in found)
+    return f"{name} ({numbers})" if numbers else name
+
+
+def _apples_name() -> str:
+    """What macOS calls the CPU; its `platform.processor()` is only "arm"."""
+    if sys.platform == "darwin":
+        with suppress(OSError):
+            return subprocess.run(_SYSCTL, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
+
+
+def os_name() -> str:
+    """The operating system, its version to the first point, and the architecture: Linux 6.1 x86_64."""
+    version = re.match(r"\d+(\.\d+)?", platform.release())
+    return " ".join([platform.system(), *([version[0]] if version else []), platform.machine()])
 
 
 def make_deterministic(device: str) -> None:

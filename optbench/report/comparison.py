@@ -14,6 +14,7 @@ import pandas as pd
 
 from optbench import stats
 from optbench.errors import ArgumentError, UserError, did_you_mean
+from optbench.report.findings import names
 from optbench.report.formats import written
 from optbench.report.tables import Column, Report, Table
 from optbench.results.store import Outline, Store
@@ -37,9 +38,10 @@ CONDITIONS = {
     "changed": 1.0,
 }
 _NAMED = 3  # findings or trials in a line; nobody reads more
+_UNKNOWN = "not known"
 _MANY = 20  # intervals; of this many or more, some exclude 0 by chance
 # What may differ between two sides that are compared, and is then reported.
-_SURROUNDINGS = ("device", "precision", "torch_version", "optbench_version")
+_SURROUNDINGS = (*stats.ROUNDING, "python_version", "os", "optbench_version")
 
 
 # ---------------------------------------------------------------- the two sides
@@ -167,7 +169,7 @@ def compare(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
     if matched.a.empty:
         why = _disjoint(*sides, matched.configuration)
         raise UserError(f"{a.folder} and {b.folder} have no configuration in common: {why}")
-    tables, findings = [], [_identity(matched.pairs)]
+    tables, findings = [], [_identity(matched.pairs), *_why(matched.pairs)]
     for phase, (title, where) in _PHASES.items():
         part = matched.of_phase(phase)
         if part.a.empty:
@@ -178,7 +180,7 @@ def compare(a: Store, b: Store, by: Sequence[str] = ("optimizer",)) -> Report:
         if phase == "tune" and tuple(by) == ("optimizer",):
             data = pd.concat([data, _lost(data, sides)], ignore_index=True)
         tables.append(_table(title, part, data, total, by))
-    tables[0] = replace(tables[0], caption=_caption(sides, matched))
+    tables[0] = replace(tables[0], caption=_caption(matched))
     one_sided = _one_sided(matched.pairs)
     findings += _divergence(matched.pairs)
     note = _NOTE
@@ -255,17 +257,17 @@ def _one_sided(pairs: pd.DataFrame) -> Table | None:
     return Table("Diverged on only one side", "The same trial finished on the other.", columns, data)
 
 
-def _caption(sides: Sequence[_Side], matched: stats.Matched) -> str:
+def _caption(matched: stats.Matched) -> str:
     """What differs between the two besides the numbers."""
-    differing = []
+    differing, same = [], []
     for name in _SURROUNDINGS:
-        found = [sorted(side.rows[name].dropna().unique()) for side in sides]
-        if found[0] != found[1]:
-            differing.append(f"{name} ({', '.join(found[0])} in A, {', '.join(found[1])} in B)")
+        here, there = (sorted(side[name].astype(object).fillna(_UNKNOWN).unique()) for side in (matched.a, matched.b))
+        if here != there:
+            differing.append(f"{name} ({', '.join(here)} in A, {', '.join(there)} in B)")
+        elif here != [_UNKNOWN]:
+            same.append(name)
     words = [
-        f"A and B differ in {', '.join(differing)}."
-        if differing
-        else "Device, precision and the versions of torch and optbench are the same."
+        f"A and B differ in {', '.join(differing)}." if differing else f"The same on both sides: {', '.join(same)}."
     ]
     for name, only in (("A", matched.only_a), ("B", matched.only_b)):
         if len(only):
@@ -288,6 +290,30 @@ def _identity(pairs: pd.DataFrame) -> str:
     if not identical:
         return f"Every trial differs: none of {trials} is bit-identical."
     return f"{identical} of {_count(trials, 'trial')} are bit-identical."
+
+
+def _why(pairs: pd.DataFrame) -> list[str]:
+    """Whether the trials that differ may do so only because the two sides round in different ways."""
+    changed = pairs[~pairs["identical"]]
+    if changed.empty:
+        return []
+    reasons = stats.rounding(changed)
+    alike = ~reasons.any(axis=1)
+    if alike.all():
+        on_cpu = (changed["device_a"] == "cpu").any()
+        same = [name for name in stats.ROUNDING if name != "cpu" or on_cpu]
+        return [f"In A and B {names(same, len(same))} are the same: the code changed the numbers."]
+    silent = [side for side in "AB" if changed.loc[reasons["cpu"], f"cpu_{side.lower()}"].isna().any()]
+    differing = [name for name in stats.ROUNDING if reasons[name].any() and not (name == "cpu" and silent)]
+    words = [f"A and B differ in {names(differing, len(differing))}"] if differing else []
+    if silent:
+        words.append(f"{' and '.join(silent)} {'do' if len(silent) > 1 else 'does'} not name the CPU")
+    rounding = (
+        f"{', and '.join(words)}: the differences may be rounding only, which acts like another seed where lr is near "
+        "the edge of stability."
+    )
+    known = f"Of the {len(changed)} that differ, {alike.sum()} did not change surroundings: the code changed those."
+    return [rounding, *([known] if alike.any() else [])]
 
 
 def _differences(data: pd.DataFrame, total: pd.DataFrame, by: Sequence[str], where: str) -> str:

@@ -19,12 +19,10 @@ from optbench.results.store import COLUMNS, Outline, Store
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
 
-# What tables, plots and sentences are made from.
-_COLUMNS = [
-    name
-    for name, _, _ in COLUMNS
-    if name not in ("sweep", "scheduled_lr", "stack", "convolution", "error", "optbench_version", "torch_version")
-]
+# What tables, plots and sentences are not made from.
+_NOT_SHOWN = {"sweep", "scheduled_lr", "stack", "convolution", "error", "cpu", "os"}
+_NOT_SHOWN |= {f"{name}_version" for name in ("optbench", "torch", "python")}
+_COLUMNS = [name for name, *_ in COLUMNS if name not in _NOT_SHOWN]
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,18 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
     ("device", _text, "cpu, or the name of the GPU"),
+    ("cpu", _text, "model of the CPU; null in rows of older versions"),
     *_of_axes(is_resolved=True),
     ("convolution", _text, "how convolutions were computed; null for networks without"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),
+    ("python_version", _text, "version of Python; null in rows of older versions"),
+    ("os", _text, "operating system and architecture; null in rows of older versions"),
 )
-# The values in parts that were written before an axis existed; the axes that are in all ids existed from the beginning.
-_DEFAULTS = {
+_ADDED = ("cpu", "python_version", "os")  # since the parts of this schema version that were written first
+# The values in parts that are older than a column; the axes that are in all ids existed from the beginning.
+_DEFAULTS = {name: {parts.DEFAULT_KEY: json.dumps(None)} for name in _ADDED} | {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
     for axis in PARAMETERS.values()
     if not (axis.is_always_hashed or axis.is_resolved)

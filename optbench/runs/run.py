@@ -8,6 +8,7 @@ Any thread may do that; closing the iterator stops all work, and what is finishe
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from optbench import __version__, execution
 from optbench.data import datasets
 from optbench.errors import UserError
 from optbench.execution import Failure, Halved, Message, Stopped
-from optbench.machine.device import device_name, precision_on, settings_given_back
+from optbench.machine.device import cpu_name, device_name, os_name, precision_on, settings_given_back
 from optbench.results.store import Part
 from optbench.runs.halving import Judge
 from optbench.runs.job import Job
@@ -141,8 +142,11 @@ def _columns(phase: Phase, stack: Stack) -> dict[str, dict[str, Any]]:
         "stack_size": len(stack),
         "workers": phase.workers,
         "device": device_name(device),
+        "cpu": cpu_name(),
         "precision": precision_on(device, stack.trials[0].precision),
         "optbench_version": __version__,
         "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "os": os_name(),
     }
     return {trial.trial_id: common | trial.columns() for trial in stack.trials}

@@ -30,7 +30,7 @@ from optbench.stats.finals import (
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
 from optbench.stats.moderation import moderate
-from optbench.stats.pairing import Matched, changes, match, welch
+from optbench.stats.pairing import ROUNDING, Matched, changes, match, rounding, welch
 from optbench.stats.ranking import candidates, differences, holm, ranks, resolution, shaffer
 from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select, ties
 from optbench.stats.targets import reaches, summarise_targets, target, time_to_target
@@ -40,6 +40,7 @@ from optbench.stats.workloads import Friedman, friedman, performance_profile, pr
 
 __all__ = [
     "HYPERPARAMETER",
+    "ROUNDING",
     "SCORES",
     "Estimate",
     "Friedman",
@@ -72,6 +73,7 @@ __all__ = [
     "ranks",
     "reaches",
     "resolution",
+    "rounding",
     "seeds_needed",
     "select",
     "shaffer",

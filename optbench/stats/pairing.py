@@ -33,6 +33,8 @@ _CONFIGURATION = (
     ),
     "phase",
 )
+# What decides how the numbers of a trial are rounded.
+ROUNDING = ("device", "cpu", "precision", "convolution", "torch_version")
 _SETTLED = ("finished", "diverged", "stopped")
 _MEASURED = [*Score, "log_seconds"]
 
@@ -149,6 +151,21 @@ def _identical(pairs: pd.DataFrame, a_rows: pd.DataFrame, b_rows: pd.DataFrame) 
         here, there = both[f"{score}_a"], both[f"{score}_b"]
         same &= (here == there) | (here.isna() & there.isna())
     return same.groupby(both["pair"], observed=True).all().reindex(pairs.index, fill_value=False)
+
+
+def rounding(pairs: pd.DataFrame) -> pd.DataFrame:
+    """For each pair, a column for each of `ROUNDING`: whether the sides differ in it, or may.
+
+    A CPU counts where one computed the numbers, and may differ where a side does not name it.
+    """
+    differs = {}
+    for name in ROUNDING:
+        is_key = name in pairs  # then it is the same in a pair, and there once
+        here, there = (pairs[name if is_key else f"{name}_{side}"] for side in "ab")
+        differs[name] = (here != there) & ~(here.isna() & there.isna())
+    on_cpu = (pairs["device_a"] == "cpu") & (pairs["device_b"] == "cpu")
+    differs["cpu"] = on_cpu & (differs["cpu"] | pairs["cpu_a"].isna())
+    return pd.DataFrame(differs)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
