@@ -365,7 +365,7 @@ def test_trials_that_changed_where_nothing_else_did_are_counted():
     there["cpu"] = there["cpu"].where(there["optimizer"] == "adam", "Y")
     found = comparison._why(stats.match(frame(), there).pairs)
     assert found[0].startswith("A and B differ in cpu: ")
-    assert found[1] == "Of the 18 that differ, 6 did not change surroundings: the code changed those."
+    assert found[1] == "Of the 18 that differ, 6 differ in none of these: the code changed those."
 
 
 def test_a_change_that_may_be_chance_is_not_called_one(before, tmp_path):

@@ -312,7 +312,7 @@ def _why(pairs: pd.DataFrame) -> list[str]:
         f"{', and '.join(words)}: the differences may be rounding only, which acts like another seed where lr is near "
         "the edge of stability."
     )
-    known = f"Of the {len(changed)} that differ, {alike.sum()} did not change surroundings: the code changed those."
+    known = f"Of the {len(changed)} that differ, {alike.sum()} differ in none of these: the code changed those."
     return [rounding, *([known] if alike.any() else [])]
 
 
