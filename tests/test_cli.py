@@ -336,7 +336,7 @@ def test_a_failed_trial_is_exit_code_1_and_is_tried_again(tmp_path, monkeypatch,
         patch.setattr(execution, "run", lambda stacks, *rest: ((s, execution.Failure("no memory")) for s in stacks))
         result = CliRunner().invoke(app, ["run", "s.yaml", "--set", "name=all"])
     assert result.exit_code == 1
-    assert "no report: results/all: no trial has finished yet (2 trials: 2 failed)" in result.output
+    assert "no report: results/all: no trial has finished yet (2 trials: 2 failed; no memory)" in result.output
     result = CliRunner().invoke(app, ["run", "s.yaml"])
     assert result.exit_code == 0
     assert "1 trial to run" in result.output

@@ -114,6 +114,7 @@ def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyp
         finals=finals,
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
+        failed=finals[:0],
         timed=finals[:0],
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),

@@ -9,13 +9,15 @@ import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from optbench.errors import UserError
 from optbench.optimizers import OPTIMIZERS
-from optbench.report import build, catalogue, formats, status
+from optbench.report import build, catalogue, formats, html, plots, status
 from optbench.report.query import Query
+from optbench.report.results import prepare
 from optbench.results.store import Part, Store
 from optbench.runs.job import Job
 from optbench.runs.phases import Tune
@@ -299,12 +301,51 @@ def test_half_a_sweep_has_tables_of_what_is_finished(tmp_path):
             part.add([row | scores | {"epoch": 2, "status": "finished", "train_seconds": 1.0}])
     report = build.build(store)
     assert report.summary.endswith("; 3 trials: 1 finished, 1 failed, 1 interrupted")
-    assert [table.title for table in report.tables] == ["Optimizers", "Training and validation accuracy"]
+    titles = ["Optimizers", "Failed trials", "Training and validation accuracy"]
+    assert [table.title for table in report.tables] == titles
     optimizers = report.tables[0].data.set_index("optimizer")
     assert optimizers["n"].to_dict() == {"sgd": 1, "adam": 0}
     assert "adam" in shown(report, 80)
     for name in formats.FORMATS:
         assert "adam" in formats.FORMATS[name](report)
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    """All of sgd's trials with softmax failed, and one seed of adam with mlp."""
+
+    def error(trial):
+        if trial.optimizer == "sgd" and trial.model == "softmax":
+            return f"Traceback (most recent call last):\n  step\nValueError: no <b>step</b> | today{'!' * 300}\n"
+        return "its worker died" if (trial.optimizer, trial.model, trial.seed) == ("adam", "mlp", 1) else None
+
+    text = "name: fails\ndataset: digits\nepochs: 2\nseeds: 2\nparameters: {model: [mlp, softmax]}\n"
+    text += "optimizers: {sgd: {lr: [0.01, 0.1]}, adam: }"
+    store = fill(tmp_path_factory.mktemp("failing"), text, accuracy, lambda t: "failed" if error(t) else "finished")
+    reasons = {trial.trial_id: error(trial) for trial in expand(parse(text))}
+    rows = pq.read_table(*store.parts()).to_pylist()
+    store.replace("all", [row | {"error": reasons[row["trial_id"]]} for row in rows])
+    return store
+
+
+def test_a_report_says_why_trials_failed(failing):
+    report = build.build(failing)
+    assert report.summary.endswith("; 12 trials: 7 finished, 5 failed")
+    rows = table(report, "Failed trials").data
+    said = f"ValueError: no <b>step</b> | today{'!' * 300}"[:200] + " …"
+    assert rows.to_numpy().tolist() == [
+        ["sgd", "model=softmax, lr=0.01 and 1 other", 4, said],
+        ["adam", "model=mlp, lr=0.001", 1, "its worker died"],
+    ]
+    for name, step in (("table", "<b>step</b> |"), ("markdown", r"\<b\>step\</b\> \|"), ("latex", "$<$b$>$step")):
+        assert step in formats.FORMATS[name](report)
+    drawn = html.page(report, plots.explore(prepare(failing, Query())))
+    assert "no &lt;b&gt;step&lt;/b&gt; | today" in drawn and "<b>step" not in drawn
+    assert max(map(len, shown(report, 80).splitlines())) <= 80
+    asked = table(build.build(failing, Query(where="model == 'mlp'")), "Failed trials")
+    assert asked.data["optimizer"].tolist() == ["adam"]
+    titles = [table.title for table in build.build(failing, Query(where="gap > -1")).tables]
+    assert "Failed trials" not in titles  # nothing is known of their scores
 
 
 def test_a_long_label_folds_and_leaves_the_numbers_whole(tmp_path):

@@ -88,6 +88,7 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
             *(rankings.axis(results, columns) for columns in others),
             sensitivity,
             explanations.divergence(results),
+            explanations.failures(results),
             targets,
             explanations.workloads(results),
             shares,

@@ -16,6 +16,7 @@ from optbench import stats
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.findings import names
 from optbench.report.formats import written
+from optbench.report.results import in_words
 from optbench.report.tables import Column, Report, Table
 from optbench.results.store import Outline, Store
 from optbench.scores import Score
@@ -243,10 +244,7 @@ def _one_sided(pairs: pd.DataFrame) -> Table | None:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for name, alone in (("A", lost["a"] & ~lost["b"]), ("B", lost["b"] & ~lost["a"])):
         for trial in pairs[alone].sort_values(["optimizer", "seed"]).to_dict("records"):
-            words = [
-                f"{c.removeprefix(stats.HYPERPARAMETER)}={written(trial[c])}" for c in choices if trial[c] == trial[c]
-            ]
-            rows.setdefault((trial["optimizer"], ", ".join(words), name), []).append(str(trial["seed"]))
+            rows.setdefault((trial["optimizer"], in_words(trial, choices), name), []).append(str(trial["seed"]))
     columns = (
         Column("optimizer", "optimizer"),
         Column("configuration", "configuration", "prose"),

@@ -9,8 +9,9 @@ import pandas as pd
 from optbench import stats
 from optbench.report import formats
 from optbench.report.findings import names
-from optbench.report.results import Results
+from optbench.report.results import Results, reason
 from optbench.report.tables import Column, Table
+from optbench.wording import count
 
 _MAX_CURVES = 10  # columns; nobody compares more
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -62,6 +63,28 @@ def divergence(results: Results) -> Table | None:
         columns.insert(2, Column("seeds", "seeds"))
     caption = "Learning rates at which a trial diverged; at all others none did. 95 % interval of a proportion."
     return Table("Divergence", caption, tuple(columns), data, keys=2)
+
+
+def failures(results: Results) -> Table | None:
+    """Why trials failed: a row for each error of an optimizer."""
+    if results.failed.empty:
+        return None
+    order = {trial_id: i for i, trial_id in enumerate(results.outline.ids)}
+    failed = results.failed.sort_values("trial_id", key=lambda ids: ids.map(order))
+    failed = failed.assign(error=failed["error"].map(reason))
+    rows = []
+    for (optimizer, error), trials in failed.groupby(["optimizer", "error"], sort=False):
+        first, *others = trials["configuration"].unique()
+        more = f" and {count(len(others), 'other')}" if others else ""
+        rows.append({"optimizer": optimizer, "configuration": f"{first}{more}", "failed": len(trials), "error": error})
+    columns = (
+        Column("optimizer", "optimizer"),
+        Column("configuration", "configuration", "prose"),
+        Column("failed", "trials", "count"),
+        Column("error", "last line of the error", "prose"),
+    )
+    caption = "A trial that failed has no score; the next run of the sweep tries it again."
+    return Table("Failed trials", caption, columns, pd.DataFrame(rows))
 
 
 def targets(results: Results, selected: pd.DataFrame) -> Table | None:

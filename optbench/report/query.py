@@ -91,8 +91,16 @@ def parse_target(text: str) -> float:
 
 def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
     """The trials that meet the condition. Raises `UserError` for an invalid one, or one that no trial meets."""
-    plain = {str(name): str(name).removeprefix(stats.HYPERPARAMETER) for name in finals}
-    frame = finals.rename(columns={name: short for name, short in plain.items() if short not in finals})
+    found = meeting(finals, where)
+    if found.empty:
+        raise ArgumentError("where", repr(where), "no trial meets this condition")
+    return found
+
+
+def meeting(trials: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The trials that meet the condition, if any. Raises `UserError` for an invalid one."""
+    plain = {str(name): str(name).removeprefix(stats.HYPERPARAMETER) for name in trials}
+    frame = trials.rename(columns={name: short for name, short in plain.items() if short not in trials})
     try:
         found = frame.eval(where, engine="python")
     except Exception as error:  # whatever is wrong with the user's own expression
@@ -101,9 +109,7 @@ def matching(finals: pd.DataFrame, where: str) -> pd.DataFrame:
         raise ArgumentError("where", repr(where), f"{reason}; {_unquoted(reason, frame) or known}") from None
     if not (isinstance(found, pd.Series) and found.dtype == bool):
         raise ArgumentError("where", repr(where), "is not a condition; write for example 'batch_size == 64'")
-    if not found.any():
-        raise ArgumentError("where", repr(where), "no trial meets this condition")
-    return finals[found]
+    return trials[found]
 
 
 def _unquoted(reason: str, frame: pd.DataFrame) -> str:

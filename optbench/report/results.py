@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,15 +14,16 @@ from optbench import stats
 from optbench.data.datasets import DATASETS
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
-from optbench.report.query import Query, matching
+from optbench.report.query import Query, matching, meeting
 from optbench.results.store import COLUMNS, Outline, Store
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
 
 # What tables, plots and sentences are not made from.
-_NOT_SHOWN = {"sweep", "scheduled_lr", "stack", "convolution", "error", "cpu", "os"}
+_NOT_SHOWN = {"sweep", "scheduled_lr", "stack", "convolution", "cpu", "os"}
 _NOT_SHOWN |= {f"{name}_version" for name in ("optbench", "torch", "python")}
 _COLUMNS = [name for name, *_ in COLUMNS if name not in _NOT_SHOWN]
+_REASON = 200  # characters of an error
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Results:
 
     rows: one row per trial and epoch.   finals: one row per trial that needs no more training, `dropout` as text.
     tuning, confirming: the finals of both phases; the latter None where the sweep has no fresh seeds yet.
+    failed: one row per trial that failed, with its `configuration` in words.
     timed: the rows, by epoch, of the trials that ran alone on their machine.
     metric: what selects, the sweep's own.   score: what ranks, the query's.
     varying: the compared axes with more than one value.   hyperparameters: those that vary within an optimizer.
@@ -45,6 +47,7 @@ class Results:
     finals: pd.DataFrame
     tuning: pd.DataFrame
     confirming: pd.DataFrame | None
+    failed: pd.DataFrame
     timed: pd.DataFrame
     metric: Score
     varying: tuple[str, ...]
@@ -134,9 +137,8 @@ class Results:
         return {name: self._on(name) for name in sorted(self.tuning["dataset"].unique())}
 
     def _on(self, dataset: str) -> Results:
-        rows, finals, tuning, timed = (
-            frame[frame["dataset"] == dataset] for frame in (self.rows, self.finals, self.tuning, self.timed)
-        )
+        frames = (self.rows, self.finals, self.tuning, self.failed, self.timed)
+        rows, finals, tuning, failed, timed = (frame[frame["dataset"] == dataset] for frame in frames)
         confirming = finals[finals["phase"] == "confirm"]
         return replace(
             self,
@@ -145,6 +147,7 @@ class Results:
             finals=finals,
             tuning=tuning,
             confirming=confirming if len(confirming) else None,
+            failed=failed,
             timed=timed,
             varying=tuple(stats.varying(tuning, self.varying)),
             hyperparameters=tuple(_varying_hyperparameters(finals, self.hyperparameters)),
@@ -182,10 +185,7 @@ class Results:
 
     def in_words(self, configuration_id: str, choices: Sequence[str]) -> str:
         """What a configuration chose, "schedule=cosine, lr=0.1"; nothing for the empty id."""
-        row = self._configurations.get(configuration_id, {})
-        shown = {name: row[name] for name in choices if name in row and not _is_missing(row[name])}
-        plain = {name.removeprefix("drawn_").removeprefix(stats.HYPERPARAMETER): value for name, value in shown.items()}
-        return ", ".join(f"{name}={written(value)}" for name, value in plain.items())
+        return in_words(self._configurations.get(configuration_id, {}), choices)
 
     @property
     def listed(self) -> list[str]:
@@ -198,9 +198,10 @@ def prepare(store: Store, query: Query) -> Results:
     outline = store.outline()
     rows, metric = store.rows(_COLUMNS), outline.metric
     summary = count(rows, outline, under_way(store))
-    finals = stats.final(rows)
+    finals, failed = stats.final(rows), _failed(rows, query.where)
     if finals["status"].isin(["stopped"]).all():
-        raise UserError(f"{store.folder}: no trial has finished yet ({summary})")
+        why = f"; {reason(failed['error'].iloc[0])}" if len(failed) else ""
+        raise UserError(f"{store.folder}: no trial has finished yet ({summary}{why})")
     if query.target is not None and query.target > 1 and not metric.is_loss:
         share = f"{query.target:g}% or {query.target / 100:g}"
         raise ArgumentError("target", f"{query.target:g}", f"{metric} is a share; write {share}")
@@ -232,12 +233,39 @@ def prepare(store: Store, query: Query) -> Results:
         finals=finals,
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
+        failed=failed,
         timed=store.timed(_COLUMNS),
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),
         searched=searched,
     )
+
+
+def _failed(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The trials that failed, of those that meet the condition, each with its configuration in words."""
+    if not (rows["status"] == "failed").any():
+        return rows[:0].assign(configuration="")
+    trials, hyperparameters = stats.with_hyperparameters(stats.states(rows))
+    axes = stats.varying(stats.with_dropout_labels(trials), [name for name in COMPARED if name != "optimizer"])
+    failed = trials[trials["status"] == "failed"]
+    if where:
+        failed = meeting(failed.assign(gap=math.nan), where)
+    failed = stats.with_dropout_labels(failed)
+    return failed.assign(configuration=[in_words(t, [*axes, *hyperparameters]) for t in failed.to_dict("records")])
+
+
+def reason(error: str) -> str:
+    """The last line of an error, which says what went wrong; only its beginning if it is long."""
+    last = error.strip().rpartition("\n")[2]
+    return last if len(last) <= _REASON else f"{last[:_REASON].rstrip()} …"
+
+
+def in_words(trial: Mapping[Any, Any], choices: Iterable[str]) -> str:
+    """What a trial chose, "schedule=cosine, lr=0.1"."""
+    shown = {name: trial[name] for name in choices if name in trial and not _is_missing(trial[name])}
+    plain = {name.removeprefix("drawn_").removeprefix(stats.HYPERPARAMETER): value for name, value in shown.items()}
+    return ", ".join(f"{name}={written(value)}" for name, value in plain.items())
 
 
 def _configurations(finals: pd.DataFrame) -> dict[str, int]:
