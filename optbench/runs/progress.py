@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -32,6 +33,47 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+@dataclass(frozen=True)
+class _Best:
+    """A configuration: the mean of its seeds' last scores, and the epochs from which to which they are."""
+
+    trial: Trial  # any one of it
+    mean: float
+    seeds: int
+    epochs: tuple[int, int]
+
+
+class _Scores:
+    """What trials scored last, once they have trained an epoch, and the mean of each configuration."""
+
+    def __init__(self, phase: Phase) -> None:
+        self._sign = phase.job.sweep.metric.sign
+        self._trials_of: dict[str, list[Trial]] = {}
+        for trial in phase.trials:
+            self._trials_of.setdefault(trial.configuration_id, []).append(trial)
+        self._means: dict[str, dict[str, _Best]] = {label: {} for label in phase.per_optimizer}
+        self.last: dict[str, tuple[int, float]] = {}
+
+    def add(self, trial: Trial, epoch: int, score: float) -> None:
+        """A trial has this score now; epoch 0 is before training, and forgets what there was of an earlier attempt."""
+        if epoch > 0:
+            self.last[trial.trial_id] = epoch, score
+        else:
+            self.last.pop(trial.trial_id, None)
+        configuration, means = trial.configuration_id, self._means[trial.optimizer]
+        known = [self.last[each.trial_id] for each in self._trials_of[configuration] if each.trial_id in self.last]
+        if any(math.isnan(score) for _, score in known) or not known:  # one that diverged is not the best
+            means.pop(configuration, None)
+            return
+        mean, epochs = math.fsum(score for _, score in known) / len(known), [epoch for epoch, _ in known]
+        means[configuration] = _Best(trial, mean, len(known), (min(epochs), max(epochs)))
+
+    def best(self, optimizer: str) -> _Best | None:
+        """The configuration of an optimizer with the best mean; None before its first epoch."""
+        means = list(self._means[optimizer].values())  # in one step: the display has a thread of its own
+        return max(means, key=lambda each: self._sign * each.mean, default=None)
+
+
 class Progress:
     """Counts what the events of a phase say; shows that in a terminal from `start` to `stop`."""
 
@@ -42,8 +84,7 @@ class Progress:
         self._done = phase.per_optimizer - phase.missing
         self._epochs: Counter[str] = Counter()  # of each trial; one that ended early has nothing left to do
         self._all_epochs = sum(len(stack) * stack.epochs for stack in phase.stacks)
-        self._best: dict[str, tuple[float, Trial, int]] = {}
-        self._last: dict[str, float] = {}
+        self._scores = _Scores(phase)
         self._settled: dict[str, str] = {}  # status of the trials of this run that have ended
         if self.done:
             self._recall()
@@ -106,7 +147,7 @@ class Progress:
                 for trial in stack.trials:
                     self._unsettle(trial)
             for row in message:
-                self._compare(row)
+                self._observe(row)
                 self._epochs[row["trial_id"]] = row["epoch"]
             self._settle(stack, {row["trial_id"]: row["status"] for row in message if row["status"] != "running"})
         if all(trial.trial_id in self._settled for trial in stack.trials):
@@ -128,10 +169,10 @@ class Progress:
         """The best trial of a stack that is done, and how the others ended."""
         metric, ids = self._metric, {trial.trial_id for trial in stack.trials}
         parts = []
-        best = [(self._last[i], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
+        best = [(self._scores.last[i][1], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
         if best:
             value, label = (min if metric.is_loss else max)(best)
-            parts.append(f"best {metric} {value:.4f} ({label})")
+            parts.append(f"best {metric} {metric.written(value)} ({label})")
         for status in ("diverged", "failed", "stopped"):
             n = sum(self._settled[i] == status for i in ids)
             if n:
@@ -139,21 +180,14 @@ class Progress:
         return ", ".join(parts)
 
     def _recall(self) -> None:
-        """Remember the best of each optimizer among the trials that earlier runs have trained."""
-        metric, missing = self._metric, {t.trial_id for stack in self._phase.stacks for t in stack.trials}
-        rows = self._phase.job.store.rows(["optimizer", "trial_id", "epoch", metric], self._trials.keys() - missing)
-        rows = rows.dropna(subset=[metric])
-        groups = rows.groupby("optimizer", observed=True)[metric]
-        for row in rows.loc[groups.idxmin() if metric.is_loss else groups.idxmax()].to_dict("records"):
-            self._compare(row)
+        """Take in the scores of the trials that earlier runs have trained."""
+        missing = {trial.trial_id for stack in self._phase.stacks for trial in stack.trials}
+        columns = ["trial_id", "epoch", self._metric]
+        for row in self._phase.job.store.rows(columns, self._trials.keys() - missing, last=True).to_dict("records"):
+            self._observe(row)
 
-    def _compare(self, row: Mapping[Any, Any]) -> None:
-        """Remember the row as its trial's last, and as its optimizer's best if it is that so far."""
-        trial, metric = self._trials[row["trial_id"]], self._metric
-        self._last[trial.trial_id] = row[metric]
-        value = metric.sign * row[metric]
-        if not math.isnan(value) and value > self._best.get(trial.optimizer, (-math.inf,))[0]:
-            self._best[trial.optimizer] = value, trial, row["epoch"]
+    def _observe(self, row: Mapping[Any, Any]) -> None:
+        self._scores.add(self._trials[row["trial_id"]], row["epoch"], row[self._metric])
 
     def _finish_stack(self, stack: Stack, result: str) -> None:
         self._stacks_done += 1
@@ -175,6 +209,12 @@ class Progress:
         elapsed, share = time.monotonic() - self._started, self._share()
         return f"{duration(elapsed * (1 - share) / share)} left" if share else "time left not known yet"
 
+    def _where(self, best: _Best) -> str:
+        """The configuration with the best mean."""
+        trial = best.trial
+        where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule}"
+        return f"{trial.dataset} {where}" if len(self._phase.job.sweep.datasets) > 1 else where
+
     def _render(self) -> RenderableType:
         elapsed = duration(time.monotonic() - self._started)
         head = Text(
@@ -187,19 +227,19 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         table.add_column("optimizer", max_width=30, no_wrap=True, overflow="ellipsis")
         table.add_column("trials", justify="right", no_wrap=True)
-        table.add_column(f"best {self._metric}", justify="right", no_wrap=True)
+        metric = self._metric
+        table.add_column(f"mean {metric}{'' if metric.is_loss else ' %'}", justify="right", no_wrap=True)
+        table.add_column("n", justify="right", no_wrap=True)
+        table.add_column("epoch", justify="right", no_wrap=True)
         table.add_column("with")  # the only one that shrinks in a narrow terminal
         for label, total in self._phase.per_optimizer.items():
-            best, value, where = self._best.get(label), "–", ""
+            cells, best = ["–", "", "", ""], self._scores.best(label)
             if best:
-                value = f"{abs(best[0]):.4f}"
-                trial, epoch = best[1], best[2]
-                where = f"lr={trial.hyperparameters.lr:g} batch_size={trial.batch_size} {trial.schedule} epoch {epoch}"
-                if len(self._phase.job.sweep.datasets) > 1:
-                    where = f"{trial.dataset} {where}"
-            table.add_row(
-                Text(label), f"{self._done[label]}/{total}", value, Text(where, no_wrap=True, overflow="ellipsis")
-            )
+                value = f"{metric.scale * best.mean:.{4 if metric.is_loss else 2}f}"
+                cells = [value, str(best.seeds), "–".join(map(str, dict.fromkeys(best.epochs))), self._where(best)]
+            *numbers, where = cells
+            done = f"{self._done[label]}/{total}"
+            table.add_row(Text(label), done, *numbers, Text(where, no_wrap=True, overflow="ellipsis"))
         bar = Table.grid()
         bar.add_row(ProgressBar(total=1, completed=self._share(), width=min(60, self._console.width)))
         return Group(head, bar, table)
