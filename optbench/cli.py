@@ -118,7 +118,7 @@ class Tool(StrEnum):
     mlflow = "mlflow"
 
 
-class BenchFormat(StrEnum):
+class TableFormat(StrEnum):
     table = "table"
     json = "json"
 
@@ -143,6 +143,7 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the datasets. [default: $OPTBENCH_DATA, else the user's cache]")
 ]
 
+AsTable = Annotated[TableFormat, typer.Option("--format", "-f", help="How to write it.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes on a CPU.", show_default="one per core")]
 
@@ -421,13 +422,32 @@ def export(
 @app.command()
 def status(
     results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Redraw it every few seconds, until nothing is left to train or Ctrl-C.")
+    ] = False,
+    format: AsTable = TableFormat.table,
 ) -> None:
     """How far a sweep is, also while it runs."""
+    if watch and format is TableFormat.json:
+        raise UserError("--watch shows a table; without it, --format json is the status now")
     from optbench.report import formats
-    from optbench.report.status import status as count
+    from optbench.report import status as report
     from optbench.results.store import Store, newest
 
-    formats.print_table(count(Store(results or newest(Path("results")))), _console())
+    store, console = Store(results or newest(Path("results"))), _console()
+    interrupted = False
+    if watch:
+        try:
+            report.watch(store, console)
+        except KeyboardInterrupt:
+            interrupted = True
+    found = report.status(store)
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text(found.content()))
+    else:
+        formats.print_table(found.table, console)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -452,17 +472,22 @@ def compact(
 def list_(
     what: Annotated[What, typer.Argument(help="What to list.", show_default=False)],
     plot: Annotated[bool, typer.Option("--plot", help="Draw each schedule's learning rate.")] = False,
+    format: AsTable = TableFormat.table,
 ) -> None:
     """The optimizers, networks, schedules or datasets that a sweep file may name."""
     from optbench.report import catalogue, formats
 
-    if plot and what is not What.schedules:
+    if plot and (what is not What.schedules or format is TableFormat.json):
         raise UserError("--plot draws schedules: optbench list schedules --plot")
     if plot:
         catalogue.plot_schedules(_console())
         return
+    tables = catalogue.CATALOGUE[what.value]()
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text({"tables": [formats.content(table) for table in tables]}))
+        return
     console = _console()
-    for i, table in enumerate(catalogue.CATALOGUE[what.value]()):
+    for i, table in enumerate(tables):
         if i > 0:
             console.print()
         formats.print_table(table, console)
@@ -509,7 +534,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="About how long one measurement takes.")] = 1.0,
     workers: Workers = None,
     format: Annotated[
-        BenchFormat | None,
+        TableFormat | None,
         typer.Option("--format", "-f", help="How to write it. [default: by the file's ending, else table]"),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,

@@ -205,6 +205,27 @@ def test_a_run_that_leaves_many_parts_merges_them(tmp_path, monkeypatch):
     assert Tune(job).stacks == []
 
 
+def test_status_is_a_table_json_or_a_watch(finished):
+    folder, *_ = finished
+    out, _ = invoke("status", cwd=folder)
+    assert re.search(r"^sgd +8 +4 +4 +0 +0 +0$", out, re.MULTILINE)
+    assert invoke("status", "--watch", cwd=folder)[0].endswith(out)
+    found = json.loads(invoke("status", "-f", "json", cwd=folder)[0])
+    rows = found.pop("optimizers")
+    assert found == {
+        "version": 2,
+        "sweep": "small",
+        "folder": "results/small",
+        "done": 16,
+        "trials": 16,
+        "is_running": False,
+    }
+    assert rows[0] == {
+        "optimizer": "sgd", "trials": 8, "finished": 4, "diverged": 4, "failed": 0, "running": 0, "missing": 0,
+    }  # fmt: skip
+    assert "--watch shows a table" in refused("status", "--watch", "-f", "json")
+
+
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path):
     (tmp_path / "small.yaml").write_text(SWEEP)
     out, _ = invoke("run", "small.yaml", "--dry-run", "--set", "seeds=5", cwd=tmp_path)
@@ -560,11 +581,15 @@ def test_schedules_are_drawn(tmp_path):
     linear = rows.index("linear")
     assert rows[linear + 1].startswith(" lr ⠉") and rows[linear + 4].endswith("⣀")
     assert "--plot draws schedules" in refused("list", "datasets", "--plot")
+    assert "--plot draws schedules" in refused("list", "schedules", "--plot", "-f", "json")
 
 
 def test_list_and_version(tmp_path):
     assert "nesterov=false" in invoke("list", "optimizers", cwd=tmp_path)[0]
     assert "fashion_mnist" in invoke("list", "datasets", cwd=tmp_path)[0]
+    listed = json.loads(invoke("list", "datasets", "-f", "json", cwd=tmp_path)[0])["tables"][0]["rows"]
+    assert [row["dataset"] for row in listed] == ["digits", "mnist", "fashion_mnist"]
+    assert listed[0]["train"] == 1200
     assert re.search(r"2c2d +3274634 +Convolution 32", invoke("list", "networks", cwd=tmp_path)[0])
     assert optbench_("--version", cwd=tmp_path)[0] == f"optbench {optbench.__version__}\n"
 

@@ -438,7 +438,7 @@ def test_the_terminal_shows_labels_as_they_are(report):
 
 
 def test_status_counts_every_trial(tmp_path):
-    table = status.status(fill(tmp_path, SWEEP, accuracy, epochs=1))
+    table = status.status(fill(tmp_path, SWEEP, accuracy, epochs=1)).table
     data = table.data.set_index("optimizer")
     assert data.loc["sgd"].to_dict() == {
         "trials": 96, "finished": 0, "diverged": 0, "failed": 0, "running": 96, "missing": 0,
@@ -450,7 +450,7 @@ def test_status_counts_every_trial(tmp_path):
 def test_what_a_run_is_training_is_running_and_not_interrupted(tmp_path):
     store = fill(tmp_path, SWEEP, accuracy, epochs=1)
     with store.locked():
-        assert [column.heading for column in status.status(store).columns][5] == "running"
+        assert [column.heading for column in status.status(store).table.columns][5] == "running"
         with pytest.raises(UserError, match="120 running"):
             build.build(store)
 
@@ -621,3 +621,52 @@ def test_rows_alone_make_a_report(store, report, tmp_path):
     alone = build.build(Store(folder))
     assert formats.to_json(alone) == formats.to_json(report)
     assert status.status(Store(folder)).data.equals(status.status(store).data)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A sweep that is half-way at the first look and over at the third: what `watch` then shows in a console."""
+    store = fill(tmp_path, SWEEP, accuracy, epochs=1)
+    looks = []
+
+    def wait(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            fill(tmp_path, SWEEP, accuracy)
+
+    monkeypatch.setattr(status.time, "sleep", wait)
+
+    def watch(**options):
+        console = Console(file=io.StringIO(), highlight=False, **options)
+        status.watch(store, console)
+        assert len(looks) == 2 and min(looks) >= 2
+        return console.file.getvalue()
+
+    return watch
+
+
+def test_a_watch_says_each_change_in_a_line_and_ends_when_nothing_is_left(watched):
+    assert [line.partition(" trials")[0] for line in watched().splitlines()] == ["0/120", "120/120"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_watch_redraws_a_screen(watched, width):
+    drawn = watched(force_terminal=True, width=width, height=24, color_system=None)
+    screens = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "\n", drawn)
+    assert max(map(len, screens.splitlines())) <= width
+    assert screens.count("Status of everything") == 3
+    assert "0/120 trials done in" in screens and "120/120 trials done in" in screens
+    assert "\x1b[?1049l" in drawn and "\x1b[?25h" in drawn  # the screen of before is back, and its cursor
+
+
+def test_a_screen_of_many_optimizers_has_those_that_train():
+    counts = pd.DataFrame({"optimizer": [f"o{i}" for i in range(40)], "trials": 2, "finished": 2})
+    counts = counts.assign(diverged=0, failed=0, running=0, missing=0)
+    counts.loc[39, ["finished", "running"]] = [1, 1]
+    counts.loc[38, ["finished", "missing"]] = [1, 1]
+    console = Console(file=io.StringIO(), width=80, height=24, highlight=False)
+    console.print(status._screen(status.Status("s", Path("results/s"), True, counts), console))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    assert len(lines) < 24
+    assert [line[0] for line in lines[3:6]] == ["o39", "o38", "o0"]
+    assert lines[-1] == ["and", "21", "more"]

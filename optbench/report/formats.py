@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -133,15 +133,21 @@ def _as_text(show: Callable[[Console], None]) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    console.print(Text(table.title, style="bold"))
+    console.print(rendered(table, console.width))
+
+
+def rendered(table: Table, width: int) -> Group:
+    """A table as a console of that width shows it."""
+    lines: list[RenderableType] = [Text(table.title, style="bold")]
     rows = _cells(table)
     needed = [_needed(table, rows, i) for i in range(len(table.columns))]
-    for i, part in enumerate(_fitting(needed, table.keys, console.width)):
+    for i, part in enumerate(_fitting(needed, table.keys, width)):
         if i > 0:
-            console.print()
-        console.print(_rich(table, rows, part, list(needed), console.width))
+            lines.append("")
+        lines.append(_rich(table, rows, part, list(needed), width))
     if table.caption:
-        console.print(Text(table.caption, style="dim"))
+        lines.append(Text(table.caption, style="dim"))
+    return Group(*lines)
 
 
 def _needed(table: Table, rows: list[list[str]], index: int) -> int:
@@ -224,23 +230,31 @@ def csv(report: Report) -> str:
 
 
 def to_json(report: Report) -> str:
-    tables = [
+    return json_text(
         {
-            "title": t.title,
-            "caption": t.caption,
-            "rows": json.loads(t.data.to_json(orient="records", double_precision=15)),
+            "sweep": report.sweep,
+            "summary": report.summary,
+            "findings": list(report.findings),
+            "note": report.note,
+            "tables": [content(table) for table in report.tables],
         }
-        for t in report.tables
-    ]
-    content = {
-        "version": JSON_VERSION,
-        "sweep": report.sweep,
-        "summary": report.summary,
-        "findings": list(report.findings),
-        "note": report.note,
-        "tables": tables,
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    )
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """What a command found, as JSON with the version of these formats."""
+    return json.dumps({"version": JSON_VERSION, **content}, indent=1, ensure_ascii=False) + "\n"
+
+
+def content(table: Table) -> dict[str, Any]:
+    """A table as JSON has it."""
+    return {"title": table.title, "caption": table.caption, "rows": rows(table)}
+
+
+def rows(table: Table) -> list[dict[str, Any]]:
+    """The rows of a table, with all its data, shown or not."""
+    found: list[dict[str, Any]] = json.loads(table.data.to_json(orient="records", double_precision=15))
+    return found
 
 
 def latex(report: Report) -> str:

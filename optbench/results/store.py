@@ -96,6 +96,7 @@ _LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
 _SECONDS_BETWEEN_WRITES = 1.0
 _SHARE_OF_WRITING = 0.05
 
+_PATIENCE = 0.5  # seconds to wait for the lock: `is_locked`, in another process, holds it for a moment
 _METRIC = Score.val_accuracy  # selects where a folder does not say which metric does
 _ATTEMPTS = 10  # to read parts that disappear meanwhile because a run merges or retrains them
 
@@ -143,7 +144,7 @@ class Store:
     def locked(self) -> Iterator[None]:
         """Only one run at a time may write to the folder. Raises `UserError` when another one does."""
         # The thread that ends a run need not be the one that began it.
-        lock = FileLock(self.meta / "lock", timeout=0, thread_local=False)
+        lock = FileLock(self.meta / "lock", timeout=_PATIENCE, thread_local=False)
         try:
             self.meta.mkdir(parents=True, exist_ok=True)
             lock.acquire()
