@@ -32,7 +32,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _performance_warnings_as_text():
+            with warnings.catch_warnings(), _performance_warnings_as_text():
                 return super().invoke(ctx)
         except UserError as error:
             text = _in_words(error)
@@ -168,20 +168,27 @@ def run(
         bool,
         typer.Option("--timing", help="Then measure seconds: train one seed of each configuration in a table, alone."),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say only what failed, and at the end how it went and where it is.")
+    ] = False,
 ) -> None:
     """Train every trial of a sweep that is not there yet. Run it again to resume."""
+    if quiet and dry_run:
+        raise UserError("--dry-run only says what would be done; leave out --quiet")
+    if quiet:
+        warnings.simplefilter("ignore", PerformanceWarning)
     from optbench.sweep import spec
 
     parsed = spec.read(sweep, settings or [])
     console = _console(stderr=not dry_run)
-    with _waiting(console, "planning …"):
+    with nullcontext() if quiet else _waiting(console, "planning …"):
         from optbench.results.store import Store
         from optbench.runs import run, screen
         from optbench.runs.job import Job
 
         store = Store(output / parsed.name)
         job = Job(parsed, store, device, workers, stack_size, data_dir, timing)
-    shown = screen.Screen(console, every_phase=dry_run)
+    shown = screen.Screen(console, every_phase=dry_run, quiet=quiet)
     try:
         happening = run.preview(job) if dry_run else run.events(job)
         with shown, screen.interruptible(), closing(happening) as events:

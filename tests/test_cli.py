@@ -499,6 +499,28 @@ def test_what_is_wrong_with_an_optimizer_of_ones_own_is_said_before_anything_tra
     assert not (tmp_path / "results").exists()
 
 
+def test_a_quiet_run_says_only_what_failed_and_how_it_ended(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    lines = "name: s\ndataset: digits\nepochs: 1\nparameters: {model: softmax, batch_size: [64, 128]}\n"
+    (tmp_path / "s.yaml").write_text(lines + "optimizers: {sgd: , mine: {optimizer: './mine.py:Broken', lr: 0.1}}")
+    out, err = invoke("run", "s.yaml", "--quiet", "--workers", "1", cwd=tmp_path, code=1)
+    said = err.splitlines()
+    assert out == "" and len(said) == 6
+    for line in said[:2]:
+        assert re.match(
+            r"stack \d/4: 1 trial, batch_size \d+, all failed: ValueError: no step today; [12]/4 trials", line
+        )
+    assert said[2].startswith("2/4 trials done (0 diverged and 2 failed in this run")
+    assert [line.partition(":")[0] for line in said[3:]] == ["tables", "page", "report"]
+    assert "last line of the error" in (tmp_path / "results/s/_optbench/report.md").read_text(encoding="utf-8")
+    (tmp_path / "s.yaml").write_text(lines + "optimizers: {sgd: }")
+    _, err = invoke("run", "s.yaml", "-q", "--set", "seeds=2", "--workers", "1", cwd=tmp_path)
+    assert [line.partition(" ")[0] for line in err.splitlines()] == ["4/4", "tables:", "page:", "report:"]
+    _, err = invoke("run", "s.yaml", "-q", "--set", "seeds=2", cwd=tmp_path)
+    assert err.splitlines()[0] == "nothing to do: all 4 trials are in results/s"
+    assert "leave out --quiet" in invoke("run", "s.yaml", "-q", "--dry-run", cwd=tmp_path, code=2)[1]
+
+
 def test_a_precision_that_the_device_has_not_got_is_refused_before_anything_trains(tmp_path):
     (tmp_path / "s.yaml").write_text("dataset: digits\nepochs: 1\nparameters: {precision: tf32}\noptimizers: {sgd: }")
     _, err = invoke("run", "s.yaml", "--device", "cpu", cwd=tmp_path, code=2)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optbench.execution import Failure, Halved, Stopped
+from optbench.report.results import reason
 from optbench.runs.phases import Phase
 from optbench.runs.run import StackEvent
 from optbench.sweep.stacks import Stack
@@ -75,22 +76,26 @@ class _Scores:
 
 
 class Progress:
-    """Counts what the events of a phase say; shows that in a terminal from `start` to `stop`."""
+    """Counts what the events of a phase say; shows that in a terminal from `start` to `stop`.
 
-    def __init__(self, phase: Phase, console: Console) -> None:
-        self._phase, self._console = phase, console
+    `quiet`: prints only what failed.
+    """
+
+    def __init__(self, phase: Phase, console: Console, quiet: bool = False) -> None:
+        self._phase, self._console, self._quiet = phase, console, quiet
         self._metric = phase.job.sweep.metric
         self._trials = {trial.trial_id: trial for trial in phase.trials}
         self._done = phase.per_optimizer - phase.missing
         self._epochs: Counter[str] = Counter()  # of each trial; one that ended early has nothing left to do
         self._all_epochs = sum(len(stack) * stack.epochs for stack in phase.stacks)
         self._scores = _Scores(phase)
+        self._reasons: dict[str, str] = {}  # of the trials of this run that failed by themselves
         self._settled: dict[str, str] = {}  # status of the trials of this run that have ended
         if self.done:
             self._recall()
         self._stacks_done, self._stacks = 0, len(phase.stacks)
         self._started = time.monotonic()
-        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(phase.stacks)
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and bool(phase.stacks) and not quiet
         # A terminal is redrawn by Live's own thread, so the clock runs on between events.
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -138,7 +143,7 @@ class Progress:
         if isinstance(message, Failure):
             left = [trial.trial_id for trial in stack.trials if trial.trial_id not in self._settled]
             self._settle(stack, dict.fromkeys(left, "failed"))
-            self._finish_stack(stack, f"failed: {message.error.strip().splitlines()[-1]}")
+            self._finish_stack(stack, f"failed: {reason(message.error)}", is_error=True)
             return
         if isinstance(message, Stopped):
             self._settle(stack, dict.fromkeys(message.trial_ids, "stopped"))
@@ -149,9 +154,12 @@ class Progress:
             for row in message:
                 self._observe(row)
                 self._epochs[row["trial_id"]] = row["epoch"]
+                if row["status"] == "failed":
+                    self._reasons[row["trial_id"]] = reason(row["error"])
             self._settle(stack, {row["trial_id"]: row["status"] for row in message if row["status"] != "running"})
         if all(trial.trial_id in self._settled for trial in stack.trials):
-            self._finish_stack(stack, self._result(stack))
+            has_failed = any(self._settled[trial.trial_id] == "failed" for trial in stack.trials)
+            self._finish_stack(stack, self._result(stack), is_error=has_failed)
 
     def _settle(self, stack: Stack, statuses: Mapping[str, str]) -> None:
         for trial_id, status in statuses.items():
@@ -167,17 +175,18 @@ class Progress:
 
     def _result(self, stack: Stack) -> str:
         """The best trial of a stack that is done, and how the others ended."""
-        metric, ids = self._metric, {trial.trial_id for trial in stack.trials}
+        metric, ids = self._metric, [trial.trial_id for trial in stack.trials]
         parts = []
         best = [(self._scores.last[i][1], self._trials[i].optimizer) for i in ids if self._settled[i] == "finished"]
         if best:
             value, label = (min if metric.is_loss else max)(best)
             parts.append(f"best {metric} {metric.written(value)} ({label})")
-        for status in ("diverged", "failed", "stopped"):
+        for status in ("diverged", "stopped", "failed"):
             n = sum(self._settled[i] == status for i in ids)
             if n:
                 parts.append(f"all {status}" if n == len(ids) else f"{n} {status}")
-        return ", ".join(parts)
+        reasons = dict.fromkeys(self._reasons[i] for i in ids if i in self._reasons)
+        return ", ".join(parts) + (f": {'; '.join(reasons)}" if reasons else "")
 
     def _recall(self) -> None:
         """Take in the scores of the trials that earlier runs have trained."""
@@ -189,9 +198,9 @@ class Progress:
     def _observe(self, row: Mapping[Any, Any]) -> None:
         self._scores.add(self._trials[row["trial_id"]], row["epoch"], row[self._metric])
 
-    def _finish_stack(self, stack: Stack, result: str) -> None:
+    def _finish_stack(self, stack: Stack, result: str, is_error: bool = False) -> None:
         self._stacks_done += 1
-        if not self._is_live:
+        if is_error if self._quiet else not self._is_live:
             line = (
                 f"stack {self._stacks_done}/{self._stacks}: {count(len(stack), 'trial')}, "
                 f"batch_size {stack.batch_size}, {result}; "

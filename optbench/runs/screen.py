@@ -39,12 +39,13 @@ def interruptible() -> Iterator[None]:
 class Screen:
     """Prints the events of a run as they come; a context manager around them.
 
-    `every_phase`: also announces later phases that have nothing to train.   phase: the one planned last.
-    trained: whether a phase had something to train.   failed: how many trials failed.
+    `every_phase`: also announces later phases that have nothing to train.   `quiet`: prints only what failed, and how
+    each phase ended.   phase: the one planned last.   trained: whether a phase had something to train.
+    failed: how many trials failed.
     """
 
-    def __init__(self, console: Console, every_phase: bool = False) -> None:
-        self._console, self._every_phase = console, every_phase
+    def __init__(self, console: Console, every_phase: bool = False, quiet: bool = False) -> None:
+        self._console, self._every_phase, self._quiet = console, every_phase, quiet
         self._status = console.status("")
         self._progress: Progress | None = None
         self.phase: Phase | None = None
@@ -61,7 +62,7 @@ class Screen:
 
     def _wait(self, why: str) -> None:
         """In a terminal, say what the user is waiting for, until the status is stopped."""
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._quiet:
             self._status.update(why)
             self._status.start()
 
@@ -70,11 +71,11 @@ class Screen:
         match event:
             case PhasePlanned(phase):
                 self._status.stop()
-                if phase.stacks or self._every_phase or self.phase is None:
+                if not self._quiet and (phase.stacks or self._every_phase or self.phase is None):
                     self._announce(phase)
                 self.phase = phase
             case PhaseBegun(phase):
-                self.trained, self._progress = True, Progress(phase, self._console)
+                self.trained, self._progress = True, Progress(phase, self._console, self._quiet)
                 self._progress.start()
             case StackEvent():
                 assert self._progress is not None, "a phase begins before its stacks train"
