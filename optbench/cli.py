@@ -514,16 +514,20 @@ def check_optimizer(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A hyperparameter, e.g. --set lr=0.1. Repeatable."),
     ] = None,
+    format: AsTable = TableFormat.table,
 ) -> None:
     """Check an optimizer: does it step, learn, repeat itself and survive a checkpoint, and what does it cost?"""
-    from optbench.report import checks
+    from optbench.report import checks, formats
     from optbench.training import check
 
     console = _console()
     trial = check.trial_of(optimizer, settings or [], Path())
     with _waiting(console, "training …"):
         findings = check.check(trial)
-    checks.print_findings(trial.hyperparameters, findings, console)
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text(checks.content(trial.hyperparameters, findings)))
+    else:
+        checks.print_findings(trial.hyperparameters, findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(TRIAL_FAILED)
 

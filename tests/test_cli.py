@@ -565,6 +565,62 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     assert "no  steps: 40 steps have changed no weight: they must change them in place\n" in out
 
 
+FORGETS = """
+import torch
+class Forgets(torch.optim.Optimizer):
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+        self.momentum = {}
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.momentum.setdefault(id(p), torch.zeros_like(p)).mul_(0.9).add_(p.grad)
+                p.sub_(momentum, alpha=group["lr"])
+class Refuses(torch.optim.SGD):
+    def state_dict(self):
+        raise NotImplementedError("no checkpoints")
+class Trips(torch.optim.SGD):
+    def load_state_dict(self, state):
+        self.lost = True
+    def step(self, closure=None):
+        return super().step(closure) if not hasattr(self, "lost") else self.state["momentum"][0]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("Forgets", "it ends at other weights"),
+        ("Refuses", "it raises NotImplementedError('no checkpoints')"),
+        ("Trips", "it raises KeyError: 0"),
+    ],
+)
+def test_an_optimizer_that_only_lacks_checkpoints_works_here(tmp_path, name, seen):
+    (tmp_path / "mine.py").write_text(FORGETS)
+    out, _ = invoke("check-optimizer", f"./mine.py:{name}", "--set", "lr=0.01", cwd=tmp_path)
+    assert f"but checkpoint: saved and loaded half-way, {seen}\n" in out
+    assert out.endswith("It works here, but it does not go on from a checkpoint.\n")
+
+
+def test_check_optimizer_compares_the_loss_with_that_of_sgd_and_adam(tmp_path):
+    def losses(*arguments):
+        out, _ = invoke("check-optimizer", *arguments, cwd=tmp_path)
+        return re.search(
+            r"to (\S+); on the same batches sgd to (\S+) at lr=0.1 and adam to (\S+) at lr=0.001", out
+        ).groups()
+
+    mine, sgd, adam = losses("adam")
+    assert mine == adam < sgd
+    assert losses("sgd", "--set", "lr=0.1") == (sgd, sgd, adam)
+    found = json.loads(invoke("check-optimizer", "sgd", "--set", "lr=1e-4", "-f", "json", cwd=tmp_path)[0])
+    assert found["verdict"] == "It works here, but it hardly learns at this lr."
+    assert found["works"] and found["optimizer"] == "sgd" and found["hyperparameters"]["lr"] == 1e-4
+    checks = {finding["check"]: finding for finding in found["findings"]}
+    assert list(checks) == ["steps", "state", "cost", "deterministic", "checkpoint"]
+    assert checks["steps"]["ok"] and checks["steps"]["but"] and not checks["cost"]["but"]
+
+
 def test_a_report_is_not_written_in_a_format_that_its_name_does_not_have(finished):
     err = refused("report", str(finished[0] / "results" / "small"), "-o", "report.png")
     assert (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -16,6 +18,29 @@ from optbench.report.tables import Column, Table
 from optbench.training.check import Finding
 
 
+def verdict(findings: Sequence[Finding]) -> str:
+    """Whether an optimizer works here, in a sentence."""
+    wrong = [finding.check for finding in findings if not finding.ok]
+    if wrong:
+        return f"It does not work here ({', '.join(wrong)})."
+    reservations = [finding.but for finding in findings if finding.but]
+    return f"It works here, but {', and '.join(reservations)}." if reservations else "It works here."
+
+
+def content(hyperparameters: Hyperparameters, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What a check found, as JSON has it."""
+    kind = type(hyperparameters)
+    return {
+        "optimizer": kind.algorithm,
+        "provider": kind.provider,
+        "stacked": kind.stacked,
+        "hyperparameters": hyperparameters.model_dump(mode="json"),
+        "works": all(finding.ok for finding in findings),
+        "verdict": verdict(findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
 def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
     """What a check found, and the verdict."""
     kind = type(hyperparameters)
@@ -24,10 +49,9 @@ def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding]
     arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
     console.print(Text(f"with {arguments}"))
     for finding in findings:
-        mark = Text("ok " if finding.ok else "no ", style="green" if finding.ok else "red")
-        console.print(mark + Text(f" {finding.check}: {finding.seen}", style=""), soft_wrap=True)
-    wrong = [finding.check for finding in findings if not finding.ok]
-    console.print(Text(f"It does not work here ({', '.join(wrong)})." if wrong else "It works here.", style="bold"))
+        word, colour = ("no", "red") if not finding.ok else ("but", "yellow") if finding.but else ("ok", "green")
+        console.print(Text(f"{word:3}", style=colour) + Text(f" {finding.check}: {finding.seen}"), soft_wrap=True)
+    console.print(Text(verdict(findings), style="bold"))
 
 
 _UNSTEADY = 1.5  # the fastest repeat against the slowest

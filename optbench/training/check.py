@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -29,15 +29,19 @@ from optbench.training.stacked import StackedOptimizer
 EPOCHS, STEPS, BATCH_SIZE, TIMED_STEPS = 3, 40, 64, 9
 # An optimizer that takes seconds for a step is judged by fewer steps.
 FEWEST_STEPS, SECONDS = 6, 3.0
+# What losses are compared with: usual learning rates, not tuned. One that gains less than this share of what both of
+# them gain hardly learns.
+REFERENCES, HARDLY = {"sgd": 0.1, "adam": 1e-3}, 0.1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: what was checked, whether it is all right, and what was seen."""
+    """One answer: what was checked, whether it is all right, what was seen, and what is not as it should be even so."""
 
     check: str
     ok: bool
     seen: str
+    but: str = ""
 
 
 class _Training:
@@ -55,6 +59,12 @@ class _Training:
     @property
     def parameters_TP(self) -> Tensor:
         return self._training.parameters_TP
+
+    @property
+    def loss(self) -> float:
+        """The training loss at the end, the mean of the last five steps."""
+        last = self.losses[-5:]
+        return sum(last) / len(last)
 
     @property
     def has_moved(self) -> bool:
@@ -84,6 +94,11 @@ class _Training:
 
 class _StepError(Exception):
     """The traceback of an optimizer that raised."""
+
+    @property
+    def reason(self) -> str:
+        """Its last line."""
+        return str(self).strip().splitlines()[-1]
 
 
 def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
@@ -132,28 +147,35 @@ def _check(trial: Trial) -> list[Finding]:
             training.optimizer.steps < FEWEST_STEPS or time.monotonic() - started < SECONDS
         ):
             training.step()
-        steps = training.optimizer.steps
         return [
-            _learns(training),
+            _learns(trial, training),
             _state(training),
             _cost(trial),
-            _is_the_same("deterministic", training, _after(_Training(trial), steps)),
-            _is_the_same("checkpoint", training, _from_checkpoint(trial, steps)),
+            _deterministic(trial, training),
+            _checkpoint(trial, training),
             *_licence(trial.algorithm),
         ]
     except _StepError as error:
         hint = library.advice(trial.algorithm.removeprefix(f"{library.NAME}."))
-        last = str(error).strip().splitlines()[-1]
-        return [Finding("steps", False, f"{last}\n{error}" + (f"\nIt is known to work with {hint}." if hint else ""))]
+        known = f"\nIt is known to work with {hint}." if hint else ""
+        return [Finding("steps", False, f"{error.reason}\n{error}{known}")]
 
 
-def _learns(training: _Training) -> Finding:
-    losses = training.losses
+def _learns(trial: Trial, training: _Training) -> Finding:
+    """Whether its loss falls, and to where SGD and Adam bring it in as many steps on the same batches."""
+    steps, first, last = len(training.losses), training.losses[0], training.loss
     if not training.has_moved:
-        return Finding("steps", False, f"{len(losses)} steps have changed no weight: they must change them in place")
-    first, last = losses[0], sum(losses[-5:]) / len(losses[-5:])
-    seen = f"{len(losses)} steps at batch_size {BATCH_SIZE}: training loss from {first:.3f} to {last:.3f}"
-    return Finding("steps", last < first, seen + ("" if last < first else "; try another lr"))
+        return Finding("steps", False, f"{steps} steps have changed no weight: they must change them in place")
+    seen = f"{steps} steps at batch_size {BATCH_SIZE}: training loss from {first:.3f} to {last:.3f}"
+    others = {
+        name: _after(_Training(replace(trial, hyperparameters=OPTIMIZERS[name](lr=lr))), steps).loss
+        for name, lr in REFERENCES.items()
+    }
+    seen += f"; on the same batches {' and '.join(f'{n} to {others[n]:.3f} at lr={REFERENCES[n]:g}' for n in others)}"
+    if not last < first:
+        return Finding("steps", False, f"{seen}; try another lr")
+    hardly = first - last < HARDLY * (first - max(others.values()))
+    return Finding("steps", True, seen, "it hardly learns at this lr" if hardly else "")
 
 
 def _state(training: _Training) -> Finding:
@@ -180,13 +202,27 @@ def _from_checkpoint(trial: Trial, steps: int) -> _Training:
     return _after(half.through_a_file(), steps - steps // 2)
 
 
-def _is_the_same(name: str, one: _Training, other: _Training) -> Finding:
-    same = torch.equal(one.parameters_TP.nan_to_num(nan=9e9), other.parameters_TP.nan_to_num(nan=9e9))
-    questions: dict[str, Callable[[bool], str]] = {
-        "deterministic": lambda yes: f"a second training ends at {'the same' if yes else 'other'} weights, bit by bit",
-        "checkpoint": lambda yes: f"saved and loaded half-way, it ends at {'the same' if yes else 'other'} weights",
-    }
-    return Finding(name, same, questions[name](same))
+def _deterministic(trial: Trial, training: _Training) -> Finding:
+    same = _have_the_same_weights(training, _after(_Training(trial), training.optimizer.steps))
+    return Finding(
+        "deterministic", same, f"a second training ends at {'the same' if same else 'other'} weights, bit by bit"
+    )
+
+
+def _checkpoint(trial: Trial, training: _Training) -> Finding:
+    """A sweep begins an interrupted trial again and needs no checkpoint; who trains for days does."""
+    try:
+        same = _have_the_same_weights(training, _from_checkpoint(trial, training.optimizer.steps))
+        found = f"it ends at {'the same' if same else 'other'} weights"
+    except Exception as error:  # whatever its own methods raise
+        same, found = False, f"it raises {error.reason if isinstance(error, _StepError) else repr(error)}"
+    but = "" if same else "it does not go on from a checkpoint"
+    return Finding("checkpoint", True, f"saved and loaded half-way, {found}", but)
+
+
+def _have_the_same_weights(one: _Training, other: _Training) -> bool:
+    """Bit by bit, a NaN like any other."""
+    return torch.equal(one.parameters_TP.nan_to_num(nan=9e9), other.parameters_TP.nan_to_num(nan=9e9))
 
 
 def _licence(algorithm: str) -> list[Finding]:
