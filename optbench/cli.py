@@ -639,12 +639,19 @@ def _numbers(argument: str, text: str) -> list[int]:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("sweep.yaml"),
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OPTIMIZER",
+            help="Compare it with adamw and sgd: ./my_opt.py:MyOptimizer, or another name of a sweep file. Repeatable.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
 ) -> None:
-    """Write a commented sweep file to start from."""
-    from importlib import resources
+    """Write a commented sweep file to start from, or one that compares an optimizer of your own with the usual ones."""
+    from optbench.sweep import starter
 
-    text = (resources.files("optbench.sweep") / "starter.yaml").read_text(encoding="utf-8")
+    text = starter.comparison(optimizer, path) if optimizer else starter.example()
     try:
         with path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(text)
@@ -652,7 +659,14 @@ def init(
         raise UserError(f"{path} is there already; --force overwrites it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"wrote {path}; next: optbench run {path}")
+    if not optimizer:
+        print(f"wrote {path}; next: optbench run {path}")
+        return
+    steps = {f"optbench check-optimizer {name}": "says in seconds whether it works here" for name in optimizer}
+    steps |= {f"optbench run {path}": "trains what is missing; run it again to resume"}
+    steps |= {"optbench report": "says which is better, and how sure that is"}
+    width = max(map(len, steps))
+    print(f"wrote {path}; next:", *(f"{step:{width}}  {why}" for step, why in steps.items()), sep="\n  ")
 
 
 def _waiting(console: Console, why: str) -> AbstractContextManager[Any]:

@@ -22,7 +22,7 @@ LINE = {
         *("initial", "layers", "architecture", "cnn", "deepobs_2c2d", "lenet5", "mlp", "rnn", "softmax", ""),
         *("activations", "losses", "functions", "convolution", "trunk_kernels", "forward", "network"),
     ],
-    "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks"],
+    "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "starter"],
     "training": [
         *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "speed", "fit"),
     ],

@@ -679,6 +679,60 @@ def test_init_writes_a_sweep_that_is_valid_as_it_stands(tmp_path):
     invoke("init", "--force", cwd=tmp_path)
 
 
+OWN = """
+import torch
+class Mine(torch.optim.SGD):
+    pass
+class Rated(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+class SGD(torch.optim.SGD):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr=lr)
+class Needs(torch.optim.SGD):
+    def __init__(self, params, rho, lr=0.1):
+        super().__init__(params, lr=lr)
+"""
+
+
+def test_init_writes_a_sweep_that_compares_an_optimizer_of_ones_own(tmp_path):
+    (tmp_path / "my_opt.py").write_text(OWN)
+    (tmp_path / "sweeps").mkdir()
+    out, _ = invoke("init", "sweeps/mine.yaml", "--optimizer", "./my_opt.py:Mine", cwd=tmp_path)
+    assert re.findall(r"^  optbench (\S+)", out, re.MULTILINE) == ["check-optimizer", "run", "report"]
+    sweep = read(tmp_path / "sweeps" / "mine.yaml")
+    assert list(sweep.optimizers) == ["mine", "adamw", "sgd"]
+    assert {grid.algorithm for grid in sweep.optimizers.values()} == {"../my_opt.py:Mine", "adamw", "sgd"}
+    by_label = {label: [t for t in expand(sweep) if t.optimizer == label] for label in sweep.optimizers}
+    assert {label: len({t.configuration_id for t in trials}) for label, trials in by_label.items()} == dict.fromkeys(
+        by_label, 12
+    )
+    for label, usual in (("mine", 1e-3), ("adamw", 1e-3), ("sgd", 0.03)):
+        lrs = [trial.hyperparameters.lr for trial in by_label[label]]
+        assert usual / 40 < min(lrs) < usual / 5 < usual * 5 < max(lrs) < usual * 40
+    assert len(sweep.confirm) == 10 and not set(sweep.confirm) & set(sweep.seeds)
+
+
+def test_init_labels_optimizers_and_gives_them_what_they_need(tmp_path):
+    (tmp_path / "my_opt.py").write_text(OWN)
+    names = ["./my_opt.py:SGD", "Lion", "./my_opt.py:Rated", "pytorch_optimizer.soap", "AdamW"]
+    invoke("init", *(part for name in names for part in ("--optimizer", name)), cwd=tmp_path)
+    sweep = read(tmp_path / "sweep.yaml")
+    assert list(sweep.optimizers) == ["sgd-2", "lion", "rated", "soap", "adamw", "sgd"]
+    assert {trial.hyperparameters.max_precondition_dim for trial in expand(sweep) if trial.optimizer == "soap"} == {
+        1024
+    }
+    assert "it has no default" in (tmp_path / "sweep.yaml").read_text()
+    (tmp_path / "sweep.yaml").unlink()
+    for name, words in (
+        ("Needs", "needs: needs rho; add it to a sweep that"),
+        ("Nine", "has no 'Nine'; did you mean 'Mine'"),
+    ):
+        _, err = invoke("init", "--optimizer", f"./my_opt.py:{name}", cwd=tmp_path, code=2)
+        assert words in err
+    assert not (tmp_path / "sweep.yaml").exists()
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_is_a_valid_sweep(path):
     sweep = read(path)
