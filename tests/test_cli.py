@@ -732,7 +732,7 @@ def test_init_labels_optimizers_and_gives_them_what_they_need(tmp_path):
         assert words in err
     assert not (tmp_path / "sweep.yaml").exists()
     _, err = invoke("check-optimizer", "./my_opt.py:Rated", cwd=tmp_path, code=2)
-    assert err == "optbench: needs lr: --set lr=VALUE\n"
+    assert err == "optbench: needs lr: 'optbench check-optimizer OPTIMIZER --set lr=VALUE'\n"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -526,8 +526,8 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     words = "The tuning budgets differ: 8 configurations of adam; 3 configurations of sgd."
     assert all(words in table.caption for table in report.tables)
     found = status.status(store)
-    assert found.caption.startswith("28/28 trials done")
-    assert found.data["trials"].tolist() == [19, 9]
+    assert found.line.startswith("28/28 trials done")
+    assert found.counts["trials"].tolist() == [19, 9]
     for width in (60, 80, 120):
         assert max(map(len, shown(report, width).splitlines())) <= width
 
@@ -575,7 +575,7 @@ def test_stopped_trials_are_counted_and_not_shown_as_scores(tmp_path):
     assert data.loc["sgd", ["n", "lost_of", "trials"]].tolist() == [2, "0/2", 6]
     assert data.loc["adam", ["n", "lost_of", "trials", "configuration"]].tolist() == [0, "0/0", 16, ""]
     assert math.isnan(data.loc["adam", "val_accuracy"])
-    assert status.status(store).data["stopped"].tolist() == [16, 4]
+    assert status.status(store).counts["stopped"].tolist() == [16, 4]
 
 
 def test_only_the_best_curves_are_shown_of_many(tmp_path):
@@ -620,7 +620,7 @@ def test_rows_alone_make_a_report(store, report, tmp_path):
         shutil.copy(path, folder)
     alone = build.build(Store(folder))
     assert formats.to_json(alone) == formats.to_json(report)
-    assert status.status(Store(folder)).data.equals(status.status(store).data)
+    assert status.status(Store(folder)).counts.equals(status.status(store).counts)
 
 
 @pytest.fixture

@@ -252,7 +252,8 @@ def _failed(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     if where:
         failed = meeting(failed.assign(gap=math.nan), where)
     failed = stats.with_dropout_labels(failed)
-    return failed.assign(configuration=[in_words(t, [*axes, *hyperparameters]) for t in failed.to_dict("records")])
+    words = [in_words(trial, [*axes, *hyperparameters]) for trial in failed.to_dict("records")]
+    return failed.assign(configuration=words, error=failed["error"].fillna("not known"))
 
 
 def reason(error: str) -> str:

@@ -127,7 +127,7 @@ def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
 def _without_sweep(problem: Problem) -> Problem:
     """The problem in words for a user who has no sweep file."""
     message = re.sub(r"^it: | \(use 'exclude' .*\)", "", problem.message)
-    message = re.sub(r"^needs (\w+)$", r"needs \1: --set \1=VALUE", message)
+    message = re.sub(r"^needs (\w+)$", r"needs \1: 'optbench check-optimizer OPTIMIZER --set \1=VALUE'", message)
     if problem.place and problem.place.is_setting:
         return Problem(replace(problem.place, source=problem.place.source.removeprefix("optimizers.it.")), message)
     return Problem(None, message)
