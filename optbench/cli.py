@@ -664,7 +664,7 @@ def init(
         return
     steps = {f"optbench check-optimizer {name}": "says in seconds whether it works here" for name in optimizer}
     steps |= {f"optbench run {path}": "trains what is missing; run it again to resume"}
-    steps |= {"optbench report": "says which is better, and how sure that is"}
+    steps |= {"optbench report --baseline adamw": "says whether it is better, worse or neither"}
     width = max(map(len, steps))
     print(f"wrote {path}; next:", *(f"{step:{width}}  {why}" for step, why in steps.items()), sep="\n  ")
 

@@ -25,6 +25,7 @@ import optbench
 from optbench.cli import app
 from optbench.machine import device
 from optbench.optimizers.foreign import find_foreign
+from optbench.report import formats
 from optbench.results.store import COLUMNS
 from optbench.sweep.spec import parse, read
 from optbench.sweep.trials import expand
@@ -213,7 +214,7 @@ def test_status_is_a_table_json_or_a_watch(finished):
     found = json.loads(invoke("status", "-f", "json", cwd=folder)[0])
     rows = found.pop("optimizers")
     assert found == {
-        "version": 2,
+        "version": formats.JSON_VERSION,
         "sweep": "small",
         "folder": "results/small",
         "done": 16,
@@ -460,7 +461,9 @@ def test_a_sweep_with_an_optimizer_of_ones_own_is_tuned_and_confirmed(tmp_path):
     text, _ = invoke("report", "-f", "markdown", cwd=tmp_path)
     assert "Where optimizers as a whole are compared it is scored on fresh seeds" in text
     tables = text.split("\n## ")[1:]
-    assert [table.split("\n")[0] for table in tables][::7] == ["Optimizers", "Training and validation accuracy"]
+    titles = [table.split("\n")[0] for table in tables]
+    assert (titles[0], titles[-1]) == ("Optimizers", "Training and validation accuracy")
+    assert "Failed trials" in titles and "| ValueError: no step today |" in text
     assert all("The tuning budgets differ: 3 configurations of sgd;" in table for table in tables)
     assert "10/12 trials done" not in text
     assert "9/12 trials done in results/search" in invoke("status", cwd=tmp_path)[0]
@@ -505,17 +508,18 @@ def test_a_quiet_run_says_only_what_failed_and_how_it_ended(tmp_path):
     (tmp_path / "s.yaml").write_text(lines + "optimizers: {sgd: , mine: {optimizer: './mine.py:Broken', lr: 0.1}}")
     out, err = invoke("run", "s.yaml", "--quiet", "--workers", "1", cwd=tmp_path, code=1)
     said = err.splitlines()
-    assert out == "" and len(said) == 6
+    assert out == ""
     for line in said[:2]:
         assert re.match(
             r"stack \d/4: 1 trial, batch_size \d+, all failed: ValueError: no step today; [12]/4 trials", line
         )
     assert said[2].startswith("2/4 trials done (0 diverged and 2 failed in this run")
-    assert [line.partition(":")[0] for line in said[3:]] == ["tables", "page", "report"]
+    assert [line.partition(":")[0] for line in said[-3:]] == ["tables", "page", "report"]
+    assert "Take sgd" in err  # the answer
     assert "last line of the error" in (tmp_path / "results/s/_optbench/report.md").read_text(encoding="utf-8")
     (tmp_path / "s.yaml").write_text(lines + "optimizers: {sgd: }")
     _, err = invoke("run", "s.yaml", "-q", "--set", "seeds=2", "--workers", "1", cwd=tmp_path)
-    assert [line.partition(" ")[0] for line in err.splitlines()] == ["4/4", "tables:", "page:", "report:"]
+    assert err.startswith("4/4 trials done")
     _, err = invoke("run", "s.yaml", "-q", "--set", "seeds=2", cwd=tmp_path)
     assert err.splitlines()[0] == "nothing to do: all 4 trials are in results/s"
     assert "leave out --quiet" in invoke("run", "s.yaml", "-q", "--dry-run", cwd=tmp_path, code=2)[1]
