@@ -438,17 +438,17 @@ def status(
     if watch and format is TableFormat.json:
         raise UserError("--watch shows a table; without it, --format json is the status now")
     from optbench.report import formats
-    from optbench.report import status as report
+    from optbench.report import status as states
     from optbench.results.store import Store, newest
 
     store, console = Store(results or newest(Path("results"))), _console()
     interrupted = False
     if watch:
         try:
-            report.watch(store, console)
+            states.watch(store, console)
         except KeyboardInterrupt:
             interrupted = True
-    found = report.status(store)
+    found = states.status(store)
     if format is TableFormat.json:
         sys.stdout.write(formats.json_text(found.content()))
     else:
