@@ -1,11 +1,14 @@
 """Figures for papers: one PDF and one SVG for each plot, column-wide, the same every time, with labels as they are."""
 
+import itertools
 import re
 import subprocess
 import sys
 import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from optbench.errors import UserError
 from optbench.report import figures, plots
@@ -38,7 +41,7 @@ def texts(content):
 
 def test_every_plot_is_a_pdf_and_an_svg(explorer, written):
     names = [plot.name for plot in plots.plots(explorer)]
-    assert len(names) == 8
+    assert len(names) == 9 and names[0] == "ranking"
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
     for path in written:
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")
@@ -116,6 +119,44 @@ def test_lines_are_drawn_where_the_numbers_are(explorer):
             assert len(drawn) == len(solid)
             for values, one in zip(drawn, solid, strict=True):
                 assert values == pytest.approx((plots.SCALES[plot.unit] * one.points["y"]).tolist(), nan_ok=True)
+
+
+wanted = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0, -3.0, 7.0]), min_size=1, max_size=12)
+
+
+@settings(deadline=None, derandomize=True)
+@given(wanted, st.floats(0.01, 0.3))
+def test_labels_never_overlap_stay_inside_and_move_only_if_they_must(wanted, gap):
+    places = figures.spread(wanted, gap)
+    ordered = sorted(places)
+    least = min(gap, 1 / max(1, len(wanted) - 1))
+    assert all(upper - lower >= least - 1e-9 for lower, upper in itertools.pairwise(ordered))
+    assert ordered[0] >= -1e-9 and ordered[-1] <= 1
+    assert sorted(range(len(wanted)), key=lambda i: wanted[i]) == sorted(range(len(wanted)), key=lambda i: places[i])
+    if all(0 <= value <= 1 for value in wanted) and all(
+        upper - lower >= least + 1e-9 for lower, upper in itertools.pairwise(sorted(wanted))
+    ):
+        assert places == pytest.approx(wanted)
+
+
+def test_labels_stand_beside_the_plot_and_not_on_one_another(tmp_path):
+    """Measured on the drawn figure, of ten lines that end at nearly the same height."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    many = explored(made_up({f"optimizer {i}": LRS for i in range(10)}, seeds=2, epochs=3))
+    for plot in plots.plots(many):
+        if plot.kind == "lines":
+            figure = Figure(figsize=(figures.WIDTH, 2.4), layout="constrained", dpi=200)
+            canvas = FigureCanvasAgg(figure)
+            figures._draw(plot, figure, many)
+            canvas.draw()
+            (axes,) = figure.axes
+            boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+            assert len(boxes) == 10
+            assert all(lower.y1 <= upper.y0 + 1 for lower, upper in itertools.pairwise(boxes)), plot.name
+            assert all(axes.get_window_extent().x1 < box.x0 and box.x1 <= figure.bbox.x1 for box in boxes), plot.name
+            assert axes.get_window_extent().width > 0.5 * figure.bbox.width
 
 
 def test_a_sweep_with_nothing_to_draw_says_so(tmp_path):

@@ -1,10 +1,12 @@
 """The page in a headless browser: it draws what Python computed, filters, sorts, fits a phone and loads nothing."""
 
+import itertools
 import json
 import math
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -174,7 +176,7 @@ def assert_lines(drawn, plot, explorer, dashed=False):
         assert lines[one.label]["x"] == pytest.approx(x, rel=1e-4)
         assert numbers(lines[one.label]["y"]) == pytest.approx([scale * v for v in y], rel=DIGITS, nan_ok=True)
         sure = one.points.dropna(subset=["low", "high"])
-        if not dashed and not plot.banded and len(sure) > 1:
+        if not dashed and len(sure) > 1:
             polygon = [*sure["high"], *sure["low"][::-1]]
             assert bands[one.label]["y"] == pytest.approx([scale * v for v in polygon], rel=DIGITS)
 
@@ -199,7 +201,9 @@ def test_without_filters_the_page_draws_what_python_plots(page, explorer):
             dots = {explorer.axis("optimizer").values[t["v"]]: t["x"][0] for t in drawn if t["role"] == "line"}
             expected = {one.label: one.points["x"].iloc[0] for one in plot.series}
             assert set(dots) == set(expected)
-            assert all(dots[label] == x for label, x in expected.items() if math.isfinite(x))
+            scale, (low, high) = plots.SCALES[plot.unit], plot.view or (-math.inf, math.inf)
+            drawn_at = {label: scale * min(high, max(low, x)) for label, x in expected.items() if math.isfinite(x)}
+            assert {label: dots[label] for label in drawn_at} == pytest.approx(drawn_at, rel=DIGITS)
         else:
             xs = plots.rates(explorer) if plot.x == "learning rate" else explorer.axis("dropout").values
             table = plot.grid.pivot(index="y", columns="x", values="score")
@@ -268,11 +272,56 @@ def test_ten_lines_are_drawn_unless_more_are_asked_for(page):
 def test_the_whole_range_shows_every_point(page):
     hidden = page.locator("#plot-curves .shown")
     assert re.search(r"\d+ points lie outside", hidden.inner_text())
-    page.get_by_label("Whole range of y").check()
+    page.get_by_label("Whole range").check()
     low, high = page.evaluate("document.querySelector('#plot-curves .canvas').layout.yaxis.range")
-    values = [y for t in traces(page, "curves") for y in t["y"]]
+    values = [y for t in traces(page, "curves") if t["role"] != "band" for y in t["y"]]
     assert low < min(values) < max(values) < high
     assert "outside" not in hidden.inner_text()
+
+
+def shown(page, name):
+    """Of each trace of a plot its role, label code and how much of it is seen."""
+    return page.evaluate(
+        "name => { const canvas = document.querySelector(`#plot-${name} .canvas`); return canvas._fullData.map(t => "
+        "[t.meta.role, t.meta.v, Number(getComputedStyle(canvas.querySelector(`.trace${t.uid}`)).opacity)]); }",
+        name,
+    )
+
+
+def test_the_two_best_lines_have_bands_and_pointing_at_another_shows_its_own(page):
+    bands = lambda: [v for role, v, seen in shown(page, "curves") if role == "band" and seen]  # noqa: E731
+    assert bands() == [0, 1]
+    page.locator("#plot-curves .keys li", has_text=re.compile("^optimizer 3$")).hover()
+    (v,) = bands()
+    assert {other for role, other, seen in shown(page, "curves") if role == "line" and seen == 1} == {v} != {0}
+    page.mouse.move(1, 1)
+    assert bands() == [0, 1]
+
+
+def test_names_stand_beside_their_lines_and_not_on_one_another(page):
+    for name in ("curves", "lr", "gap", "tuning"):
+        names = page.locator(f"#plot-{name} .keys.beside li")
+        boxes = sorted((item.bounding_box() for item in names.all()), key=lambda box: box["y"])
+        assert len(boxes) == 10
+        assert all(upper["y"] + 13.9 <= lower["y"] for upper, lower in itertools.pairwise(boxes)), name
+        plot = page.locator(f"#plot-{name} .canvas .nsewdrag").bounding_box()
+        assert all(plot["x"] + plot["width"] <= box["x"] for box in boxes)
+        assert plot["y"] <= boxes[0]["y"] + 8 and boxes[-1]["y"] + 8 <= plot["y"] + plot["height"] + 1
+    page.locator("select[name=top]").select_option(label="all")
+    page.set_viewport_size(PHONE)
+    until(page, "!document.querySelector('.keys.beside')")  # no room: a list above the plot
+    assert page.locator("#plot-lr .keys li").count() == len(LABELS)
+
+
+def test_lines_that_filters_leave_keep_apart_in_colour(page):
+    colours = "[...document.querySelector('#plot-lr .canvas').data].filter(t => t.meta.role === 'line')"
+    before = dict(page.evaluate(f"{colours}.map(t => [t.meta.v, t.line.color])"))
+    for gone in (0, 1, 2):
+        box(page, 0, gone).uncheck()
+    after = dict(page.evaluate(f"{colours}.map(t => [t.meta.v, t.line.color])"))
+    assert len(after) == len(set(after.values())) == 10
+    assert all(after[v] == before[v] for v in set(before) & set(after))
+    assert set(after.values()) <= set(plots.COLOURS["light"])
 
 
 def test_bands_may_be_switched_off(page):
@@ -378,7 +427,7 @@ def test_the_first_screen_answers(page, explorer):
         place = item.bounding_box()
         assert place["y"] >= 0 and place["y"] + place["height"] <= DESKTOP["height"]
     assert page.locator(".compact th").all_inner_texts() == [
-        "rank", "optimizer", "lr", "test accuracy %, 95 % interval", "n",
+        "rank", "optimizer", "lr", "test accuracy %", "95 % interval", "n",
     ]  # fmt: skip
     best = explorer.points.drop_duplicates("optimizer").set_index("optimizer")
     cells = row.locator("td").all_inner_texts()
@@ -436,9 +485,33 @@ def test_colours_can_be_told_from_the_paper_and_from_one_another():
             dark, bright = sorted((luminance(colour), luminance(paper)))
             assert (bright + 0.05) / (dark + 0.05) >= 3, (theme, colour)  # WCAG 2.2, 1.4.11
         assert len(set(plots.COLOURS[theme])) == len(plots.COLOURS[theme])
-    # Forty lines differ in colour or marker.
-    styles = {(i % len(plots.COLOURS["light"]), i % len(plots.SYMBOLS)) for i in range(40)}
-    assert len(styles) == 40
+    # A hundred lines differ in colour or marker.
+    assert len({(plots.colour(style), plots.symbol(style)) for style in range(100)}) == 100
+
+
+# What the colour-blind see of linear RGB: Machado, Oliveira and Fernandes (2009), severity 1.
+SEEN = {
+    "all": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("eyes", list(SEEN))
+def test_the_colour_blind_tell_ten_colours_apart(theme, eyes):
+    """By their distance in OKLab (Ottosson 2020), × 100: Petroff's own are 6.1 apart."""
+    to_lms = [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566]]
+    to_lms.append([0.0883024619, 0.2817188376, 0.6299787005])
+    to_lab = [[0.2104542553, 0.793617785, -0.0040720468], [1.9779984951, -2.428592205, 0.4505937099]]
+    to_lab.append([0.0259040371, 0.7827717662, -0.808675766])
+    rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in plots.COLOURS[theme]])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(SEEN[eyes]).T, 0, 1)
+    lab = np.cbrt(seen @ np.array(to_lms).T) @ np.array(to_lab).T
+    apart = [100 * np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)]
+    assert min(apart) > 7.9
 
 
 def test_on_paper_there_are_no_filters_and_everything_is_light_and_whole(page):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optbench import stats
-from optbench.report import explanations, plots
+from optbench.report import explanations, plots, rankings
 from optbench.report.query import Query
 from optbench.report.results import Results
 from optbench.scores import Score
@@ -133,14 +133,16 @@ def named(explorer):
 
 def test_a_sweep_has_the_plots_that_its_axes_ask_for(grid):
     full = [
-        "curves", "lr", "batch_size_rate", "batch_size_dropout", "gap", "tuning", "targets", "profile",
+        "ranking", "curves", "lr", "batch_size_rate", "batch_size_dropout", "gap", "tuning", "targets", "profile",
     ]  # fmt: skip
     assert list(named(explored(grid))) == full
-    assert list(named(explored(made_up({"adam": LRS, "sgd": LRS})))) == ["curves", "lr", "tuning", "targets"]
+    assert list(named(explored(made_up({"adam": LRS, "sgd": LRS})))) == [
+        "ranking", "curves", "lr", "tuning", "targets",
+    ]  # fmt: skip
     assert list(named(explored(made_up({"adam": [0.01]})))) == ["curves"]
     assert list(named(explored(made_up({"adam": [0.01]}), target=0.9))) == ["curves", "targets"]
     two = made_up({"adam": [0.01], "sgd": [0.1]}, batch_size=[32, 64], dropout=GRID["dropout"])
-    assert list(named(explored(two))) == full[:1] + full[2:]
+    assert list(named(explored(two))) == full[:2] + full[3:]
     assert list(named(explored(made_up({"adam": [0.01]}, dropout=GRID["dropout"])))) == [
         "curves", "gap", "tuning",
     ]  # fmt: skip
@@ -225,6 +227,41 @@ def test_heat_maps_equal_the_table_of_both_axes(grid):
             assert (cell["n"], cell["trials"], cell["diverged"]) == (row["n"], row["trials"], row["diverged"])
 
 
+def test_the_ranking_is_the_table_of_the_optimizers(confirmed):
+    table = rankings.axis(results_of(confirmed), ["optimizer"]).data.set_index("optimizer")
+    plot = named(explored(confirmed))["ranking"]
+    assert (plot.kind, plot.unit, plot.x) == ("dots", "percent", "test accuracy")
+    assert [one.label for one in plot.series] == list(table.sort_values("test_accuracy", ascending=False).index)
+    for one in plot.series:
+        (point,), row = one.points.to_dict("records"), table.loc[one.label]
+        expected = row[["test_accuracy", "test_accuracy_low", "test_accuracy_high"]].tolist()
+        assert [point["x"], point["low"], point["high"]] == pytest.approx(expected)
+        assert point["hollow"] == (row["rank"] > 1 and not row["best"])
+        assert point["about"].endswith("n = 4")
+        assert plot.view[0] < point["low"] and point["high"] < plot.view[1]
+    assert "fresh seeds" in plot.caption
+    assert "seeds, which also selected it" in named(explored(made_up({"adam": LRS, "sgd": LRS})))["ranking"].caption
+
+
+def test_what_is_worse_is_hollow_and_what_ties_with_the_best_is_not():
+    found = named(explored(made_up({"adam": [1e-2], "sgd": [1e-2], "lion": [1e-1]}, seeds=20, epochs=9)))
+    hollow = {one.label: bool(one.points["hollow"].iloc[0]) for one in found["ranking"].series}
+    assert hollow["lion"] and not (hollow["adam"] and hollow["sgd"])
+    assert not found["ranking"].series[0].points["hollow"].iloc[0]
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 200), unique=True, max_size=45))
+def test_no_ten_lines_share_a_colour_and_none_share_colour_and_marker(places):
+    found = plots.styles(places)
+    assert list(found) == places
+    for i in range(0, len(places), 10):
+        assert len({plots.colour(found[place]) for place in places[i : i + 10]}) == len(places[i : i + 10])
+    looks = [(plots.colour(style), plots.symbol(style)) for style in found.values()]
+    assert len(set(looks)) == len(looks)
+    assert plots.styles(range(20)) == {place: place for place in range(20)}
+
+
 def test_plots_of_the_whole_sweep_are_what_stats_says(grid):
     rows, finals = grid
     explorer = explored(grid)
@@ -299,7 +336,7 @@ def test_what_halving_stopped_is_counted_but_shows_no_score():
     status = lambda label, lr, values, seed: "stopped" if lr != 0.01 else "finished"  # noqa: E731
     explorer = explored(made_up({"adam": LRS, "sgd": LRS}, status=status))
     assert explorer.points["lr"].tolist() == [0.01, 0.01]
-    assert set(named(explorer)) == {"curves", "tuning", "targets"}
+    assert set(named(explorer)) == {"ranking", "curves", "tuning", "targets"}
 
 
 def test_an_optimizer_without_a_learning_rate_is_left_out_of_plots_over_it_only():

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from optbench.errors import UserError
-from optbench.report.plots import COLOURS, SCALES, Explorer, Plot, Series, plots, rates
+from optbench.report.plots import MAX_BANDS, SCALES, Explorer, Plot, Series, colour, plots, rates, symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 3.4  # inches, a column of two
-_HEIGHT, _LEGEND_ROW = 2.3, 0.13
-_SHORT = 26  # characters of a label
+_HEIGHT = 2.4
+_ROW = 0.15  # inches, of dots
+_LABEL = 0.11  # inches, the height of a label beside a line
+_SHORT = 20  # characters of a label
 _MAX_DASHED = 3  # lines whose training curves are drawn as well
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "legend.fontsize": 7,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -75,52 +77,62 @@ def write(explorer: Explorer, folder: Path) -> list[Path]:
 def _draw(plot: Plot, figure: Figure, explorer: Explorer) -> None:
     axes = figure.subplots()
     unit = {"percent": " (%)", "points": " (points)", "number": ""}[plot.unit]
-    axes.set_xlabel(plot.x, parse_math=False)
+    is_scored = plot.kind == "dots"
+    axes.set_xlabel(plot.x + unit * is_scored, parse_math=False)
     axes.set_ylabel(plot.y + (unit if plot.y and plot.grid is None else ""), parse_math=False)
     if plot.grid is not None:
         columns = rates(explorer) if plot.name.endswith("_rate") else explorer.axis("dropout").values
         _grid(plot, plot.grid, axes, list(columns), list(explorer.axis("batch_size").values))
         figure.colorbar(axes.collections[0], ax=axes, pad=0.02, label=explorer.score.words + unit)
     elif plot.kind == "dots":
+        figure.set_size_inches(WIDTH, 0.5 + _ROW * max(4, len(plot.series)))
         _dots(plot, axes)
     else:
-        _lines(plot, axes, list(explorer.axis(plot.over).values) if plot.over else [])
-        _legend(plot, figure, axes)
+        places = list(explorer.axis(plot.over).values) if plot.over else []
+        plot = replace(plot, series=tuple(_placed(one, places) for one in plot.series))
+        _lines(plot, axes, places)
+        _labels(plot, figure, axes)
 
 
-def _colour(one: Series) -> str:
-    return COLOURS["light"][one.style % len(COLOURS["light"])]
+def _placed(one: Series, places: list[str]) -> Series:
+    """The line with numbers for values that have places instead of sizes."""
+    return replace(one, points=one.points.assign(x=one.points["x"].map(places.index))) if places else one
 
 
 def _marker(one: Series) -> str:
-    return _MARKERS[one.style % len(_MARKERS)]
+    return _MARKERS[symbol(one.style)]
 
 
 def _lines(plot: Plot, axes: Axes, places: list[str]) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     scale = SCALES[plot.unit]
     solid = [one for one in plot.series if not one.dashed]
     low, high = plot.view or (-math.inf, math.inf)
     for one in plot.series:
-        points, colour = one.points, _colour(one)
-        x = points["x"].map(places.index) if places else points["x"]
+        points, shade = one.points, colour(one.style)
+        x = points["x"]
         if one.dashed:
             if len(solid) <= _MAX_DASHED:
-                axes.plot(x, scale * points["y"], "--", color=colour, linewidth=0.8)
+                axes.plot(x, scale * points["y"], "--", color=shade, linewidth=0.8)
             continue
         drawstyle = "steps-post" if plot.is_stepped else "default"
         every = max(1, len(points) // 8)
-        axes.plot(x, scale * points["y"], color=colour, marker=_marker(one), markevery=every, drawstyle=drawstyle)
-        if points["low"].notna().any() and (not plot.banded or len(solid) <= plot.banded):
-            axes.fill_between(x, scale * points["low"], scale * points["high"], color=colour, alpha=0.12, linewidth=0)
+        axes.plot(x, scale * points["y"], color=shade, marker=_marker(one), markevery=every, drawstyle=drawstyle)
+        if points["low"].notna().any() and one in solid[:MAX_BANDS]:
+            axes.fill_between(x, scale * points["low"], scale * points["high"], color=shade, alpha=0.1, linewidth=0)
         if "diverged" in points and plot.name == "lr":
             lost = points["diverged"] > 0
             y = points["y"].fillna(high if plot.is_loss else low).clip(low, high)
             if lost.any():
-                axes.plot(x[lost], scale * y[lost], "x", color=colour, markersize=5, clip_on=False, zorder=3)
+                axes.plot(x[lost], scale * y[lost], "x", color=shade, markersize=5, clip_on=False, zorder=3)
     if plot.is_log:
         axes.set_xscale("log")
+        if plot.name != "lr":  # counts, which are read as numbers and not as powers
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
     elif plot.x == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if places:
@@ -129,37 +141,73 @@ def _lines(plot: Plot, axes: Axes, places: list[str]) -> None:
         axes.set_ylim(*(scale * end for end in plot.view))
 
 
-def _legend(plot: Plot, figure: Figure, axes: Axes) -> None:
-    """Below the plot, so that it hides nothing; the figure grows by its rows."""
-    from matplotlib.lines import Line2D
+def _labels(plot: Plot, figure: Figure, axes: Axes) -> None:
+    """The names of the lines in the margin to the right, so that they hide nothing.
 
-    solid = [one for one in plot.series if not one.dashed]
-    labels = [one.label if len(one.label) <= _SHORT else one.label[: _SHORT - 1] + "…" for one in solid]
-    columns = 3 if max(map(len, labels), default=0) <= 14 else 2
-    handles = [Line2D([], [], color=_colour(one), marker=_marker(one)) for one in solid]
-    legend = figure.legend(
-        handles, [str(i) for i in range(len(labels))], loc="outside lower center", ncols=columns, frameon=False
-    )
-    for text, label in zip(legend.get_texts(), labels, strict=True):  # set this way, "$" and a leading "_" mean nothing
-        text.set_parse_math(False)
-        text.set_text(label)
-    figure.set_size_inches(WIDTH, _HEIGHT + _LEGEND_ROW * math.ceil(len(labels) / columns))
+    A line that ends there in sight is tied to its name; the name of another is at the height of its best value.
+    """
+    solid = [one for one in plot.series if not one.dashed and one.points["y"].notna().any()]
+    known = [one.points.dropna(subset="y") for one in solid]
+    ends, last = [points.iloc[-1] for points in known], max(points["x"].max() for points in known)
+    low, high = (end / SCALES[plot.unit] for end in axes.get_ylim())
+    tied = [end["x"] == last and low <= end["y"] <= high for end in ends]
+    best = [points["y"].min() if plot.is_loss else points["y"].max() for points in known]
+    wanted = [
+        ((end["y"] if is_tied else y) - low) / (high - low) for end, is_tied, y in zip(ends, tied, best, strict=True)
+    ]
+    figure.draw_without_rendering()  # only then is the height of the plot known
+    inches = figure.get_figheight() * axes.get_position().height
+    for one, is_tied, y, place in zip(solid, tied, wanted, spread(wanted, _LABEL / inches), strict=True):
+        if is_tied:
+            axes.plot([1, 1.05], [y, place], color=colour(one.style), linewidth=0.5, **_outside(axes))
+        axes.plot(1.08, place, _marker(one), color=colour(one.style), markersize=3, **_outside(axes))
+        axes.annotate(
+            _short(one.label), (1.11, place), xycoords="axes fraction", va="center", fontsize=7, parse_math=False
+        )
+
+
+def _outside(axes: Axes) -> dict[str, Any]:
+    """How something is drawn beside the plot, in shares of its width and height."""
+    return {"transform": axes.transAxes, "clip_on": False, "scalex": False, "scaley": False}
+
+
+def spread(wanted: list[float], gap: float) -> list[float]:
+    """Places from 0 to 1, as near to the wanted ones as labels of this height can be without an overlap."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    gap = min(gap, 1 / max(1, len(wanted) - 1))
+    places, free = [0.0] * len(wanted), 0.0
+    for i in order:
+        places[i] = free = max(free, min(1.0, wanted[i]))
+        free += gap
+    free = 1.0
+    for i in reversed(order):
+        places[i] = free = min(free, places[i])
+        free -= gap
+    return places
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _SHORT else label[: _SHORT - 1] + "…"
 
 
 def _dots(plot: Plot, axes: Axes) -> None:
+    """A row for each: a dot, hollow if it says so, and a bar; what lies beyond the plot is at its edge."""
+    scale = SCALES[plot.unit]
     ends = [end for one in plot.series for end in (*one.points["x"], *one.points["high"]) if math.isfinite(end)]
-    never = 1.15 * max([1.0, *ends])
+    left, right = plot.view or (0.0, 1.15 * max([1.0, *ends]))
     for place, one in enumerate(plot.series):
-        x, low, high = (min(float(one.points[name].iloc[0]), never) for name in ("x", "low", "high"))
-        axes.plot([low, high], [place, place], color=_colour(one), linewidth=1)
-        misses = math.isinf(one.points["x"].iloc[0])
-        axes.plot(x, place, _marker(one), color=_colour(one), markersize=5, fillstyle="none" if misses else "full")
-        if math.isinf(one.points["high"].iloc[0]):
-            axes.plot(never, place, ">", color=_colour(one), markersize=3, clip_on=False)
-    labels = [one.label if len(one.label) <= _SHORT else one.label[: _SHORT - 1] + "…" for one in plot.series]
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlim(0, never)
+        x, low, high = (float(one.points[name].iloc[0]) for name in ("x", "low", "high"))
+        shade, fill = colour(one.style), "none" if one.points["hollow"].iloc[0] else "full"
+        at = [scale * min(right, max(left, end)) for end in (x, low, high)]
+        if not math.isnan(low):
+            axes.plot(at[1:], [place, place], color=shade, linewidth=1)
+        axes.plot(at[0], place, _marker(one), color=shade, markersize=5, fillstyle=fill, clip_on=False)
+        for is_beyond, edge, arrow in ((low < left, left, "<"), (high > right, right, ">")):
+            if is_beyond:
+                axes.plot(scale * edge, place, arrow, color=shade, markersize=3, clip_on=False)
+    axes.set_yticks(range(len(plot.series)), [_short(one.label) for one in plot.series], parse_math=False)
+    axes.set_ylim(len(plot.series) - 0.4, -0.6)
+    axes.set_xlim(scale * left, scale * right)
 
 
 def _grid(plot: Plot, grid: pd.DataFrame, axes: Axes, xs: list[str], ys: list[str]) -> None:

@@ -20,7 +20,20 @@ import pandas as pd
 
 from optbench import __version__
 from optbench.report import formats
-from optbench.report.plots import COLOURS, MAX_LINES, SCALES, SYMBOLS, Axis, Explorer, Plot, plots, rates, view
+from optbench.report.plots import (
+    COLOURS,
+    MAX_BANDS,
+    MAX_DOTS,
+    MAX_LINES,
+    SCALES,
+    SYMBOLS,
+    Axis,
+    Explorer,
+    Plot,
+    framed,
+    plots,
+    rates,
+)
 from optbench.report.tables import Column, Report, Table
 
 _MARKED = "Bold: the best. Tinted ranks: cannot be told apart from it."
@@ -90,13 +103,16 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
     chosen = pd.concat([explorer.points, explorer.fresh]).drop_duplicates("configuration_id")
     is_lr_shown = explorer.points["lr"].nunique() > 1 and "lr" not in [column.name for column in names]
     lrs = chosen.set_index("configuration_id")["lr"] if is_lr_shown else pd.Series(dtype=float)
-    bottom, top = _scale(data, score.name, is_loss)
+    missing = pd.Series(math.nan, data.index)
+    lows, highs = (data.get(f"{score.name}_{end}", missing) for end in ("low", "high"))
+    bottom, top = framed(data[score.name], lows, highs, is_loss)
     shade = _strip(data.iloc[0], score.name, bottom, top).get("range", "") if len(data) else ""
     headings = [
         *([("", "rank")] if rank else []),
         *(("", column.heading) for column in names),
         *([("", "lr")] if len(lrs) else []),
-        ("number", f"{score.heading}, 95 % interval"),
+        ("number", score.heading),
+        ("strips", "95 % interval"),
         ("number", "n"),
     ]
     lines = []
@@ -110,8 +126,8 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
         pictures = "".join(
             f'<i class="{name}" style="{style}"></i>' for name, style in (("shade", shade), *parts.items()) if style
         )
-        strip = f'<span class="strip" aria-hidden="true">{pictures}</span>'
-        cells.append(f'<td><div class="pictured"><span>{_text(score, row)}</span>{strip}</div></td>')
+        cells.append(f'<td class="number">{_text(score, row)}</td>')
+        cells.append(f'<td class="strips"><span class="strip" aria-hidden="true">{pictures}</span></td>')
         cells.append(f'<td class="number">{int(row["n"]) if "n" in row else ""}</td>')
         lines.append(f"<tr{_marks(table, row)}>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for kind, text in headings)
@@ -122,17 +138,6 @@ def _compact(tables: Sequence[Table], explorer: Explorer) -> str:
         '<p class="caption">Dots are means, bars 95 % intervals of the mean, on one scale; the shade is the first '
         f'row’s. <a href="#table-{place}">{rest} all scores and what they mean</a>.</p></div>'
     )
-
-
-def _scale(data: pd.DataFrame, score: str, is_loss: bool) -> tuple[float, float]:
-    """The ends of the strips: those of the intervals of all rows, except rows too bad to compare."""
-    low, high = view(data[score], [], [], is_loss)
-    shown = data[data[score].between(low, high)]
-    ends = [end for name in (score, f"{score}_low", f"{score}_high") if name in shown for end in shown[name].dropna()]
-    if not ends or min(ends) == max(ends):
-        return low, high
-    more = (max(ends) - min(ends)) / 30
-    return min(ends) - more, max(ends) + more
 
 
 def _strip(row: Any, name: str, bottom: float, top: float) -> dict[str, str]:
@@ -166,12 +171,12 @@ def _plots(explorer: Explorer, drawn: Sequence[Plot]) -> str:
 
 def _figure(plot: Plot) -> str:
     low = " low" if plot.kind != "lines" else ""
-    title = escape(plot.title)
+    title, caption = escape(plot.title), escape(plot.caption)
     return (
-        f'<figure class="plot" id="plot-{plot.name}"><h3>{title}</h3><ul class="keys"></ul>'
-        f'<div class="canvas{low}" role="img" aria-label="{title}. The tables below hold the numbers."></div>'
-        '<p class="empty" hidden>Nothing passes the filters.</p>'
-        f'<p class="shown"></p><figcaption>{escape(plot.caption)}</figcaption></figure>'
+        f'<figure class="plot" id="plot-{plot.name}"><h3>{title}</h3><div class="frame"><ul class="keys"></ul>'
+        f'<div class="canvas{low}" role="img" aria-label="{title}. The tables below hold the numbers."></div></div>'
+        '<p class="empty" hidden>Nothing passes the filters.</p><p class="shown"></p>'
+        f"<figcaption><details><summary>What it shows</summary>{caption}</details></figcaption></figure>"
     )
 
 
@@ -187,7 +192,7 @@ def _filters(explorer: Explorer, drawn: Sequence[Plot]) -> str:
     if any(plot.grid is not None for plot in drawn):
         fields.append(_field("Heat map", "of", [("", "best of all shown")]))
     switches = [("train", "Training curves, dashed")] if any(plot.name == "curves" for plot in drawn) else []
-    switches += [("bands", "Bands: how sure"), ("full", "Whole range of y")]
+    switches += [("bands", "Bands: how sure"), ("full", "Whole range")]
     boxes = "".join(
         f'<label class="switch"><input type="checkbox" name="{name}" autocomplete="off">{text}</label>'
         for name, text in switches
@@ -198,7 +203,8 @@ def _filters(explorer: Explorer, drawn: Sequence[Plot]) -> str:
         + "".join(_fieldset(i, axis) for i, axis in varying)
         + '<output class="status" id="status"></output>'
         '<button type="button" data-reset>Reset</button>'
-        '<p class="quiet">Filters change the plots and hide rows of the tables; the address of the page keeps them.</p>'
+        '<p class="quiet">Filters change the plots and hide rows of the tables; the address of the page keeps them. '
+        "Point at a line to see its band.</p>"
         "</form></details>"
     )
 
@@ -349,6 +355,8 @@ def _data(explorer: Explorer, drawn: Sequence[Plot]) -> str:
         "words": score.heading,
         "by": [axis.name for axis in explorer.axes].index(explorer.by),
         "top": MAX_LINES,
+        "dots": MAX_DOTS,
+        "bands": MAX_BANDS,
         "axes": [{"name": axis.name, "heading": axis.heading, "values": axis.values} for axis in explorer.axes],
         **sources,
         "curves": [
@@ -381,7 +389,6 @@ def _definition(plot: Plot, explorer: Explorer, codes: dict[str, int]) -> dict[s
         "isStepped": plot.is_stepped,
         "isViewed": plot.view is not None,
         "isLoss": plot.is_loss,
-        "banded": plot.banded,
     }
     if plot.over:
         content["places"] = explorer.axis(plot.over).values

@@ -14,22 +14,33 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
+from optbench.report import rankings
+from optbench.report.formats import cell
 from optbench.report.results import Results
+from optbench.report.tables import Column
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
 
-# Okabe and Ito's colours, darker on white and lighter on black where they would be too faint, and plotly's symbols.
+# Petroff's ten colours (2021, "Accessible color sequences for data visualization"), moved as little as it takes for a
+# contrast of 3 with the paper, and for all to stay apart in the eyes of the colour-blind; and plotly's symbols.
 COLOURS = {
-    "light": ("#0072b2", "#d55e00", "#00805e", "#b3479a", "#8a6d00", "#1f9ed1", "#3d4650", "#7b4fc9"),
-    "dark": ("#4da3e0", "#f08a3c", "#2fc79b", "#e08bc4", "#e0c341", "#7fd0f5", "#c9d1d9", "#b39bf0"),
-}
+    "light": (
+        "#3e95e9", "#ea720d", "#bd1f01", "#8497a2", "#832db6", "#9d705d", "#e03c09", "#ab9069", "#5e6a82", "#5d82b4",
+    ),
+    "dark": (
+        "#3e91dc", "#ffae25", "#c1260e", "#9097a6", "#8a3dc4", "#af6e64", "#e96a10", "#bab081", "#62729b", "#92dadb",
+    ),
+}  # fmt: skip
 SYMBOLS = (
     "circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon",
 )  # fmt: skip
 SCALES = {"percent": 100.0, "points": 100.0, "number": 1.0}  # what a value is multiplied by before it is shown
 MAX_LINES = 10  # drawn unless the reader asks for more
+MAX_DOTS = 20  # of those below each other, which hide nothing
+MAX_BANDS = 2  # more would hide each other
 MAX_CURVES = 400  # in a page
 _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
+_BAND = "The bands, drawn for the best two lines only, show the "
 _MAX_RATES = 12  # columns of a heat map; more learning rates share columns
 
 
@@ -45,9 +56,10 @@ class Axis:
 @dataclass(frozen=True)
 class Series:
     """A line. `points` has columns x, y, low and high (an interval; NaN where there is none), and, where known, n, the
-    seeds, `trials` and how many of them `diverged`, or `about`, which describes the point in words.
+    seeds, `trials` and how many of them `diverged`, or `about`, which describes the point in words. Dots have `hollow`:
+    whether only their outline is drawn.
 
-    `style` numbers colour and marker: the place of the label in its axis. Dashed lines show training.
+    `style` numbers colour and marker, see `styles`. Dashed lines show training.
     """
 
     label: str
@@ -64,10 +76,10 @@ class Plot:
     with the columns x and y as text, label, score and those of `Series`.
     unit: "percent" (shares, shown × 100), "points" (differences of shares, likewise) or "number".
     by: the axis that tells its lines apart.   over: the axis along x, where x is one.
-    view: the range of y, or of the cells, that is shown first; None shows everything.
+    view: the range of y, of x for dots, or of the cells, that is shown first; None shows everything.
     is_log: of x.   is_stepped: values hold until the next x.   is_loss: less is better.
     is_whole: it shows the whole sweep, whatever the filters say about other axes than the optimizer.
-    banded: intervals are drawn for at most this many lines, since more would hide each other; 0: always.
+    Of lines, the first `MAX_BANDS` have their interval drawn as a band.
     """
 
     name: str
@@ -86,7 +98,6 @@ class Plot:
     is_stepped: bool = False
     is_loss: bool = False
     is_whole: bool = False
-    banded: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,28 @@ class Explorer:
     def varies(self, name: str) -> bool:
         """Whether the sweep compares several values of this axis."""
         return any(axis.name == name and len(axis.values) > 1 for axis in self.axes)
+
+
+def styles(places: Iterable[int]) -> dict[int, int]:
+    """The style of each of the lines at these places of an axis, drawn in this order.
+
+    That of its place where it is free, so that it changes little under filters: no ten lines share a colour.
+    """
+    found: dict[int, int] = {}
+    for i, place in enumerate(places):
+        turn = i - i % MAX_LINES
+        free = ((place + k) % MAX_LINES + turn for k in range(MAX_LINES))
+        found[place] = next(style for style in free if style not in found.values())
+    return found
+
+
+def colour(style: int, theme: str = "light") -> str:
+    return COLOURS[theme][style % MAX_LINES]
+
+
+def symbol(style: int) -> int:
+    """The place of a style's marker in `SYMBOLS`: where colours begin anew, they meet other markers."""
+    return (style + style // MAX_LINES) % len(SYMBOLS)
 
 
 def unit(score: Score) -> str:
@@ -169,7 +202,7 @@ def explore(results: Results) -> Explorer:
     explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
     whole = [_profile(explorer, results)]
     if "dataset" not in names:
-        whole = [_tuning(explorer, tuning), _targets(explorer, results), *whole]
+        whole = [_ranking(explorer, results), _tuning(explorer, tuning), _targets(explorer, results), *whole]
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
 
@@ -253,17 +286,24 @@ def _with_curves(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 def plots(explorer: Explorer) -> tuple[Plot, ...]:
     """What is drawn without filters; plots over an axis that does not vary are left out."""
-    made = [_curves(explorer), _rate(explorer)]
-    made += [
+    made = [
+        _curves(explorer),
+        _rate(explorer),
         _grid(explorer, "batch_size", "rate", "Batch size and learning rate"),
         _grid(explorer, "batch_size", "dropout", "Dropout and batch size"),
         _gap(explorer),
+        *(_of_the_best(plot) for plot in explorer.whole),
     ]
-    drawn = set(explorer.axes[0].values[:MAX_LINES])
-    for plot in explorer.whole:
-        series = tuple(one for one in plot.series if one.label in drawn)
-        made.append(replace(plot, series=series, view=_viewed(series, plot.is_loss) if plot.view else None))
-    return tuple(plot for plot in made if plot is not None)
+    drawn = [plot for plot in made if plot is not None]
+    return tuple(sorted(drawn, key=lambda plot: plot.name != "ranking"))  # the result comes first
+
+
+def _of_the_best(plot: Plot) -> Plot:
+    """A plot of all optimizers as it begins."""
+    series = plot.series[: MAX_DOTS if plot.kind == "dots" else MAX_LINES]
+    style_of = styles(one.style for one in series)
+    series = tuple(replace(one, style=style_of[one.style]) for one in series)
+    return _shown(replace(plot, series=series)) if plot.view else replace(plot, series=series)
 
 
 def view(values: Iterable[float], lows: Iterable[float], highs: Iterable[float], is_loss: bool) -> tuple[float, float]:
@@ -287,11 +327,32 @@ def view(values: Iterable[float], lows: Iterable[float], highs: Iterable[float],
     return (bottom, top) if sign > 0 else (-top, -bottom)
 
 
-def _viewed(series: Sequence[Series], is_loss: bool) -> tuple[float, float]:
+def framed(values: pd.Series, lows: pd.Series, highs: pd.Series, is_loss: bool) -> tuple[float, float]:
+    """The range that holds the whole intervals of all values but those that are too bad to compare."""
+    low, high = view(values, [], [], is_loss)
+    is_shown = values.between(low, high)
+    ends = pd.concat([column[is_shown] for column in (values, lows, highs)]).dropna()
+    if ends.nunique() < 2:
+        return low, high
+    room = (ends.max() - ends.min()) / 30
+    return float(ends.min() - room), float(ends.max() + room)
+
+
+def _viewed(series: Sequence[Series], plot: Plot) -> tuple[float, float]:
+    """The view of these lines, whose bands count where they are drawn; of dots, all intervals are."""
     if not series:
         return 0.0, 1.0
-    points = pd.concat([one.points for one in series if not one.dashed])
-    return view(points["y"], points["low"], points["high"], is_loss)
+    solid = [one.points for one in series if not one.dashed]
+    points = pd.concat(solid)
+    if plot.kind == "dots":
+        return framed(points["x"], points["low"], points["high"], plot.is_loss)
+    sure = pd.concat(solid[:MAX_BANDS])
+    return view(points["y"], sure["low"], sure["high"], plot.is_loss)
+
+
+def _shown(plot: Plot) -> Plot:
+    """The plot with the view in which it begins."""
+    return replace(plot, view=_viewed(plot.series, plot))
 
 
 def _lines(explorer: Explorer, by: str) -> list[str]:
@@ -304,18 +365,25 @@ def _lines(explorer: Explorer, by: str) -> list[str]:
     return list(frame[by].head(MAX_LINES))
 
 
+def _styled(explorer: Explorer, by: str, labels: Sequence[str]) -> dict[str, int]:
+    """The style of each of these values of an axis."""
+    values = explorer.axis(by).values
+    return {values[place]: style for place, style in styles(map(values.index, labels)).items()}
+
+
 def _series(explorer: Explorer, by: str, x: str, name: str) -> list[Series]:
     """A line for each drawn value of the axis `by`: the best configuration's score `name` at each value of x."""
-    points, styles = explorer.points, {value: i for i, value in enumerate(explorer.axis(by).values)}
+    points, labels = explorer.points, _lines(explorer, by)
+    style_of = _styled(explorer, by, labels)
     sums = points.groupby([by, x], sort=False)[["trials", "diverged"]].sum()
     found = []
-    for label in _lines(explorer, by):
+    for label in labels:
         line = points[(points[by] == label) & points[x].notna()].drop_duplicates(x)
         columns = {"x": x, "y": name, "low": f"{name}_low", "high": f"{name}_high", "n": "n"}
         data = pd.DataFrame({new: line[old].to_numpy() for new, old in columns.items()})
         mine = sums.reindex(pd.MultiIndex.from_arrays([[label] * len(line), line[x]]))
         data["trials"], data["diverged"] = mine["trials"].to_numpy(), mine["diverged"].to_numpy()
-        found.append(Series(label, styles[label], data))
+        found.append(Series(label, style_of[label], data))
     return found
 
 
@@ -324,9 +392,9 @@ def _curves(explorer: Explorer) -> Plot | None:
     is_fresh = by == "optimizer" and len(explorer.fresh) > 0
     chosen = (explorer.fresh if is_fresh else explorer.points).drop_duplicates(by).set_index(by)["configuration_id"]
     curves = explorer.curves[explorer.curves["phase"] == ("confirm" if is_fresh else "tune")]
-    styles = {value: i for i, value in enumerate(explorer.axis(by).values)}
-    series = []
-    for label in _lines(explorer, by):
+    labels, series = _lines(explorer, by), []
+    style_of = _styled(explorer, by, labels)
+    for label in labels:
         curve = curves[curves["configuration_id"] == chosen.get(label)].sort_values("epoch")
         if curve.empty:
             continue
@@ -334,7 +402,7 @@ def _curves(explorer: Explorer) -> Plot | None:
             data = curve[["epoch", split, f"{split}_low", f"{split}_high", "n"]].set_axis(
                 ["x", "y", "low", "high", "n"], axis=1
             )
-            series.append(Series(label, styles[label], data.reset_index(drop=True), split == "train"))
+            series.append(Series(label, style_of[label], data.reset_index(drop=True), split == "train"))
     if not series or max(len(one.points) for one in series) < 2:
         return None
     kind = explorer.metric.kind
@@ -347,25 +415,25 @@ def _curves(explorer: Explorer) -> Plot | None:
     caption = (
         f"Validation {kind} after each epoch and, if asked for, training {kind} (dashed), both with dropout off: for "
         f"each line the best configuration by {explorer.metric.words}, the mean over its n seeds that trained to the "
-        "end. Bands are 95 % intervals of the mean (Student’s t; none for n = 1). Epoch 0 is before "
-        f"training. {seeds}"
+        f"end. {_BAND}95 % interval of the mean (Student’s t; none for n = 1). Epoch 0 is before training. {seeds}"
     )
-    return Plot(
-        "curves",
-        "Learning curves",
-        caption,
-        "epoch",
-        f"validation {kind}",
-        by,
-        unit(explorer.metric),
-        series=tuple(series),
-        view=_viewed(series, explorer.metric.is_loss),
-        is_loss=explorer.metric.is_loss,
+    return _shown(
+        Plot(
+            "curves",
+            "Learning curves",
+            caption,
+            "epoch",
+            f"validation {kind}",
+            by,
+            unit(explorer.metric),
+            series=tuple(series),
+            is_loss=explorer.metric.is_loss,
+        )
     )
 
 
 def _rate(explorer: Explorer) -> Plot | None:
-    by, points, is_loss = explorer.by, explorer.points, explorer.score.is_loss
+    by, points = explorer.by, explorer.points
     if points.groupby("optimizer")["lr"].nunique().max() < 2:
         return None
     series = [
@@ -375,22 +443,23 @@ def _rate(explorer: Explorer) -> Plot | None:
     caption = (
         f"{explorer.score.words.capitalize()} {explorer.when} over the learning rate: at each, the best "
         f"configuration that has it, by {explorer.metric.words}; mean over its n seeds, on which it was also "
-        f"selected, and as a band the {_INTERVAL}. A wide plateau forgives a learning "
+        f"selected. {_BAND}{_INTERVAL}. A wide plateau forgives a learning "
         "rate that is not quite right. × marks where trials diverged, at the edge where all did; pointing at it "
         "tells how many."
     )
-    return Plot(
-        "lr",
-        "Learning-rate sensitivity",
-        caption,
-        "learning rate",
-        explorer.score.words,
-        by,
-        unit(explorer.score),
-        series=tuple(series),
-        is_log=bool((points["lr"].dropna() > 0).all()),
-        view=_viewed(series, is_loss),
-        is_loss=is_loss,
+    return _shown(
+        Plot(
+            "lr",
+            "Learning-rate sensitivity",
+            caption,
+            "learning rate",
+            explorer.score.words,
+            by,
+            unit(explorer.score),
+            series=tuple(series),
+            is_log=bool((points["lr"].dropna() > 0).all()),
+            is_loss=explorer.score.is_loss,
+        )
     )
 
 
@@ -449,7 +518,7 @@ def _gap(explorer: Explorer) -> Plot | None:
     caption = (
         f"Training minus validation accuracy {explorer.when}, both measured with dropout off: above 0, the network "
         f"overfits. At each dropout rate, the best configuration by {explorer.metric.words}: mean over its n "
-        f"seeds, and as a band the {_INTERVAL}."
+        f"seeds. {_BAND}{_INTERVAL}."
     )
     return Plot(
         "gap",
@@ -467,6 +536,41 @@ def _gap(explorer: Explorer) -> Plot | None:
 # ---------------------------------------------------------------- plots of the whole sweep
 
 
+def _ranking(explorer: Explorer, results: Results) -> Plot | None:
+    """The result: the score of each optimizer's selected configuration."""
+    if not explorer.varies("optimizer"):
+        return None
+    score = explorer.score
+    data = rankings.axis(results, ["optimizer"]).data.dropna(subset=[score])
+    if data.empty:
+        return None
+    found = data.rename(columns={score: "x", f"{score}_low": "low", f"{score}_high": "high"})
+    found = found[["optimizer", "x", "low", "high"]].assign(hollow=~(data["best"] | (data["rank"] == 1)))
+    ranks = [cell(Column("rank", "", "rank"), row) for row in data.to_dict("records")]
+    found["about"] = [f"rank {rank}, n = {n}" for rank, n in zip(ranks, data["n"], strict=True)]
+    caption = (
+        f"{score.words.capitalize()} {explorer.when} of each optimizer’s selected configuration, best first: mean over "
+        f"its n {'fresh seeds, which selected nothing' if len(explorer.fresh) else 'seeds, which also selected it'}, "
+        f"and {_INTERVAL}. Filled: the best and what cannot be told apart from it; outlined: worse, by the tests of "
+        "the table, which compare seed by seed. Intervals that overlap do not mean a tie."
+    )
+    return _shown(
+        Plot(
+            "ranking",
+            "Ranking",
+            caption,
+            score.words,
+            "",
+            "optimizer",
+            unit(score),
+            kind="dots",
+            series=_of_optimizers(explorer, found),
+            is_loss=score.is_loss,
+            is_whole=True,
+        )
+    )
+
+
 def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
     """What a tuning budget buys."""
     score = explorer.score
@@ -478,25 +582,25 @@ def _tuning(explorer: Explorer, tuning: pd.DataFrame) -> Plot | None:
     series = _of_optimizers(explorer, found)
     caption = (
         f"Expected {score.words} of the best of n configurations, by {explorer.metric.words}, if only n of those "
-        "tried were drawn at random: the mean over all such draws, which is exact. For up to three lines a band shows "
-        "what 10 % and 90 % of the draws reach; it is not an interval over seeds, since each configuration counts with "
-        "its mean over its seeds. A line that starts high needs little tuning; it starts where every draw has at least "
-        "one configuration that did not always diverge."
+        "tried were drawn at random: the mean over all such draws, which is exact. "
+        f"{_BAND}range from what 10 % to what 90 % of the draws reach; it is not an interval over seeds, since each "
+        "configuration counts with its mean over its seeds. A line that starts high needs little tuning; it starts "
+        "where every draw has at least one configuration that did not always diverge."
     )
-    return Plot(
-        "tuning",
-        "What tuning buys",
-        caption,
-        "configurations tried",
-        score.words,
-        "optimizer",
-        unit(score),
-        series=series,
-        view=_viewed(series, score.is_loss),
-        is_log=True,
-        is_loss=score.is_loss,
-        is_whole=True,
-        banded=3,
+    return _shown(
+        Plot(
+            "tuning",
+            "What tuning buys",
+            caption,
+            "configurations tried",
+            score.words,
+            "optimizer",
+            unit(score),
+            series=series,
+            is_log=True,
+            is_loss=score.is_loss,
+            is_whole=True,
+        )
     )
 
 
@@ -526,6 +630,7 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
         return None
     found = stats.summarise_targets(times, ["optimizer"])
     found = found.rename(columns={"epochs_to": "x", "epochs_to_min": "low", "epochs_to_max": "high"})
+    found["hollow"] = ~np.isfinite(found["x"])
     columns = (found[name] for name in ("reached", "n", "x", "steps_to"))
     found["about"] = [
         f"{reached} of {n} seeds reach it" + (f"; median: {x:g} epochs, {steps:g} steps" if math.isfinite(x) else "")
@@ -546,7 +651,7 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
         "optimizer",
         "number",
         kind="dots",
-        series=_of_optimizers(explorer, found[["optimizer", "x", "low", "high", "about"]]),
+        series=_of_optimizers(explorer, found[["optimizer", "x", "low", "high", "hollow", "about"]]),
         is_whole=True,
     )
 

@@ -153,7 +153,8 @@
 
   /** A plot of the whole sweep: only the filter of the optimizers decides what shows. */
   const whole = (plot) => () => ({
-    series: plot.series.filter((one) => state.chosen[0].has(one.v)).slice(0, state.top),
+    series: plot.series.filter((one) => state.chosen[0].has(one.v))
+      .slice(0, plot.kind === "dots" ? Math.max(state.top, data.dots) : state.top),
     by: 0,
     where: "of the whole sweep, whatever the other filters say",
   });
@@ -213,10 +214,25 @@
     return asked ? asked === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
-  const isTouched = matchMedia("(pointer: coarse)").matches;
-  const colour = (v) => styles.colours[isDark() ? "dark" : "light"][v % styles.colours.light.length];
-  const symbol = (v) => styles.symbols[v % styles.symbols.length];
-  const dash = (v) => ["solid", "dashdot", "longdash", "dot"][Math.floor(v / 40) % 4];
+  const isTouched = matchMedia("(pointer: coarse)").matches, narrow = matchMedia("(max-width: 40rem)");
+
+  /** `plots.styles`: the style of each of the lines, drawn in this order. */
+  function styled(lines) {
+    const found = new Map(), taken = new Set(), colours = styles.colours.light.length;
+    lines.forEach((v, i) => {
+      let style = i - (i % colours) + (v % colours);
+      while (taken.has(style)) style += (style + 1) % colours ? 1 : 1 - colours;
+      taken.add(style);
+      found.set(v, style);
+    });
+    return found;
+  }
+
+  let styleOf = new Map();  // of the plot that is being drawn
+  const colour = (v) => styles.colours[isDark() ? "dark" : "light"][styleOf.get(v) % styles.colours.light.length];
+  const turn = (v) => Math.floor(styleOf.get(v) / styles.colours.light.length);
+  const symbol = (v) => styles.symbols[(styleOf.get(v) + turn(v)) % styles.symbols.length];
+  const dash = (v) => ["solid", "dashdot", "longdash", "dot"][turn(v) % 4];
   const faint = (hex, alpha) => `rgba(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16))},${alpha})`;
 
   /** `plots.view`: from the best value four times as far as to the median; intervals widen it by half at most. */
@@ -233,7 +249,22 @@
     return isLess ? [-top, -bottom] : [bottom, top];
   }
 
-  function layout(plot, { x, y, margin }) {
+  /** `plots.framed`: the whole intervals of all dots but those that are too bad to compare. */
+  function framed(dots, isLess) {
+    const [low, high] = viewed(dots.map((one) => one.x[0]), [], isLess);
+    const seen = dots.filter(({ x }) => low <= x[0] && x[0] <= high);
+    const ends = seen.flatMap((one) => [one.x[0], one.low[0], one.high[0]]).filter(isNumber);
+    return new Set(ends).size < 2 ? [low, high] : around(ends, 1 / 30);
+  }
+
+  /** Values with some room around them. */
+  function around(values, share = 1 / 20) {
+    const found = values.filter(isNumber), low = Math.min(...found), high = Math.max(...found);
+    const room = (high - low || Math.abs(high) || 1) * share;
+    return found.length ? [low - room, high + room] : [0, 1];
+  }
+
+  function layout(plot, { x, y, margin, height }) {
     const [ink, rule, paper] = isDark() ? ["#c9d1d9", "#2e363f", "#14171c"] : ["#3d4650", "#e3e7eb", "#ffffff"];
     const axis = { gridcolor: rule, linecolor: rule, zeroline: false };
     const unit = { percent: " %", points: ", points", number: "" }[plot.unit], clear = "rgba(0,0,0,0)";
@@ -244,8 +275,8 @@
       margin: { l: 58, r: 14, t: 10, b: 46, autoexpand: false, ...margin },
       showlegend: false, hovermode: "closest", dragmode: isTouched ? false : "zoom",
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { color: ink, size: 12 }, align: "left" },
-      ...(isPrinting ? { width: 330, height: 250 } : { autosize: true }),
-      xaxis: { ...axis, title: { standoff: 8, text: escape(plot.x) }, ...x },
+      ...(isPrinting ? { width: 330, height: height ?? 250 } : { autosize: true, height }),
+      xaxis: { ...axis, title: { standoff: 8, text: escape(plot.x + (plot.kind === "dots" ? unit : "")) }, ...x },
       yaxis: { ...axis, title: { standoff: 8, text: escape(plot.y && plot.y + unit) }, ...y },
     };
   }
@@ -258,23 +289,27 @@
   /** Ticks for values that have places instead of sizes. */
   const ticks = (texts) => ({ tickvals: [...texts.keys()], ticktext: texts.map((text) => escape(shorten(text))) });
 
-  /** Ticks of a logarithmic axis: its values where they are few, else the decades. */
+  /** Ticks of a logarithmic axis: its values where they are few, else powers of ten, or of counts also 2 and 5. */
   function logarithmic(values, isPower) {
-    if (values.length > 5) return { type: "log", dtick: 1, exponentformat: isPower ? "power" : "none" };
+    const decades = Math.log10(Math.max(...values) / Math.min(...values));
+    if (values.length > 5 && isPower) return { type: "log", dtick: decades > 4 ? 2 : 1, exponentformat: "power" };
+    const round = [...Array(12).keys()].flatMap((k) => [1, 2, 5].map((digit) => digit * 10 ** k));
+    const tickvals = values.length > 5 ? round : values;
     const text = (value) => (value < 1e-3 ? value.toExponential() : String(value));
-    return { type: "log", tickvals: values, ticktext: values.map(text) };
+    return { type: "log", tickvals, ticktext: tickvals.map(text) };
   }
 
   // ---------------------------------------------------------------- lines, dots and heat maps
 
-  function band(one, scale, fill) {
+  /** One that is not `isShown` waits for its line to be pointed at. */
+  function band(one, scale, isShown) {
     const sure = [...one.x.keys()].filter((i) => isNumber(one.low[i]) && isNumber(one.high[i]));
     const back = [...sure].reverse();
     return {
       x: [...sure, ...back].map((i) => one.x[i]),
       y: [...sure.map((i) => scale * one.high[i]), ...back.map((i) => scale * one.low[i])],
-      fill: "toself", fillcolor: fill, line: { width: 0 }, mode: "lines", hoverinfo: "skip",
-      meta: { role: "band", v: one.v },
+      fill: "toself", fillcolor: faint(colour(one.v), 0.13), opacity: isShown ? 1 : 0, line: { width: 0 },
+      mode: "lines", hoverinfo: "skip", meta: { role: "band", v: one.v },
     };
   }
 
@@ -307,44 +342,118 @@
   function drawLines(plot, canvas, { series, by }) {
     const scale = styles.scales[plot.unit], solid = series.filter((one) => !one.isDashed);
     const heights = solid.flatMap((one) => one.y).filter(isNumber);
-    const ends = solid.flatMap((one) => [...one.low, ...one.high]);
+    const hasBands = state.bands && !plot.isStepped;
+    const ends = solid.slice(0, data.bands).flatMap((one) => [...one.low, ...one.high]);
     const [low, high] = plot.isViewed ? viewed(heights, ends, plot.isLoss) : [];
     const isCut = plot.isViewed && !state.full, seen = isCut ? [low, high] : heights;
     const worst = seen.length ? Math[plot.isLoss ? "max" : "min"](...seen) : 0;
-    const alpha = solid.length <= 3 ? 0.18 : solid.length <= 6 ? 0.11 : 0.07;
-    const hasBands = state.bands && !plot.isStepped && (!plot.banded || solid.length <= plot.banded);
     const traces = [
-      ...(hasBands ? solid.map((one) => band(one, scale, faint(colour(one.v), alpha))) : []),
+      ...(hasBands ? solid.map((one, i) => band(one, scale, i < data.bands)) : []),
       ...series.map((one) => line(plot, by, one, scale)),
       ...(plot.name === "lr" ? solid.map((one) => crosses(plot, by, one, scale, worst)) : []),
     ];
     const values = [...new Set(solid.flatMap((one) => one.x))];
     const x = plot.places ? ticks(plot.places) : plot.isLog ? logarithmic(values, plot.name === "lr") : {};
-    const y = isCut ? { range: [scale * low, scale * high] } : { autorange: true };
-    Plotly.react(canvas, traces, layout(plot, { x, y }), config);
-    const hidden = isCut ? heights.filter((value) => value < low || value > high).length : 0;
-    const lie = hidden > 1 ? "points lie" : "point lies";
-    return hidden ? `${hidden} ${lie} outside what is shown: see “Whole range”.` : "";
+    const all = [...series.flatMap((one) => one.y), ...(hasBands ? ends : [])];
+    const y = { range: (isCut ? [low, high] : around(all)).map((end) => scale * end) };
+    const names = solid.map((one) => axes[by].values[one.v]), isBeside = hasRoom(canvas, solid);
+    const margin = isBeside ? { r: 44 + 6.4 * longest(names) } : {};
+    Plotly.react(canvas, traces, layout(plot, { x, y, margin }), config);
+    const list = $(".keys", canvas.parentNode);
+    list.classList.toggle("beside", isBeside);
+    const mine = styleOf;
+    const name = () => {
+      styleOf = mine;
+      list.replaceChildren(...(isBeside ? beside(plot, canvas, solid, by, scale) : solid.map((one) => key(one.v, by))));
+    };
+    name();
+    watch(canvas, name);
+    return isCut ? outside(heights, low, high) : "";
   }
 
+  /** Whether the names of the lines fit beside them. */
+  const hasRoom = (canvas, solid) => !isPrinting && !narrow.matches && 15 * solid.length < canvas.clientHeight - 56;
+
+  /** Places of labels of 14 pixels, near the wanted ones, without an overlap: `figures.spread`. */
+  function spread(wanted, top, bottom) {
+    const order = [...wanted.keys()].sort((i, j) => wanted[i] - wanted[j]), places = [];
+    let free = top;
+    for (const i of order) free = (places[i] = Math.max(free, Math.min(bottom, wanted[i]))) + 14;
+    free = bottom;
+    for (const i of order.reverse()) free = (places[i] = Math.min(free, places[i])) - 14;
+    return places;
+  }
+
+  /** The names of the lines: tied to a line that ends at the right and in sight, else at the height of its best value. */
+  function beside(plot, canvas, solid, by, scale) {
+    const { yaxis, _size: size } = canvas._fullLayout, [low, high] = yaxis.range;
+    const known = solid.map((one) => [...one.x.keys()].filter((i) => isNumber(one.y[i])));
+    const last = Math.max(...solid.flatMap((one, k) => known[k].map((i) => one.x[i])));
+    const found = solid.map((one, k) => {
+      const heights = known[k].map((i) => scale * one.y[i]), end = heights.at(-1);
+      const isTied = one.x[known[k].at(-1)] === last && low <= end && end <= high;
+      const y = isTied ? end : heights.length ? Math[plot.isLoss ? "min" : "max"](...heights) : low;
+      return { v: one.v, isTied, y: size.t + yaxis.l2p(y) };
+    });
+    const places = spread(found.map((one) => one.y), size.t, size.t + size.h);
+    return found.map(({ v, isTied, y }, k) => {
+      const item = key(v, by, isTied ? y - places[k] : null);
+      Object.assign(item.style, { top: `calc(${places[k]}px - 0.5rem)`, width: `${size.r - 6}px` });
+      return item;
+    });
+  }
+
+  /** Dims all lines but one, and shows its band; null: all as they were. */
+  function highlight(canvas, v) {
+    for (const { uid, opacity, meta } of canvas._fullData) {
+      const element = $(`.trace${uid}`, canvas), isIt = meta.v === v;
+      if (element) element.style.opacity = v === null ? opacity : isIt ? 1 : meta.role === "band" ? 0 : 0.25;
+    }
+  }
+
+  /** Pointing at a line, or at its name, sets it off; names follow when the plot is zoomed. */
+  function watch(canvas, name) {
+    const isNew = !canvas.rename;
+    canvas.rename = name;
+    if (!isNew) return;
+    canvas.on("plotly_hover", ({ points: [point] }) => highlight(canvas, point.data.meta.v));
+    canvas.on("plotly_unhover", () => highlight(canvas, null));
+    canvas.on("plotly_relayout", () => canvas.rename());
+  }
+
+  /** A row for each: a dot, hollow if it says so, and a bar. What never comes, or lies beyond, is at the edge. */
   function drawDots(plot, canvas, { series }) {
-    const names = series.map((one) => axes[0].values[one.v]);
-    const never = 1.15 * Math.max(1, ...series.flatMap((one) => [one.x[0], one.high[0]]).filter(isNumber));
-    const at = (value) => (isNumber(value) ? value : never);
-    const traces = series.flatMap(({ v, x, low, high, about }, i) => [
+    const names = series.map((one) => axes[0].values[one.v]), scale = styles.scales[plot.unit];
+    const means = series.map((one) => one.x[0]), ends = series.flatMap((one) => [one.low[0], one.high[0]]);
+    const all = [...means, ...ends].filter(isNumber), isCut = plot.isViewed && !state.full;
+    const never = [0, 1.15 * Math.max(1, ...all)];
+    const [left, right] = isCut ? framed(series, plot.isLoss) : plot.isViewed ? around(all) : never;
+    const at = (value) => scale * (isNumber(value) ? Math.min(right, Math.max(left, value)) : right);
+    const traces = series.flatMap(({ v, x, low, high, hollow, about }, i) => [
       {
-        x: [at(low[0]), at(high[0])], y: [i, i], mode: "lines", line: { color: colour(v), width: 2 },
-        hoverinfo: "skip", meta: { role: "band", v },
+        x: plot.isViewed && !isNumber(low[0]) ? [] : [at(low[0]), at(high[0])], y: [i, i], mode: "lines",
+        line: { color: colour(v), width: 2 }, hoverinfo: "skip", meta: { role: "band", v },
       },
       {
-        x: [at(x[0])], y: [i], mode: "markers", hoverinfo: "text", text: [told(names[i], about[0])],
-        marker: { symbol: symbol(v) + (isNumber(x[0]) ? "" : "-open"), size: 10, color: colour(v) },
+        x: [at(x[0])], y: [i], mode: "markers", hoverinfo: "text", cliponaxis: false,
+        text: [told(names[i], plot.isViewed && `${plot.x}: ${interval(plot, x[0], low[0], high[0])}`, about[0])],
+        marker: {
+          symbol: symbol(v) + (hollow[0] ? "-open" : ""), size: 9, color: colour(v), line: { width: hollow[0] ? 2 : 0 },
+        },
         meta: { role: "line", v },
       },
     ]);
     const y = { range: [series.length - 0.4, -0.6], ...ticks(names) }, margin = { l: 20 + 6.6 * longest(names) };
-    Plotly.react(canvas, traces, layout(plot, { x: { rangemode: "tozero" }, y, margin }), config);
-    return series.some(({ high }) => !isNumber(high[0])) ? "At the right edge: not reached." : "";
+    const height = 70 + Math.max(6, series.length) * 18, x = { range: [scale * left, scale * right] };
+    canvas.style.height = `${height}px`;
+    Plotly.react(canvas, traces, layout(plot, { x, y, margin, height }), config);
+    if (plot.isViewed) return outside(means, left, right);
+    return ends.every(isNumber) ? "" : "At the right edge: not reached.";
+  }
+
+  function outside(values, low, high) {
+    const hidden = values.filter((value) => isNumber(value) && (value < low || value > high)).length;
+    return hidden ? `${hidden} ${hidden > 1 ? "points lie" : "point lies"} outside what is shown: see “Whole range”.` : "";
   }
 
   function drawGrid(plot, canvas, { cells, xs, ys, by }) {
@@ -401,13 +510,17 @@
     return element;
   }
 
-  function key(v, by) {
+  /** A line's marker and name. Beside the plot, `end` is how far below it the line ends; null: not beside it. */
+  function key(v, by, end) {
     const item = document.createElement("li"), label = document.createElement("span"), stroke = colour(v);
-    const stripe = drawn("path", { d: "M-5 8h26", fill: "none", stroke, "stroke-width": 2 });
+    const d = end === undefined ? "M-5 8h26" : end === null ? "" : `M-7 ${8 + end}L3 8`;
+    const stripe = drawn("path", { d, fill: "none", stroke, "stroke-width": end === undefined ? 2 : 1 });
     const marker = drawn("path", { d: shapes[symbol(v)], fill: stroke });
     label.textContent = label.title = axes[by].values[v];
     const place = { width: 26, height: 16, viewBox: "-5 0 26 16", "aria-hidden": true };
     item.append(drawn("svg", place, stripe, marker), label);
+    item.addEventListener("pointerenter", ({ target }) => highlight($(".canvas", target.closest(".frame")), v));
+    item.addEventListener("pointerleave", ({ target }) => highlight($(".canvas", target.closest(".frame")), null));
     return item;
   }
 
@@ -437,8 +550,8 @@
       const isEmpty = !(result.series ?? result.cells).length;
       $(".empty", figure).hidden = !isEmpty;
       canvas.hidden = isEmpty;
-      const lines = plot.kind === "lines" ? [...new Set(result.series.map((one) => one.v))] : [];
-      $(".keys", figure).replaceChildren(...lines.map((v) => key(v, result.by)));
+      $(".keys", figure).replaceChildren();
+      styleOf = styled([...new Set((result.series ?? []).map((one) => one.v))]);
       const draw = { lines: drawLines, dots: drawDots, grid: drawGrid }[plot.kind];
       const said = isEmpty ? [] : [draw(plot, canvas, result), explain(view, result, plot)].reverse();
       $(".shown", figure).textContent = said.filter(Boolean).join(" ");
@@ -590,10 +703,12 @@
     tried(() => localStorage.setItem("optbench", theme));
     repaint();
   });
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", repaint);
+  for (const query of [matchMedia("(prefers-color-scheme: dark)"), matchMedia("print"), narrow])
+    query.addEventListener("change", repaint);
   for (const name of ["beforeprint", "afterprint"])
     addEventListener(name, () => {
       isPrinting = name === "beforeprint";
+      for (const details of $$("figcaption details")) details.open = isPrinting;
       drawAll();
     });
   addEventListener("hashchange", () => {
