@@ -18,6 +18,7 @@ from optbench.optimizers import OPTIMIZERS
 from optbench.report import build, catalogue, formats, html, plots, status
 from optbench.report.query import Query
 from optbench.report.results import prepare
+from optbench.report.tables import Column, Report, Table
 from optbench.results.store import Part, Store
 from optbench.runs.job import Job
 from optbench.runs.phases import Tune
@@ -401,7 +402,8 @@ def test_markdown_escapes_text_and_keeps_its_columns(report):
 def test_latex_is_balanced_and_escaped(report):
     text = formats.latex(report)
     assert r"a\_b \& 50\% [red]|x" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(report.tables)
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(report.tables)
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") >= len(report.tables)
     assert r"59.10 $\pm$ 0.25" in text
     for block in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
         for line in block[1].splitlines():
@@ -410,11 +412,59 @@ def test_latex_is_balanced_and_escaped(report):
     assert not re.search(r"[^\x00-\x7f]", text.split("\n\n", 1)[1])  # after the comment
 
 
+def test_latex_tables_are_narrow_have_labels_and_say_once_what_is_the_same(report):
+    text = formats.latex(report)
+    labels = re.findall(r"\\label\{([^}]*)\}", text)
+    assert len(labels) == len(set(labels)) == len(report.tables)
+    assert labels[0] == "tab:everything-optimizers" and all(re.fullmatch("tab:[a-z0-9-]+", label) for label in labels)
+    assert r"batch\_size=" not in text
+    for block in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
+        rows = [
+            re.sub(r"\\[a-z]+\{?|[$}{^]|\\\\", "", line).split(" & ") for line in block.splitlines() if " & " in line
+        ]
+        widths = [max(len(row[i].strip()) for row in rows) + 2 for i in range(len(rows[0]))]
+        assert sum(widths) <= 70 + 2 * len(widths), block
+
+
+def numbers_of(count, width=0):
+    """A table of this many rows whose columns are as wide as is said, and one that is the same in all."""
+    data = pd.DataFrame({"name": [f"row {i}" for i in range(count)], "n": 7, "a": range(count), "b": range(count)})
+    names = ["a", "b", *(f"c{i}" for i in range(width))]
+    data = data.assign(**{f"c{i}": 0.5 for i in range(width)})
+    columns = [Column("name", "name"), Column("n", "n", "count")]
+    columns += [Column(name, f"{name} of a long name", "percent") for name in names]
+    return Table("Some numbers", "Words.", tuple(columns), data)
+
+
+def test_a_column_that_says_the_same_in_all_rows_moves_into_the_caption():
+    text = formats.latex(Report("sweep", "", (), (numbers_of(3),), ""))
+    assert r"\caption{Some numbers. Words. The same in all rows: n 7.}" in text
+    assert r"\begin{tabular}{lrr}" in text
+    alone = formats.latex(Report("sweep", "", (), (numbers_of(1),), ""))
+    assert r"\begin{tabular}{lrrr}" in alone
+
+
+def test_a_latex_table_that_is_too_wide_is_set_in_parts_that_repeat_its_names():
+    text = formats.latex(Report("sweep", "", (), (numbers_of(2, width=12),), ""))
+    parts = re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL)
+    assert len(parts) == 3 and all("row 0 & " in part for part in parts)
+    assert sum(len(re.findall("c[0-9]+ of", part)) for part in parts) == 12
+    assert text.count(r"\caption") == text.count(r"\label") == 1
+
+
+def test_a_latex_table_of_many_rows_goes_over_pages():
+    text = formats.latex(Report("sweep", "", (), (numbers_of(41),), ""))
+    assert r"\usepackage{longtable}" in text.splitlines()[0]
+    assert text.count(r"\begin{longtable}") == text.count(r"\endfirsthead") == text.count(r"\endhead") == 1
+    assert r"\begin{table}" not in text and "longtable" not in formats.latex(Report("s", "", (), (numbers_of(40),), ""))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(report, tmp_path):
     (tmp_path / "tables.tex").write_text(formats.latex(report), encoding="utf-8")
     (tmp_path / "paper.tex").write_text(
-        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}", encoding="utf-8"
+        r"\documentclass{article}\usepackage{booktabs,longtable}\begin{document}\input{tables}\end{document}",
+        encoding="utf-8",
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -258,37 +258,101 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 
 def latex(report: Report) -> str:
-    """Tables for a paper; they need the package booktabs. The best is bold, and ties with it have a dagger."""
-    head = [f"{report.sweep}: {report.summary}. Needs \\usepackage{{booktabs}}.", *report.findings]
+    """Tables for a paper, each with a label; they need booktabs. The best is bold, and ties with it have a dagger.
+
+    None is wider than the text of an article, and most fit a column: what was selected, in words, is left out, a number
+    that is the same in all rows is said in the caption, and what is still too wide is set in parts below each other.
+    """
+    packages = r"\usepackage{booktabs}"
+    if any(len(table.data) > _MAX_ROWS for table in report.tables):
+        packages += r" and \usepackage{longtable}"
+    head = [f"{report.sweep}: {report.summary}. Needs {packages}.", *report.findings]
     parts = ["\n".join(f"% {' '.join(line.split())}" for line in head)]
-    for table in report.tables:
-        shown = [i for i, column in enumerate(table.columns) if column.kind != "curve"]
-        columns = [table.columns[i] for i in shown]
-        rows = [[_latex(row[i]) for i in shown] for row in _cells(table)]
-        rows = [[re.sub("^-", "$-$", text) for text in row] for row in rows]  # a minus, not a hyphen
-        caption = f"{table.title}. {table.caption}"
-        if _set_off(table, columns, rows):
-            caption += " Bold: the best; \u2020: cannot be told apart from it."
-        alignment = "".join("l" if column.is_text else "r" for column in columns)
-        body = [" & ".join(_latex(c.heading) for c in columns) + r" \\", r"\midrule"]
-        body += [" & ".join(row) + r" \\" for row in rows]
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    r"\centering",
-                    rf"\caption{{{_latex(caption.strip())}}}",
-                    rf"\begin{{tabular}}{{{alignment}}}",
-                    r"\toprule",
-                    *body,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
+    parts += [_latex_table(table, f"tab:{_slug(report.sweep)}-{_slug(table.title)}") for table in report.tables]
     parts.append(rf"\noindent {_latex(report.note)}")
     return "\n\n".join(parts) + "\n"
+
+
+_MAX_ROWS = 40  # more do not fit a page
+_PAPER_WIDTH = 70  # characters of the size \small in an article's text of 345 pt
+
+
+def _latex_table(table: Table, label: str) -> str:
+    shown, same = _told_once(table)
+    columns = [table.columns[i] for i in shown]
+    cells = [[row[i] for i in shown] for row in _cells(table)]
+    headings = [_in_two(column.heading) for column in columns]
+    widths = [max(map(len, (*heading, *(row[i] for row in cells)))) for i, heading in enumerate(headings)]
+    rows = [[re.sub("^-", "$-$", _latex(text)) for text in row] for row in cells]  # a minus, not a hyphen
+    said = [f"{table.title}.", table.caption]
+    if same:
+        said.append(f"The same in all rows: {', '.join(same)}.")
+    if _set_off(table, columns, rows):
+        said.append("Bold: the best; \u2020: cannot be told apart from it.")
+    caption = [rf"\caption{{{_latex(' '.join(filter(None, said)))}}}", rf"\label{{{label}}}"]
+    parts = _fitting(widths, min(table.keys, len(shown)), _PAPER_WIDTH)
+    contents = [(_alignment(columns, part), *_latex_rows(headings, rows, part)) for part in parts]
+    if len(rows) > _MAX_ROWS:
+        return "\n".join([r"{\small", *(_longtable(caption * (i == 0), *part) for i, part in enumerate(contents)), "}"])
+    tabulars = "\n\\medskip\n\n".join(_tabular(*part) for part in contents)
+    return "\n".join([r"\begin{table}", r"\centering\small", *caption, tabulars, r"\end{table}"])
+
+
+def _told_once(table: Table) -> tuple[list[int], list[str]]:
+    """The places of the columns that a narrow table has, and what the others have in all rows."""
+    shown, same = [], []
+    for i, column in enumerate(table.columns):
+        if column.kind in ("curve", "prose"):
+            continue
+        if (
+            column.kind == "count"
+            and i >= table.keys
+            and len(table.data) > 1
+            and table.data[column.name].nunique() == 1
+        ):
+            same.append(f"{column.heading} {cell(column, table.data.iloc[0])}")
+        else:
+            shown.append(i)
+    return shown, same
+
+
+def _in_two(heading: str) -> tuple[str, str]:
+    """A heading on two lines, broken where that makes it narrowest."""
+    words = heading.split()
+    breaks = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(len(words))]
+    return min(breaks, key=lambda lines: max(map(len, lines)))
+
+
+def _alignment(columns: list[Column], part: list[int]) -> str:
+    return "".join("l" if columns[i].is_text else "r" for i in part)
+
+
+def _latex_rows(headings: list[tuple[str, str]], rows: list[list[str]], part: list[int]) -> tuple[list[str], list[str]]:
+    """The lines of a head, of which the upper one may be empty, and of a body."""
+    lines = [[_latex(headings[i][k]) for i in part] for k in (0, 1)]
+    head, body = (
+        [" & ".join(texts) + r" \\" for texts in some]
+        for some in ([line for line in lines if any(line)], [[row[i] for i in part] for row in rows])
+    )
+    return head, body
+
+
+def _tabular(alignment: str, head: list[str], body: list[str]) -> str:
+    begin = rf"\begin{{tabular}}{{{alignment}}}"
+    return "\n".join([begin, r"\toprule", *head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _longtable(caption: list[str], alignment: str, head: list[str], body: list[str]) -> str:
+    """A table over several pages, each of which begins with the head."""
+    repeated = [r"\toprule", *head, r"\midrule"]
+    first = ["".join(caption) + r" \\", *repeated, r"\endfirsthead"] if caption else []
+    begin = rf"\begin{{longtable}}{{{alignment}}}"
+    return "\n".join([begin, *first, *repeated, r"\endhead", *body, r"\bottomrule", r"\end{longtable}"])
+
+
+def _slug(text: str) -> str:
+    """A name that may stand in a label."""
+    return "-".join(re.findall("[a-z0-9]+", text.lower()))
 
 
 def _set_off(table: Table, columns: list[Column], rows: list[list[str]]) -> bool:
