@@ -108,15 +108,16 @@ def test_selection_on_the_scoring_seeds_is_admitted(tmp_path):
 
 @pytest.mark.parametrize(("share", "said"), [(0.049, ""), (0.051, " and dropout explains 5 %")])
 def test_a_factor_is_named_that_explains_a_twentieth_of_the_variance(share, said, tmp_path):
-    effects = {"lr": 0.1 * math.sqrt(1 - share), "dropout": 0.1 * math.sqrt(share)}  # of two levels each, independent
+    effects = {"lr": math.sqrt(1 - share), "dropout": math.sqrt(share)}  # of two levels each, independent
 
     def value(trial, epoch):
-        return 0.5 + effects["lr"] * (trial.hyperparameters.lr == 0.1) + effects["dropout"] * (trial.dropout[0] == 0)
+        gain = effects["lr"] * (trial.hyperparameters.lr == 0.1) + effects["dropout"] * (trial.dropout[0] == 0)
+        return 1 - 0.5 * 10**-gain
 
     lines = "dataset: digits\nname: shares\nepochs: 1\nseeds: 2\nparameters: {dropout: [0, 0.5]}\n"
     text = lines + "optimizers: {sgd: {lr: [0.1, 1]}}"
     (sentence,) = [found for found in build.build(fill(tmp_path, text, value)).findings if "explains" in found]
-    assert sentence == f"Of the variance of validation accuracy, lr explains 95 %{said}."
+    assert sentence == f"Of the variance of the log validation error where training works, lr explains 95 %{said}."
 
 
 # ---------------------------------------------------------------- no sentence claims more than its table

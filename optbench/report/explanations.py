@@ -10,6 +10,8 @@ from optbench import stats
 from optbench.report import formats
 from optbench.report.findings import names
 from optbench.report.results import Results, reason
+from optbench.report.findings import error_in_words, names
+from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.wording import count
 
@@ -155,15 +157,26 @@ def workloads(results: Results) -> Table | None:
 
 
 def importance(results: Results) -> Table | None:
-    """Which axes the scores depend on."""
+    """Which axes the scores depend on, among the trials that learned something."""
     factors = [*results.varying, *(["lr"] if "lr" in results.hyperparameters else [])]
-    data = stats.importance(results.tuning, factors, results.metric) if factors else pd.DataFrame()
+    is_lost = stats.is_lost(results.tuning)
+    data = stats.importance(results.tuning[~is_lost], factors, results.metric) if factors else pd.DataFrame()
     if data.empty or data["share"].isna().all():
         return None
     columns = (Column("factor", "source"), Column("share", "share of variance %", "percent"))
-    caption = (
-        f"Variance of {results.metric} among all finished trials of the tuning seeds. A pair: what both explain "
-        "together beyond each alone. seed: between trials that differ in nothing else. rest: more than two together."
+    caption = f"Variance of the log of the {error_in_words(results.metric)} among the finished tuning trials."
+    if is_lost.any():
+        counts = results.tuning["optimizer"][is_lost].value_counts(sort=True)
+        lost = [f"{n} of {label}" for label, n in counts.items() if n]
+        caption += (
+            f" Left out: {is_lost.sum()} of {len(is_lost)} that diverged or guess ({names(lost)}), since how badly a "
+            "trial fails says nothing about what matters among those that work."
+        )
+    if {"lr", "optimizer"} <= set(data["factor"]):
+        caption += " lr: within each optimizer, pooled, since their ranges differ."
+    caption += (
+        " A pair: what both explain together beyond each alone. seed: between trials that differ in nothing else. "
+        "rest: more than two together."
     )
     return Table("What the scores depend on", caption, columns, data)
 

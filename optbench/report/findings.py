@@ -206,7 +206,12 @@ def _causes(metric: Score, shares: pd.DataFrame) -> Iterator[str]:
     if len(large):
         shown = zip(large["factor"], large["share"], strict=True)
         parts = [f"{name} explains {100 * share:.0f} %" for name, share in shown]
-        yield f"Of the variance of {metric.words}, {names(parts)}."
+        yield f"Of the variance of the log {error_in_words(metric)} where training works, {names(parts)}."
+
+
+def error_in_words(metric: Score) -> str:
+    """What is wrong by this score: "validation error", or a loss."""
+    return metric.words.replace("accuracy", "error")
 
 
 def _selection(results: Results, curse: Table | None) -> Iterator[str]:
