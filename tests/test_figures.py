@@ -41,7 +41,7 @@ def texts(content):
 
 def test_every_plot_is_a_pdf_and_an_svg(explorer, written):
     names = [plot.name for plot in plots.plots(explorer)]
-    assert len(names) == 9 and names[0] == "ranking"
+    assert len(names) == 8 and names[0] == "ranking"
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
     for path in written:
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")

@@ -683,6 +683,29 @@ def test_confirmed_configurations_show_fresh_seeds_until_an_axis_is_filtered(wat
     assert other.problems == []
 
 
+def test_bars_join_the_rows_of_the_diagram_that_filters_leave(watched, tmp_path):
+    labels = {"adam": [1e-2], "sgd": [1e-2], "lion": [1e-2], "muon": [1e-1]}
+    frames = made_up(labels, epochs=2, model=["cnn", "mlp", "rnn"], loss=["cross_entropy", "mse"])
+    explorer = explored(frames)
+    path = tmp_path / "workloads.html"
+    path.write_text(html.page(report_of(frames), explorer), encoding="utf-8")
+    other = Watched(watched.browser)
+    page = other.open(path.as_uri())
+    (plot,) = (plot for plot in plots.plots(explorer) if plot.name == "mean_ranks")
+    names = page.locator("#plot-mean_ranks .ytick text").evaluate_all("texts => texts.map(t => t.textContent)")
+    assert names == [one.label for one in plot.series] and names[-1] == "muon"
+    bars = "document.querySelector('#plot-mean_ranks .canvas').layout.shapes.map(s => [s.y0, s.y1])"
+    assert page.evaluate(bars) == [[-0.2, 3.2]]
+    box(page, 0, explorer.axis("optimizer").values.index("muon")).uncheck()
+    assert page.evaluate(bars) == [[-0.2, 2.2]]
+    for plot in plots.plots(explorer):
+        if plot.name == "profile":
+            page.locator("[data-reset]").click()
+            assert_lines(traces(page, "profile"), plot, explorer)
+    page.context.close()
+    assert other.problems == []
+
+
 def test_a_sweep_without_anything_to_draw_is_a_page_of_tables():
     frames = made_up({"adam": [0.01]}, status=lambda *_: "diverged")
     text = html.page(report_of(frames), explored(frames))

@@ -133,12 +133,14 @@ def named(explorer):
 
 def test_a_sweep_has_the_plots_that_its_axes_ask_for(grid):
     full = [
-        "ranking", "curves", "lr", "batch_size_rate", "batch_size_dropout", "gap", "tuning", "targets", "profile",
+        "ranking", "curves", "lr", "batch_size_rate", "batch_size_dropout", "gap", "tuning", "targets",
     ]  # fmt: skip
     assert list(named(explored(grid))) == full
     assert list(named(explored(made_up({"adam": LRS, "sgd": LRS})))) == [
         "ranking", "curves", "lr", "tuning", "targets",
     ]  # fmt: skip
+    models = made_up({"adam": [0.01], "sgd": [0.01]}, model=["cnn", "mlp", "rnn"])
+    assert list(named(explored(models))) == ["ranking", "curves", "tuning", "targets", "profile"]
     assert list(named(explored(made_up({"adam": [0.01]})))) == ["curves"]
     assert list(named(explored(made_up({"adam": [0.01]}), target=0.9))) == ["curves", "targets"]
     two = made_up({"adam": [0.01], "sgd": [0.1]}, batch_size=[32, 64], dropout=GRID["dropout"])
@@ -277,8 +279,12 @@ def test_plots_of_the_whole_sweep_are_what_stats_says(grid):
     times = stats.time_to_target(rows, Score.val_accuracy, target, chosen.tolist())
     medians = times.groupby("optimizer")["epochs_to"].median()
     assert {one.label: one.points["x"].iloc[0] for one in found["targets"].series} == medians.to_dict()
-    table = explanations.workloads(results_of(grid)).data.set_index("optimizer")["profile"]
-    for one in found["profile"].series:
+
+
+def test_the_profile_has_the_height_that_the_table_says():
+    frames = made_up({"adam": LRS, "sgd": LRS, "lion": LRS[:2]}, model=["cnn", "mlp"])
+    table = explanations.workloads(results_of(frames)).data.set_index("optimizer")["profile"]
+    for one in named(explored(frames))["profile"].series:
         widths = np.diff(one.points["x"])
         assert (one.points["y"][:-1] * widths).sum() / 3 == pytest.approx(table[one.label])  # of the area from 1 to 4
 

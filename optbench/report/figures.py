@@ -22,6 +22,7 @@ _HEIGHT = 2.4
 _ROW = 0.15  # inches, of dots
 _LABEL = 0.11  # inches, the height of a label beside a line
 _SHORT = 20  # characters of a label
+_MAX_BARS = 5  # of groups, beside one another
 _MAX_DASHED = 3  # lines whose training curves are drawn as well
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -201,10 +202,19 @@ def _dots(plot: Plot, axes: Axes) -> None:
         at = [scale * min(right, max(left, end)) for end in (x, low, high)]
         if not math.isnan(low):
             axes.plot(at[1:], [place, place], color=shade, linewidth=1)
-        axes.plot(at[0], place, _marker(one), color=shade, markersize=5, fillstyle=fill, clip_on=False)
-        for is_beyond, edge, arrow in ((low < left, left, "<"), (high > right, right, ">")):
+        if math.isinf(x) or left <= x <= right:
+            axes.plot(at[0], place, _marker(one), color=shade, markersize=5, fillstyle=fill, clip_on=False)
+        for is_beyond, edge, arrow in ((min(x, low) < left, left, "<"), (max(x, high) > right, right, ">")):
             if is_beyond:
                 axes.plot(scale * edge, place, arrow, color=shade, markersize=3, clip_on=False)
+    rows = {one.label: row for row, one in enumerate(plot.series)}
+    for k, group in enumerate(plot.groups or ()):
+        shown = [rows[label] for label in group if label in rows]
+        if len(shown) > 1:
+            x = 1.03 + 0.03 * (k % _MAX_BARS)
+            ends = [min(shown) - 0.2, max(shown) + 0.2]
+            bar = axes.plot([x, x], ends, color="#3d4650", linewidth=2.5, solid_capstyle="butt")
+            bar[0].set(transform=axes.get_yaxis_transform(), clip_on=False)
     axes.set_yticks(range(len(plot.series)), [_short(one.label) for one in plot.series], parse_math=False)
     axes.set_ylim(len(plot.series) - 0.4, -0.6)
     axes.set_xlim(scale * left, scale * right)

@@ -390,6 +390,8 @@ def _definition(plot: Plot, explorer: Explorer, codes: dict[str, int]) -> dict[s
         "isViewed": plot.view is not None,
         "isLoss": plot.is_loss,
     }
+    if plot.groups is not None:
+        content["groups"] = [[codes[label] for label in group] for group in plot.groups]
     if plot.over:
         content["places"] = explorer.axis(plot.over).values
     if plot.is_whole:

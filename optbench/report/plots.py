@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
-from optbench.report import rankings
+from optbench.report import explanations, rankings
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column
@@ -41,6 +41,8 @@ MAX_BANDS = 2  # more would hide each other
 MAX_CURVES = 400  # in a page
 _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bootstrap; none for n = 1)"
 _BAND = "The bands, drawn for the best two lines only, show the "
+_RANK_ROOM = 0.25
+_MIN_WORKLOADS = 6  # with fewer, no signed-rank test can find a difference
 _MAX_RATES = 12  # columns of a heat map; more learning rates share columns
 
 
@@ -78,6 +80,7 @@ class Plot:
     by: the axis that tells its lines apart.   over: the axis along x, where x is one.
     view: the range of y, of x for dots, or of the cells, that is shown first; None shows everything.
     is_log: of x.   is_stepped: values hold until the next x.   is_loss: less is better.
+    groups: of dots that are ranks, labels that belong together: a bar beside them joins each group.
     is_whole: it shows the whole sweep, whatever the filters say about other axes than the optimizer.
     Of lines, the first `MAX_BANDS` have their interval drawn as a band.
     """
@@ -97,6 +100,7 @@ class Plot:
     is_log: bool = False
     is_stepped: bool = False
     is_loss: bool = False
+    groups: tuple[tuple[str, ...], ...] | None = None
     is_whole: bool = False
 
 
@@ -200,7 +204,7 @@ def explore(results: Results) -> Explorer:
     of = of[of["configuration_id"].isin({*kept, *fresh["configuration_id"]})]
     kind = metric.kind
     explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
-    whole = [_profile(explorer, results)]
+    whole = [_mean_ranks(explorer, results), _profile(explorer, results)]
     if "dataset" not in names:
         whole = [_ranking(explorer, results), _tuning(explorer, tuning), _targets(explorer, results), *whole]
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
@@ -345,6 +349,8 @@ def _viewed(series: Sequence[Series], plot: Plot) -> tuple[float, float]:
     solid = [one.points for one in series if not one.dashed]
     points = pd.concat(solid)
     if plot.kind == "dots":
+        if plot.groups is not None:  # ranks, of which none is too bad to compare
+            return points["x"].min() - _RANK_ROOM, points["x"].max() + _RANK_ROOM
         return framed(points["x"], points["low"], points["high"], plot.is_loss)
     sure = pd.concat(solid[:MAX_BANDS])
     return view(points["y"], sure["low"], sure["high"], plot.is_loss)
@@ -654,6 +660,31 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
         series=_of_optimizers(explorer, found[["optimizer", "x", "low", "high", "hollow", "about"]]),
         is_whole=True,
     )
+
+
+def _mean_ranks(explorer: Explorer, results: Results) -> Plot | None:
+    """The critical-difference diagram, turned so that labels stand below each other."""
+    if not results.workload_axes:
+        return None
+    scores = explanations.workload_scores(results)
+    means = scores.pivot_table(index="workload", columns="optimizer", values="score", sort=False)
+    if len(means) < _MIN_WORKLOADS:
+        return None
+    ranks = stats.friedman(means).mean_ranks.sort_values(kind="stable")
+    groups = tuple(map(tuple, stats.tied_groups(means)))
+    places = {label: style for style, label in enumerate(explorer.axes[0].values)}
+    missing = {"low": math.nan, "high": math.nan, "hollow": False, "about": f"{len(means)} workloads"}
+    series = [Series(str(label), places[str(label)], pd.DataFrame([{"x": x} | missing])) for label, x in ranks.items()]
+    caption = (
+        f"Mean rank over the {len(means)} workloads, by {explorer.score.words}, 1 being the best. Bars join what "
+        "cannot be told apart: no two of them differ at 5 % by Wilcoxon’s signed-rank test over the workloads, with "
+        "Holm’s correction for all pairs (the diagram of Demšar 2006, with the test that Benavoli et al. 2016 advise). "
+        "There is no interval: the workloads count as a sample, and the n seeds of each only give its mean."
+    )
+    return Plot(
+        "mean_ranks", "Ranks across workloads", caption, "mean rank", "", "optimizer", "number", kind="dots",
+        series=tuple(series), view=(1.0, float(len(series))), is_loss=True, groups=groups, is_whole=True,
+    )  # fmt: skip
 
 
 def _profile(explorer: Explorer, results: Results) -> Plot | None:

@@ -36,7 +36,15 @@ from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked
 from optbench.stats.targets import reaches, summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.verdicts import Reference, seeds_needed, verdicts
-from optbench.stats.workloads import Friedman, friedman, performance_profile, profile_score
+from optbench.stats.workloads import (
+    Friedman,
+    aggregate,
+    friedman,
+    performance_profile,
+    profile_score,
+    signed_ranks,
+    tied_groups,
+)
 
 __all__ = [
     "HYPERPARAMETER",
@@ -46,6 +54,7 @@ __all__ = [
     "Friedman",
     "Matched",
     "Reference",
+    "aggregate",
     "at_epoch",
     "budgets_in_words",
     "by_epoch",
@@ -77,10 +86,12 @@ __all__ = [
     "seeds_needed",
     "select",
     "shaffer",
+    "signed_ranks",
     "states",
     "summarise_targets",
     "t_interval",
     "target",
+    "tied_groups",
     "ties",
     "time_to_target",
     "tuning_curves",

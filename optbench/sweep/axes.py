@@ -40,7 +40,8 @@ class Axis:
     columns: those of the rows that hold it.
     title: of the table that compares its values in a report; empty: they are not compared.
     is_per_trial: trials that train together may differ in it; else stacks are cut by it.
-    is_workload: another value makes another task, on which optimizers may rank differently.
+    is_workload: another value makes another task, what is learned by what; how it is trained, such as the batch size,
+        is chosen like a hyperparameter and makes none.
     is_resolved: the device decides its value, and the rows have what it was.
     is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
     hashed: the value as it enters ids.
@@ -127,7 +128,6 @@ class Axes:
         Column("batch_size", "int32", "images per step"),
         default=64,
         title="Batch sizes and training time",
-        is_workload=True,
         is_always_hashed=True,
     )
     dropout: Dropout = axis(

@@ -264,9 +264,13 @@
     return found.length ? [low - room, high + room] : [0, 1];
   }
 
+  const colours = () =>
+    isDark()
+      ? { ink: "#c9d1d9", rule: "#2e363f", paper: "#14171c" }
+      : { ink: "#3d4650", rule: "#e3e7eb", paper: "#ffffff" };
+
   function layout(plot, { x, y, margin, height }) {
-    const [ink, rule, paper] = isDark() ? ["#c9d1d9", "#2e363f", "#14171c"] : ["#3d4650", "#e3e7eb", "#ffffff"];
-    const axis = { gridcolor: rule, linecolor: rule, zeroline: false };
+    const { ink, rule, paper } = colours(), axis = { gridcolor: rule, linecolor: rule, zeroline: false };
     const unit = { percent: " %", points: ", points", number: "" }[plot.unit], clear = "rgba(0,0,0,0)";
     return {
       font: { family: "system-ui, sans-serif", size: 12, color: ink },
@@ -427,8 +431,12 @@
     const means = series.map((one) => one.x[0]), ends = series.flatMap((one) => [one.low[0], one.high[0]]);
     const all = [...means, ...ends].filter(isNumber), isCut = plot.isViewed && !state.full;
     const never = [0, 1.15 * Math.max(1, ...all)];
-    const [left, right] = isCut ? framed(series, plot.isLoss) : plot.isViewed ? around(all) : never;
+    const ranks = [Math.min(...means) - 0.25, Math.max(...means) + 0.25];
+    const range = plot.groups ? ranks : isCut ? framed(series, plot.isLoss) : plot.isViewed ? around(all) : never;
+    const [left, right] = range, rows = new Map(series.map((one, i) => [one.v, i]));
     const at = (value) => scale * (isNumber(value) ? Math.min(right, Math.max(left, value)) : right);
+    const beyond = (value) =>
+      isNumber(value) && (value < left ? "triangle-left" : value > right ? "triangle-right" : "");
     const traces = series.flatMap(({ v, x, low, high, hollow, about }, i) => [
       {
         x: plot.isViewed && !isNumber(low[0]) ? [] : [at(low[0]), at(high[0])], y: [i, i], mode: "lines",
@@ -438,7 +446,8 @@
         x: [at(x[0])], y: [i], mode: "markers", hoverinfo: "text", cliponaxis: false,
         text: [told(names[i], plot.isViewed && `${plot.x}: ${interval(plot, x[0], low[0], high[0])}`, about[0])],
         marker: {
-          symbol: symbol(v) + (hollow[0] ? "-open" : ""), size: 9, color: colour(v), line: { width: hollow[0] ? 2 : 0 },
+          symbol: beyond(x[0]) || symbol(v) + (hollow[0] ? "-open" : ""), size: 9, color: colour(v),
+          line: { width: hollow[0] ? 2 : 0 },
         },
         meta: { role: "line", v },
       },
@@ -446,7 +455,13 @@
     const y = { range: [series.length - 0.4, -0.6], ...ticks(names) }, margin = { l: 20 + 6.6 * longest(names) };
     const height = 70 + Math.max(6, series.length) * 18, x = { range: [scale * left, scale * right] };
     canvas.style.height = `${height}px`;
-    Plotly.react(canvas, traces, layout(plot, { x, y, margin, height }), config);
+    const groups = (plot.groups ?? []).map((group) => group.map((v) => rows.get(v)).filter(isNumber));
+    const shapes = groups.filter((group) => group.length > 1).map((group, k) => ({
+      type: "line", xref: "paper", x0: 1.03 + 0.03 * (k % 5), x1: 1.03 + 0.03 * (k % 5), y0: Math.min(...group) - 0.2,
+      y1: Math.max(...group) + 0.2, line: { width: 4, color: colours().ink },
+    }));
+    if (shapes.length) margin.r = 14 + 12 * Math.min(5, shapes.length);
+    Plotly.react(canvas, traces, { ...layout(plot, { x, y, margin, height }), shapes }, config);
     if (plot.isViewed) return outside(means, left, right);
     return ends.every(isNumber) ? "" : "At the right edge: not reached.";
   }
