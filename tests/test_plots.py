@@ -238,7 +238,7 @@ def test_the_ranking_is_the_table_of_the_optimizers(confirmed):
         (point,), row = one.points.to_dict("records"), table.loc[one.label]
         expected = row[["test_accuracy", "test_accuracy_low", "test_accuracy_high"]].tolist()
         assert [point["x"], point["low"], point["high"]] == pytest.approx(expected)
-        assert point["hollow"] == (row["rank"] > 1 and not row["best"])
+        assert point["hollow"] == (row["p"] <= 0.05)
         assert point["about"].endswith("n = 4")
         assert plot.view[0] < point["low"] and point["high"] < plot.view[1]
     assert "fresh seeds" in plot.caption

@@ -113,7 +113,6 @@ def test_there_is_a_table_for_each_axis_that_varies(report):
         "Hyperparameter momentum",
         "Learning-rate sensitivity",
         "Time to target",
-        "Across workloads",
         "What the scores depend on",
         "Tuning budget",
         "Training and validation accuracy",

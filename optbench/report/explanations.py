@@ -193,7 +193,7 @@ def workloads(results: Results) -> Table | None:
 def importance(results: Results) -> Table | None:
     """Which axes the scores depend on, among the trials that learned something."""
     factors = [*results.varying, *(["lr"] if "lr" in results.hyperparameters else [])]
-    is_lost = stats.is_lost(results.tuning)
+    is_lost = results.tuning["lost"]
     data = stats.importance(results.tuning[~is_lost], factors, results.metric) if factors else pd.DataFrame()
     if data.empty or data["share"].isna().all():
         return None

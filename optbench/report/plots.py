@@ -15,6 +15,7 @@ import pandas as pd
 
 from optbench import stats
 from optbench.report import explanations, rankings
+from optbench.report.findings import ALPHA
 from optbench.report.formats import cell
 from optbench.report.results import Results
 from optbench.report.tables import Column
@@ -157,6 +158,7 @@ def styles(places: Iterable[int]) -> dict[int, int]:
 
 
 def colour(style: int, theme: str = "light") -> str:
+    """The colour of a style."""
     return COLOURS[theme][style % MAX_LINES]
 
 
@@ -551,14 +553,15 @@ def _ranking(explorer: Explorer, results: Results) -> Plot | None:
     if data.empty:
         return None
     found = data.rename(columns={score: "x", f"{score}_low": "low", f"{score}_high": "high"})
-    found = found[["optimizer", "x", "low", "high"]].assign(hollow=~(data["best"] | (data["rank"] == 1)))
+    found = found[["optimizer", "x", "low", "high"]].assign(hollow=data["p"] <= ALPHA)
     ranks = [cell(Column("rank", "", "rank"), row) for row in data.to_dict("records")]
     found["about"] = [f"rank {rank}, n = {n}" for rank, n in zip(ranks, data["n"], strict=True)]
     caption = (
         f"{score.words.capitalize()} {explorer.when} of each optimizer’s selected configuration, best first: mean over "
         f"its n {'fresh seeds, which selected nothing' if len(explorer.fresh) else 'seeds, which also selected it'}, "
-        f"and {_INTERVAL}. Filled: the best and what cannot be told apart from it; outlined: worse, by the tests of "
-        "the table, which compare seed by seed. Intervals that overlap do not mean a tie."
+        f"and {_INTERVAL}. Filled: {results.baseline or 'the best'} and what cannot be told apart from it; outlined: "
+        "what differs from it, by the tests of the table, which compare seed by seed. Intervals that overlap do not "
+        "mean a tie."
     )
     return _shown(
         Plot(
