@@ -27,6 +27,7 @@ DEFAULTS = {
     "batch_size": 64,
     "dropout": (0.1, 0.25),
     "precision": "fp32",
+    "split_seed": 0,
     "stack_size": 1,
     "workers": 1,
 }

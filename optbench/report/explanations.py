@@ -9,10 +9,8 @@ import pandas as pd
 
 from optbench import stats
 from optbench.report import formats
-from optbench.report.findings import names
-from optbench.report.results import Results, reason
 from optbench.report.findings import error_in_words, names
-from optbench.report.results import Results
+from optbench.report.results import Results, reason
 from optbench.report.tables import Column, Table
 from optbench.wording import count
 
