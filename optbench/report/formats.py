@@ -302,7 +302,7 @@ def _told_once(table: Table) -> tuple[list[int], list[str]]:
     """The places of the columns that a narrow table has, and what the others have in all rows."""
     shown, same = [], []
     for i, column in enumerate(table.columns):
-        if column.kind in ("curve", "prose"):
+        if column.kind == "curve" or column.name == "configuration":
             continue
         if (
             column.kind == "count"
