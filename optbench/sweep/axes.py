@@ -183,7 +183,6 @@ class Axes:
         Column("split_seed", "int64", "seed of the split into training and validation images"),
         default=0,
         title="Splits of the data",
-        is_workload=True,
     )
     seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
 
