@@ -68,7 +68,7 @@ def _ranked(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> 
     differs, ahead = compared["p"] <= ALPHA, results.score.sign * compared["difference"] > 0
     worse, better, tied = (compared[where] for where in (differs & ~ahead, differs & ahead, ~differs))
     candidates, total = [str(best["optimizer"]), *others["optimizer"][others["may_be_best"]]], len(compared) + 1
-    if len(tied) == len(compared) > 1 or len(tied) >= _NAMED:
+    if len(tied) >= _NAMED or (len(tied) == len(compared) > 1 and len(candidates) == total):
         keep = f"{len(tied) + 1} of {total} optimizers tie; keep what you have"
         if len(candidates) <= len(tied):
             keep = f"{len(candidates)} of {total} optimizers may be the best; keep what you have if it is one of them"

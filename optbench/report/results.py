@@ -96,7 +96,8 @@ class Results:
 
     def difference(self, value: float) -> str:
         """A difference of scores in words, without a sign: "0.50 points"."""
-        return f"{value:.4g}" if self.score.is_loss else f"{self.score.scale * value:.3g} points"
+        shown = f"{self.score.scale * value:.3g}"
+        return f"{value:.4g}" if self.score.is_loss else f"{shown} point{'s' * (shown != '1')}"
 
     @property
     def images(self) -> int:
