@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from optbench.results.store import SCHEMA, Outline, Store
 from optbench.scores import Score
+from optbench.sweep.axes import PARAMETERS
 
 # label: algorithm, best lr, and its hyperparameters beside lr
 OPTIMIZERS: dict[str, tuple[str, float, dict[str, Any]]] = {
@@ -100,7 +101,7 @@ def write(
 
     end = np.where(lost[of_trial], generator.integers(1, max(2, epochs // 2), len(pairs)), epochs)
     stacks = np.arange(len(pairs)) // stack_size
-    shared = {
+    shared = {column.name: column.of(axis.default) for axis in PARAMETERS.values() for column in axis.columns} | {
         "sweep": folder.name,
         "dataset": "mnist",
         "epochs": epochs,
@@ -166,7 +167,7 @@ def write(
             score = _learned(accuracy[trial] + bonus + wobble, speed[trial], epoch, images)
             columns[f"{split}_accuracy"] = np.where(nan, np.nan, score)
             columns[f"{split}_loss"] = np.where(nan, np.nan, _as_measured(2.5 * (1.02 - score), generator))
-        columns |= {name: _constant(name, value, len(trial)) for name, value in shared.items()}
+        columns |= {name: _constant(name, value, len(trial)) for name, value in shared.items() if name not in columns}
         table = pa.table(
             [pa.array(columns[name]).cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA
         )
