@@ -29,6 +29,7 @@ from optbench.report import formats
 from optbench.results.store import COLUMNS
 from optbench.sweep.spec import parse, read
 from optbench.sweep.trials import expand
+from optbench.training import check
 
 REPOSITORY = Path(optbench.__file__).parent.parent
 EXPERIMENTS = sorted((REPOSITORY / "experiments").glob("*.yaml"))
@@ -552,7 +553,14 @@ class Rebinds(torch.optim.Optimizer):
 """
 
 
-def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
+@pytest.fixture
+def few_steps(monkeypatch):
+    """A check of an optimizer that takes a second."""
+    monkeypatch.setattr(check, "STEPS", 10)
+    monkeypatch.setattr(check, "TIMED_STEPS", 2)
+
+
+def test_check_optimizer_says_what_works_and_what_does_not(tmp_path, few_steps):
     (tmp_path / "mine.py").write_text(MINE)
     out, _ = invoke("check-optimizer", "./mine.py:Mine", "--set", "lr=0.01", "--set", "momentum=0.9", cwd=tmp_path)
     assert out.startswith("./mine.py:Mine: from file, an object for each trial\n")
@@ -566,7 +574,7 @@ def test_check_optimizer_says_what_works_and_what_does_not(tmp_path):
     assert "training loss from 2.3" in out and "It does not work here (steps)" in out
     (tmp_path / "mine.py").write_text(REBINDS)
     out, _ = invoke("check-optimizer", "./mine.py:Rebinds", "--set", "lr=0.1", cwd=tmp_path, code=1)
-    assert "no  steps: 40 steps have changed no weight: they must change them in place\n" in out
+    assert "no  steps: 10 steps have changed no weight: they must change them in place\n" in out
 
 
 FORGETS = """
@@ -600,14 +608,14 @@ class Trips(torch.optim.SGD):
         ("Trips", "it raises KeyError: 0"),
     ],
 )
-def test_an_optimizer_that_only_lacks_checkpoints_works_here(tmp_path, name, seen):
+def test_an_optimizer_that_only_lacks_checkpoints_works_here(tmp_path, few_steps, name, seen):
     (tmp_path / "mine.py").write_text(FORGETS)
-    out, _ = invoke("check-optimizer", f"./mine.py:{name}", "--set", "lr=0.01", cwd=tmp_path)
+    out, _ = invoke("check-optimizer", f"./mine.py:{name}", "--set", "lr=0.1", cwd=tmp_path)
     assert f"but checkpoint: saved and loaded half-way, {seen}\n" in out
     assert out.endswith("It works here, but it does not go on from a checkpoint.\n")
 
 
-def test_check_optimizer_compares_the_loss_with_that_of_sgd_and_adam(tmp_path):
+def test_check_optimizer_compares_the_loss_with_that_of_sgd_and_adam(tmp_path, few_steps):
     def losses(*arguments):
         out, _ = invoke("check-optimizer", *arguments, cwd=tmp_path)
         return re.search(

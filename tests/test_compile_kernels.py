@@ -27,6 +27,7 @@ def compiled(folder, *arguments):
     return set(done.stdout.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "90"])
 def test_updates_compile_with_fusion_asked_for(capability, tmp_path):
     assert compiled(tmp_path, capability, "updates") == {"_adam True", "_sgd True"}

@@ -33,7 +33,7 @@ def test_made_up_results_make_a_report(tmp_path):
     assert finished["val_accuracy"].between(0, 1).all()
     assert finished.groupby("epoch")["val_accuracy"].mean().is_monotonic_increasing
     report = build.build(store)
-    assert report.summary == "186 trials: 166 finished, 20 diverged"
+    assert report.summary.endswith("5 seeds and 2 fresh, cpu; 186 trials: 166 finished, 20 diverged")
     best = report.tables[0]
     assert best.data["n"].tolist() == [2, 2, 2]  # what selection takes is what was confirmed
     pd.testing.assert_frame_equal(write(tmp_path / "again" / "s", 200, 4, **SHAPE).rows(), rows)

@@ -187,7 +187,7 @@ def test_a_stopped_trial_is_as_good_as_one_that_was_not(undisturbed, tmp_path):
     assert merged["val_loss"].equals(merged["val_loss_whole"])
 
 
-@pytest.mark.parametrize("most", [3, 35, 70])
+@pytest.mark.parametrize("most", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (35, 70))])
 def test_interrupted_at_any_point_it_goes_on_to_the_same_rows(most, undisturbed, tmp_path):
     partly = run(tmp_path, most=most, workers=2)
     assert len(partly) < len(undisturbed)
