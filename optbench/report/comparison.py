@@ -21,6 +21,7 @@ from optbench.report.tables import Column, Report, Table
 from optbench.results.store import Outline, Store
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
+from optbench.wording import count
 
 _AXES = [name for name, axis in COMPARED.items() if not axis.is_resolved]
 BY = (*_AXES, "algorithm", "lr")
@@ -270,7 +271,7 @@ def _caption(matched: stats.Matched) -> str:
     for name, only in (("A", matched.only_a), ("B", matched.only_b)):
         if len(only):
             n = len(only.drop_duplicates(list(matched.configuration)))
-            words.append(f"Only in {name}: {_count(len(only), 'trial')} of {_count(n, 'configuration')}.")
+            words.append(f"Only in {name}: {count(len(only), 'trial')} of {count(n, 'configuration')}.")
     if matched.ignored:
         words.append(f"Hyperparameters that only one side has: {', '.join(matched.ignored)}.")
     return " ".join(words)
@@ -287,7 +288,7 @@ def _identity(pairs: pd.DataFrame) -> str:
         return f"No trial differs: {identical} of {trials} are bit-identical."
     if not identical:
         return f"Every trial differs: none of {trials} is bit-identical."
-    return f"{identical} of {_count(trials, 'trial')} are bit-identical."
+    return f"{identical} of {count(trials, 'trial')} are bit-identical."
 
 
 def _why(pairs: pd.DataFrame) -> list[str]:
@@ -354,10 +355,6 @@ def _divergence(pairs: pd.DataFrame) -> list[str]:
 def _points(row: Any) -> str:
     half = (row["test_accuracy_high"] - row["test_accuracy_low"]) / 2
     return f"{100 * row['test_accuracy']:+.2f} ± {100 * half:.2f}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 # ---------------------------------------------------------------- conditions

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.report import formats
-from optbench.report.findings import error_in_words, names
+from optbench.report.findings import error_in_words, names, p_in_words
 from optbench.report.results import Results, reason
 from optbench.report.tables import Column, Table
 from optbench.wording import count
@@ -110,8 +109,7 @@ def targets(results: Results, selected: pd.DataFrame) -> Table | None:
     if results.query.seconds or data["seconds_to"].notna().any():
         columns.append(Column("seconds_to", "seconds", "times"))
     if results.query.target is not None:
-        scoring = results.tuning if results.confirming is None else results.confirming
-        ends = scoring[scoring["configuration_id"].isin(ids) & (scoring["status"] != "stopped")]
+        ends = results.scoring[results.scoring["configuration_id"].isin(ids) & (results.scoring["status"] != "stopped")]
         p = stats.reaches(ends, ["optimizer"], results.metric, target)
         data["p"] = data["optimizer"].map(p)
         columns.insert(2, Column("p", "p", "p"))
@@ -182,8 +180,7 @@ def workloads(results: Results) -> Table | None:
         "epochs to the workload's target: 1 for an optimizer that is fastest everywhere, 0 for one that is never close."
     )
     if not math.isnan(ranks.p):
-        shown = formats.cell(Column("p", "", "p"), {"p": ranks.p})
-        caption += f" Friedman's test that all are alike: p {shown if shown.startswith('<') else '= ' + shown}."
+        caption += f" Friedman's test that all are alike: {p_in_words(ranks.p)}."
     data = data.reset_index().sort_values("mean_rank", kind="stable", ignore_index=True)
     return Table("Across workloads", caption, columns, data)
 

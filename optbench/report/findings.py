@@ -120,7 +120,7 @@ def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
     for row in compared.to_dict("records"):
         difference = cell(column, row) + ("" if results.score.is_loss else " points")
         verdict = _THAN.get(row["verdict"], f"{row['verdict']} than")
-        yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} (p {_is(row['p'])})."
+        yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} ({p_in_words(row['p'])})."
 
 
 _THAN = {"equivalent": "equivalent to", "undecided": "not told apart from"}
@@ -129,12 +129,13 @@ _THAN = {"equivalent": "equivalent to", "undecided": "not told apart from"}
 def _p(rows: pd.DataFrame) -> str:
     """The p of a row, or the largest of several."""
     largest = float(rows["p"].max())
-    return f"p {_is(largest)}" if len(rows) == 1 else f"p {_is(largest).replace('=', '≤')}"
+    return p_in_words(largest) if len(rows) == 1 else p_in_words(largest).replace("=", "≤")
 
 
-def _is(p: float) -> str:
+def p_in_words(p: float) -> str:
+    """A p in a sentence: "p = 0.003" or "p < 0.001"."""
     shown = cell(Column("p", "", "p"), {"p": p})
-    return shown if shown.startswith("<") else f"= {shown}"
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _are(rows: pd.DataFrame, subject: str = "") -> str:

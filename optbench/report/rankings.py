@@ -38,13 +38,11 @@ def optimizers(results: Results) -> Table:
     if not results.query.where:  # else only those are asked about that it leaves
         table = _with_all(table, results.outline.optimizers)
     columns = list(table.columns)
-    if _RANK not in columns:
-        pass
-    elif results.baseline:
-        heading = f"difference to {results.baseline}"
-        of_baseline = [Column.of_difference(results.score, "difference", heading), Column("verdict", "verdict")]
-        columns[columns.index(_RANK) + 2 : columns.index(_RANK) + 2] = of_baseline
-    elif (data["may_be_best"] != (data["rank"] == 1)).any():
+    if results.baseline and _RANK in columns:
+        heading, after = f"difference to {results.baseline}", columns.index(Column.of(results.score)) + 1
+        columns.insert(after, Column("verdict", "verdict"))
+        columns.insert(after, Column.of_difference(results.score, "difference", heading))
+    elif (data["may_be_best"] != (data["rank"] == 1)).any() and _RANK in columns:
         columns.insert(columns.index(_RANK) + 1, Column("may_be_best", "may be best", "yes"))
     at = columns.index(Column("n", "n", "count")) + 1
     columns.insert(at, Column("budget", "budget", "count"))

@@ -87,8 +87,9 @@ class Results:
     def error_of_images(self) -> float:
         """The standard error of the best accuracy that comes from having only so many images, √(p (1 − p) / images)."""
         chosen = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
-        scoring = self.tuning if self.confirming is None else self.confirming
-        means = scoring[scoring["configuration_id"].isin(chosen)].groupby("configuration_id")[self.score].mean()
+        means = (
+            self.scoring[self.scoring["configuration_id"].isin(chosen)].groupby("configuration_id")[self.score].mean()
+        )
         best, images = float(means.max()), self.images
         # As if one image more were right and one more wrong (Agresti and Coull 1998): 100 % is not certain either.
         share = (best * images + 1) / (images + 2)
@@ -109,6 +110,11 @@ class Results:
     def tuning_rows(self) -> pd.DataFrame:
         """The rows of the trials that select."""
         return self.rows[self.rows["phase"] == "tune"]
+
+    @property
+    def scoring(self) -> pd.DataFrame:
+        """The trials that score the optimizers: on fresh seeds, if there are any."""
+        return self.tuning if self.confirming is None else self.confirming
 
     @property
     def scored_rows(self) -> pd.DataFrame:

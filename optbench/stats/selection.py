@@ -107,9 +107,8 @@ def compare(
     Groups are in the order of `expected`, the mean `score` over all seeds, in which a lost one counts as guessing: so
     none gains by losing its worst seeds. Those without a trial that trained to its end come last. Those that differ
     only in the last column of `by` are ranked among each other: `rank`, `rank_to`, `may_be_best` (see
-    `ranking.candidates`) and the columns of `verdicts`,
-    compared with the baseline of the `reference`, or else with the `best` of them, over the `n_both` seeds that both
-    have; in these, too, a lost seed counts as guessing.
+    `ranking.candidates`) and the columns of `verdicts`, compared with the baseline of the `reference`, or else with the
+    `best` of them, over the `n_both` seeds that both have; in these, too, a lost seed counts as guessing.
     """
     by = list(by)
     ids = chosen(finals, by, metric, confirming)
