@@ -28,13 +28,14 @@ LINE = {
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],
     "bench": [],
-    "results": ["parts", "store"],
+    "results": ["parts", "correct", "store"],
     "stats": [
         *(
             "finals",
             "intervals",
             "moderation",
             "ranking",
+            "images",
             "verdicts",
             "selection",
             "tuning",

@@ -26,7 +26,7 @@ from optbench.cli import app
 from optbench.machine import device
 from optbench.optimizers.foreign import find_foreign
 from optbench.report import formats
-from optbench.results.store import COLUMNS
+from optbench.results.store import COLUMNS, Store
 from optbench.sweep.spec import parse, read
 from optbench.sweep.trials import expand
 from optbench.training import check
@@ -88,8 +88,10 @@ def invoke(*arguments, cwd, code=0, **environment):
 
 
 def content(folder):
-    """The rows of a sweep in a fixed order, without what belongs to the run."""
+    """The rows of a sweep in a fixed order, without what belongs to the run, and with which test images were right."""
     rows = pd.read_parquet(folder).drop(columns=OF_THE_RUN)
+    correct = Store(folder).correct.of(rows["trial_id"].unique(), "test")
+    rows["correct"] = rows["trial_id"].map({i: mask.tobytes() for i, mask in correct.items()})
     return rows.sort_values(["trial_id", "epoch"]).reset_index(drop=True)
 
 
@@ -127,8 +129,10 @@ def test_a_run_says_what_it_does_and_leaves_rows_and_a_report(finished):
     assert epochs["finished"].tolist() == [[0, 1, 2]] * 12
     assert rows.groupby("status")["trial_id"].nunique().to_dict() == {"diverged": 4, "finished": 12}
     assert epochs["diverged"].tolist() == [[0, 1]] * 4
-    learned = rows[(rows["status"] == "finished") & (rows["epoch"] == 2)]
+    learned = rows[(rows["status"] == "finished") & (rows["epoch"] == 2)].set_index("trial_id")
     assert (learned["test_accuracy"] > 0.5).all()
+    correct = Store(folder / "results" / "small").correct.of(rows["trial_id"].unique(), "test")
+    assert {i: mask.mean() for i, mask in correct.items()} == learned["test_accuracy"].to_dict()
     text = (folder / "results" / "small" / "_optbench" / "report.md").read_text(encoding="utf-8")
     assert text == optbench_("report", "--format", "markdown", cwd=folder)[0]
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,23 @@ def test_on_a_cpu_even_the_rows_are_identical_alone_and_stacked(mixed, tiny):
         alone |= rows_of(Stack((trial,)), tiny)
     assert together.keys() == alone.keys()
     assert all(equal(together[key], alone[key]) for key in alone)
+
+
+def test_after_the_last_epoch_a_row_says_which_images_were_right(trials_of, tiny):
+    """As the trained weights predict them, image by image; no earlier row says it."""
+    training = engine.Training(Stack(tuple(trials_of("\n  sgd: {lr: [0.01, 0.1]}\n", *LINES))), tiny, "cpu")
+    assert not any(name.endswith("_correct") for row in training.rows() for name in row)
+    for _ in range(2):
+        training.epoch()
+    images = tiny.normalise(tiny.test.images[None], torch.float32)
+    weights, same_T = training.network.weights(training.parameters_TP), torch.zeros(2, dtype=torch.int64)
+    logits_TBK = training.network.forward(weights, images, same_T, training=False, buffers_TQ=training.buffers_TQ)
+    right_TN = (logits_TBK.argmax(dim=-1) == tiny.test.labels).numpy()
+    for row, right_N in zip(training.rows(), right_TN, strict=True):
+        bits = np.unpackbits(np.frombuffer(row["test_correct"], np.uint8), count=row["test_images"])
+        assert bits.astype(bool).tolist() == right_N.tolist()
+        assert row["test_accuracy"] == right_N.mean()
+        assert row["val_images"] == len(tiny.val.labels)
 
 
 def test_the_same_stack_twice_gives_identical_rows(mixed, tiny):

@@ -33,7 +33,7 @@ def sentences(
     if best is None:
         return ["No configuration can be recommended: no trial was trained to its end without diverging."]
     if results.baseline:
-        found = [*_against(results, optimizers.data), f"The best mean has {_best(results, best)}."]
+        found = [*_against(results, optimizers.data), f"The best mean is that of {_best(results, best)}."]
     else:
         found = _ranked(results, best, optimizers.data[~optimizers.data["best"]])
     found += _lost(results, optimizers.data)
@@ -71,21 +71,22 @@ def _ranked(results: Results, best: Mapping[str, Any], others: pd.DataFrame) -> 
     if len(tied) >= _NAMED or (len(tied) == len(compared) > 1 and len(candidates) == total):
         keep = f"{len(tied) + 1} of {total} optimizers tie; keep what you have"
         if len(candidates) <= len(tied):
-            keep = f"{len(candidates)} of {total} optimizers may be the best; keep what you have if it is one of them"
-        found = [f"{keep}. The best mean has {_best(results, best)}."]
+            keep = f"{len(candidates)} of {total} optimizers may be the best on these images"
+            keep += "; keep what you have if it is one of them"
+        found = [f"{keep}. The best mean is that of {_best(results, best)}."]
     else:
         found = [take]
         if len(tied):
             found.append(f"{names(tied['optimizer'].tolist())} cannot be told apart from it.")
         if len(candidates) <= len(tied):
-            found.append(f"Only {names(candidates)} may be the best.")
+            found.append(f"Only {names(candidates)} may be the best on these images.")
     seeds = float(tied["seeds_needed"].median())
     if seeds > best["seeds"]:  # else such a difference would have been seen
         number = f"about {seeds:,.0f} seeds" if math.isfinite(seeds) else "more than 10,000 seeds"
         found.append(f"It takes {number} to see a difference of {results.difference(results.rope)}.")
     if len(worse):
         rest = "Every other optimizer" if len(worse) == len(others) > 1 else names(worse["optimizer"].tolist())
-        found.append(f"{rest} {_are(worse, rest)} worse ({_p(worse)}).")
+        found.append(f"{rest} {_are(worse, rest)} worse ({_p(worse)}){_on_other_images(worse)}.")
     if len(better):  # means are over all seeds of each, comparisons over common ones
         who = names(better["optimizer"].tolist())
         found.append(f"On the seeds that both have, {who} {_are(better)} better ({_p(better)}).")
@@ -100,7 +101,23 @@ def _best(results: Results, best: Mapping[str, Any]) -> str:
     fresh = "fresh " if results.confirming is not None else ""
     seeds = f"{best['n']} {fresh}seed{'s' * (best['n'] != 1)}"
     text = f"{best['optimizer']} with {how}: {score} {results.score.words} over {seeds}"
-    return text + (f"; {best['lost']} of {best['seeds']} were lost" if best["lost"] else "")
+    if best["lost"]:
+        text += f"; {best['lost']} of {best['seeds']} were lost"
+    if not results.score.is_loss:
+        low, high = (100 * best[f"{results.score}_images_{end}"] for end in ("low", "high"))
+        text += f"; {low:.1f} to {high:.1f} % on other images"
+    return text
+
+
+def _on_other_images(compared: pd.DataFrame) -> str:
+    """Whether what was found over the seeds holds for other images, too, and for whom it may not."""
+    if compared["p_images"].isna().all():
+        return ", on these images"
+    holds = compared["p_images"] <= ALPHA
+    if holds.all():
+        return f", on other images, too ({_p(compared, 'p_images')})"
+    unsure = "this" if len(compared) == 1 else f"that of {names(compared['optimizer'][~holds].tolist())}"
+    return f"; other images may change {'all of this' if not holds.any() and len(compared) > 1 else unsure}"
 
 
 def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
@@ -114,21 +131,31 @@ def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
             f"{verdict}: {names(part['optimizer'].tolist())}"
             for verdict, part in compared.groupby("verdict", sort=False)
         ]
-        yield f"Against {results.baseline}: {'; '.join(parts)}."
+        yield f"Against {results.baseline}, on these images: {'; '.join(parts)}."
         return
     column = Column.of_difference(results.score, "difference", "")
     for row in compared.to_dict("records"):
         difference = cell(column, row) + ("" if results.score.is_loss else " points")
         verdict = _THAN.get(row["verdict"], f"{row['verdict']} than")
-        yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} ({p_in_words(row['p'])})."
+        yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} ({p_in_words(row['p'])}{_for(row)})."
+
+
+def _for(row: Mapping[Any, Any]) -> str:
+    """Whether a verdict holds for other images, too."""
+    if row["verdict"] == "undecided":
+        return ""
+    if row["verdict"] == "equivalent" or math.isnan(row["p_images"]):
+        return "; on these images"
+    holds = row["p_images"] <= ALPHA
+    return f"; {'with' if holds else 'may change with'} other images {p_in_words(row['p_images'])}"
 
 
 _THAN = {"equivalent": "equivalent to", "undecided": "not told apart from"}
 
 
-def _p(rows: pd.DataFrame) -> str:
+def _p(rows: pd.DataFrame, name: str = "p") -> str:
     """The p of a row, or the largest of several."""
-    largest = float(rows["p"].max())
+    largest = float(rows[name].max())
     return p_in_words(largest) if len(rows) == 1 else p_in_words(largest).replace("=", "≤")
 
 

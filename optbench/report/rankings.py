@@ -34,6 +34,9 @@ def optimizers(results: Results) -> Table:
     budgets = results.outline.budgets
     data = table.data.assign(budget=[budgets.get(label, 0) for label in table.data["optimizer"]])
     data["curve"] = _curves(results, data)
+    if not results.score.is_loss:
+        low, high = stats.wilson(data[results.score], results.images)
+        data = data.assign(**{f"{results.score}_images_low": low, f"{results.score}_images_high": high})
     table = replace(table, data=data)
     if not results.query.where:  # else only those are asked about that it leaves
         table = _with_all(table, results.outline.optimizers)
@@ -91,10 +94,10 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     columns = [
         Column("optimizer", "optimizer"),
         Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
+        Column("n", "n", "count"),
         Column("verdict", "verdict"),
         Column("p", "p", "p"),
         Column("effect", "effect size", "effect"),
-        Column("n", "n", "count"),
     ]
     caption = (
         "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test with "
@@ -103,12 +106,21 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     )
     if not math.isnan(results.rope):
         why = "as asked for" if results.query.rope else "the standard error of the best accuracy on so few images"
-        columns.insert(5, Column("seeds_needed", f"seeds for {rope}", "seeds"))
+        columns.append(Column("seeds_needed", f"seeds for {rope}", "seeds"))
         caption += (
             f" Differences below {rope} ({why}) do not matter: what surely lies within is equivalent (two one-sided "
             "tests, Schuirmann 1987). Seeds: how many find such a difference in four of five repetitions."
         )
-    keep = [column.name for column in columns] + ["difference_low", "difference_high", "p_equivalent"]
+    if data["p_images"].notna().any():
+        data = data.assign(difference_images=data["difference"])
+        columns.insert(5, Column.of_difference(results.score, "difference_images", "on other images"))
+        columns.insert(6, Column("p_images", "p", "p"))
+        caption += (
+            f" All this is about other seeds on these {results.images:,} images; interval and p under 'on other images' "
+            "and right of it are about other seeds and other images at once (crossed random effects, Owen 2007)."
+        )
+    ends = [f"{name}_{end}" for name in ("difference", "difference_images") for end in ("low", "high")]
+    keep = [*(column.name for column in columns), *ends, "p_equivalent"]
     title = f"Differences to {optimizers['optimizer'][with_].iloc[0]}"
     return Table(title, caption, tuple(columns), data[keep].reset_index(drop=True))
 
@@ -152,7 +164,10 @@ def _selecting(results: Results, by: Sequence[str]) -> pd.DataFrame:
 def axis(results: Results, by: Sequence[str]) -> Table:
     """A table with a row for each combination of the columns `by`: the best configuration of all else."""
     by, axis, finals, confirming = list(by), by[-1], _selecting(results, by), _confirming(results, by)
-    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed, results.reference)
+    correct = results.correct if by == ["optimizer"] else None
+    data = stats.compare(
+        finals, by, results.metric, confirming, results.score, results.timed, results.reference, correct
+    )
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,10 @@ _COLUMNS = [name for name, *_ in COLUMNS if name not in _NOT_SHOWN]
 _REASON = 200  # characters of an error
 
 
+def _nothing_known(trial_ids: Collection[str], split: str) -> stats.Correct:
+    return {}
+
+
 @dataclass(frozen=True)
 class Results:
     """A sweep's results as a query asks for them.
@@ -37,6 +41,7 @@ class Results:
     metric: what selects, the sweep's own.   score: what ranks, the query's.
     varying: the compared axes with more than one value.   hyperparameters: those that vary within an optimizer.
     searched: hyperparameters whose values were drawn; each draw is a value of its own.
+    read_correct: which images of a split some trials classified correctly, as far as that is known.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Results:
     varying: tuple[str, ...]
     hyperparameters: tuple[str, ...]
     searched: frozenset[str]
+    read_correct: Callable[[Collection[str], str], stats.Correct] = _nothing_known
 
     @property
     def score(self) -> Score:
@@ -94,6 +100,25 @@ class Results:
         # As if one image more were right and one more wrong (Agresti and Coull 1998): 100 % is not certain either.
         share = (best * images + 1) / (images + 2)
         return math.sqrt(share * (1 - share) / images)
+
+    @cached_property
+    def correct(self) -> stats.Correct | None:
+        """Which images the trials that score the optimizers got right; None unless that is known of all of them.
+
+        Older versions did not keep it, and it is kept after the last epoch only.
+        """
+        split = str(self.score).partition("_")[0]
+        if self.score.is_loss or split == "train" or self.query.at != "last":
+            return None
+        ids = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
+        trials = self.scoring[self.scoring["configuration_id"].isin(ids) & (self.scoring["status"] == "finished")]
+        if trials["split_seed"].nunique() != 1:  # other images for each
+            return None
+        found = self.read_correct(trials["trial_id"].tolist(), split)
+        scores = dict(zip(trials["trial_id"], trials[self.score], strict=True))
+        # What does not add up to the score belongs to other rows.
+        is_known = all(i in found and abs(found[i].mean() - score) < 1e-9 for i, score in scores.items())
+        return found if is_known and len({len(mask) for mask in found.values()}) == 1 else None
 
     def difference(self, value: float) -> str:
         """A difference of scores in words, without a sign: "0.50 points"."""
@@ -246,6 +271,7 @@ def prepare(store: Store, query: Query) -> Results:
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),
         searched=searched,
+        read_correct=store.correct.of,
     )
 
 

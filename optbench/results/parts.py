@@ -34,6 +34,9 @@ _ORDER = ("optimizer", "configuration_id", "seed", "trial_id")
 _JOURNAL, _MERGED = "merge.json", ".merge-{}.tmp"
 
 
+_ATTEMPTS = 10  # to read parts that disappear meanwhile because a run merges or retrains them
+
+
 class VanishedError(Exception):
     """A part that was listed is gone: it was merged, or its trials train again."""
 
@@ -86,6 +89,24 @@ def read(
     with _pool() as pool:
         tables = list(pool.map(lambda path: _of_part(path, schema, names, wanted, last), paths))
     return pa.concat_tables([_empty(schema, names), *tables]).unify_dictionaries()
+
+
+def read_folder(
+    folder: Path,
+    meta: Path,
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+    trial_ids: Collection[str] | None = None,
+    last: bool = False,
+) -> pa.Table | None:
+    """What `read` gives of all parts of a folder, or None if there are none; begins again when one disappears."""
+    for _ in range(_ATTEMPTS):
+        paths = listed(folder, meta)
+        try:
+            return read(paths, schema, columns, trial_ids, last) if paths else None
+        except VanishedError:
+            continue
+    raise UserError(f"{folder}: changes faster than it can be read; try again")
 
 
 def trials(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -186,6 +207,7 @@ def _as_dictionary(field: pa.Field) -> pa.Field:
 def write(table: pa.Table, schema: pa.Schema, path: Path, temporary: Path) -> None:
     """Write a part in one step: a reader sees the old or the new one, even after a power cut."""
     try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         _write(table, schema, temporary)
         os.replace(temporary, path)
     except OSError as error:

@@ -3,6 +3,7 @@
 results/<sweep>/part-<id>.parquet       rows; `pandas.read_parquet("results/<sweep>")` works at any moment
 results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
 results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, to measure their seconds
+results/<sweep>/_optbench/correct/      which images each finished trial classified correctly (`correct`)
 
 Many parts are merged into few when a phase ends (`parts.merge`).
 """
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from optbench.errors import UserError
 from optbench.results import parts
+from optbench.results.correct import CorrectImages
 from optbench.scores import Score
 from optbench.sweep.axes import AXES, PARAMETERS
 
@@ -98,7 +100,6 @@ _SHARE_OF_WRITING = 0.05
 
 _PATIENCE = 0.5  # seconds to wait for the lock: `is_locked`, in another process, holds it for a moment
 _METRIC = Score.val_accuracy  # selects where a folder does not say which metric does
-_ATTEMPTS = 10  # to read parts that disappear meanwhile because a run merges or retrains them
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Store:
         self.write_meta("sweep.yaml", sweep_yaml)
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
         planned = frozenset().union(*stacks.values())
+        self.correct.forget(planned)
         phases = dict.fromkeys(outline.trial_ids, "tune") | dict.fromkeys(outline.confirm_ids, "confirm")
         paths = self.parts()
         for path, trials in zip(paths, parts.trials(paths, SCHEMA, ["status", "phase"]), strict=True):
@@ -225,6 +227,7 @@ class Store:
         in their old and in their new part, for a moment or, after a crash, until the next run.
         """
         try:
+            self.correct.compact()
             return parts.merge(self.folder, self.meta, SCHEMA)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be compacted: {error.strerror or error}") from None
@@ -295,6 +298,11 @@ class Store:
         """The rows of trials that trained once more, alone, to measure their seconds."""
         return Store(self.meta / "timing")
 
+    @property
+    def correct(self) -> CorrectImages:
+        """Which images the finished trials classified correctly."""
+        return CorrectImages(self.meta / "correct")
+
     def timed(self, columns: Sequence[str] | None = None, last: bool = False) -> DataFrame:
         """The rows, as `rows` gives them, of trials whose seconds are their own: they trained alone on the machine.
 
@@ -319,14 +327,7 @@ class Store:
     def _read(
         self, columns: Sequence[str] | None = None, trial_ids: Collection[str] | None = None, last: bool = False
     ) -> pa.Table | None:
-        """The rows, or None if there are no parts; begins again when a part disappears while it is read."""
-        for _ in range(_ATTEMPTS):
-            paths = self.parts()
-            try:
-                return parts.read(paths, SCHEMA, columns, trial_ids, last) if paths else None
-            except parts.VanishedError:
-                continue
-        raise UserError(f"{self.folder}: changes faster than it can be read; try again")
+        return parts.read_folder(self.folder, self.meta, SCHEMA, columns, trial_ids, last)
 
 
 def _to_pandas(table: pa.Table) -> DataFrame:
@@ -368,6 +369,7 @@ class Part:
             self._rows = []
             self._status = dict.fromkeys(self._columns, "running")
         self._rows += [self._columns[row["trial_id"]] | row for row in rows]
+        self._keep_correct(rows)
         self._status |= {row["trial_id"]: row["status"] for row in rows}
         self._errors |= {row["trial_id"]: row["error"] for row in rows if row.get("error")}
         if rows[0]["epoch"] == 0 or self.is_settled or time.monotonic() >= self._next_write:
@@ -375,6 +377,12 @@ class Part:
             self._write()
             took = time.monotonic() - started
             self._next_write = started + max(_SECONDS_BETWEEN_WRITES, took / _SHARE_OF_WRITING)
+
+    def _keep_correct(self, rows: list[dict[str, Any]]) -> None:
+        """Write which images were right, which is known of trials that finish; before their rows say that they did."""
+        ended = [self._columns[row["trial_id"]] | row for row in rows if row["status"] == "finished"]
+        if ended and "test_correct" in ended[0]:
+            self._store.correct.replace(self._stack_id, ended)
 
     def stop(self, trial_ids: Collection[str]) -> None:
         """These trials stop training."""
@@ -385,6 +393,7 @@ class Part:
         """The trials begin again in other parts, the first of which is that of this stack."""
         self._store.replace(stack_id, [])  # a reader always finds a part
         (self._store.folder / f"part-{self._stack_id}.parquet").unlink(missing_ok=True)
+        self._store.correct.remove(self._stack_id)
 
     def fail(self, error: str) -> None:
         """Mark every trial that is not settled as failed; one that never began gets a row that says so."""

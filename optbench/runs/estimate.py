@@ -14,8 +14,9 @@ from optbench.sweep.stacks import Stack
 from optbench.training import speed
 from optbench.training.engine import network_of
 
-# Measured on finished sweeps: the schema of 35 columns outweighs the rows of a small part.
-_BYTES_PER_PART, _BYTES_PER_ROW = 10_000, 100
+# Measured on finished sweeps: the schema of 35 columns outweighs the rows of a small part, and so does that of the part
+# that holds a bit for each image.
+_BYTES_PER_PART, _BYTES_PER_ROW = 13_000, 100
 # Of stacks that differ only in optimizers that step on their own, this many kinds are timed; others take the median.
 _TIMED = 5
 
@@ -23,9 +24,10 @@ _Kind = tuple[Network, int, int]
 
 
 def disk_bytes(phase: Phase) -> int:
-    """Size of the rows that the phase will add."""
+    """Size of the rows that the phase will add, and of the bits beside them."""
     rows = sum(len(stack) * (stack.epochs + 1) for stack in phase.stacks)
-    return len(phase.stacks) * _BYTES_PER_PART + rows * _BYTES_PER_ROW
+    images = sum(len(stack) * (DATASETS[stack.dataset].val + DATASETS[stack.dataset].test) for stack in phase.stacks)
+    return len(phase.stacks) * _BYTES_PER_PART + rows * _BYTES_PER_ROW + images // 8
 
 
 def seconds(phase: Phase) -> float:

@@ -6,6 +6,7 @@ finals      what does a trial end with?
 intervals   how sure is a mean?
 moderation  how variable are differences, when each has few seeds?
 ranking     which groups can be told apart?
+images      what would other images change?
 verdicts    is each group better or worse than one of them, or as good?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
@@ -27,12 +28,13 @@ from optbench.stats.finals import (
     with_hyperparameters,
     with_worst,
 )
+from optbench.stats.images import on_other_images
 from optbench.stats.importance import importance
-from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval
+from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval, wilson
 from optbench.stats.moderation import moderate
 from optbench.stats.pairing import ROUNDING, Matched, changes, match, rounding, welch
 from optbench.stats.ranking import candidates, differences, holm, ranks, resolution, shaffer
-from optbench.stats.selection import at_epoch, by_epoch, chosen, compare, ranked, select, ties
+from optbench.stats.selection import Correct, at_epoch, by_epoch, chosen, compare, ranked, select, ties
 from optbench.stats.targets import reaches, summarise_targets, target, time_to_target
 from optbench.stats.tuning import divergence, expected_best, lr_sensitivity, tuning_curves, winners_curse
 from optbench.stats.verdicts import Reference, seeds_needed, verdicts
@@ -50,6 +52,7 @@ __all__ = [
     "HYPERPARAMETER",
     "ROUNDING",
     "SCORES",
+    "Correct",
     "Estimate",
     "Friedman",
     "Matched",
@@ -76,6 +79,7 @@ __all__ = [
     "match",
     "median",
     "moderate",
+    "on_other_images",
     "performance_profile",
     "profile_score",
     "ranked",
@@ -98,6 +102,7 @@ __all__ = [
     "varying",
     "verdicts",
     "welch",
+    "wilson",
     "winners_curse",
     "with_dropout_labels",
     "with_hyperparameters",

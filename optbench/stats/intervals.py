@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _TAIL = 0.025  # on either side of an interval
+_Z = 1.959963984540054  # of the standard normal distribution, 95 % lie within ±_Z
 _BOOTSTRAP_FROM = 20  # fewer values say too little about the shape of their distribution to resample them
 _RESAMPLES = 5_000
 _BLOCK = 1_000_000  # values drawn at once, so that many values do not fill the memory
@@ -59,6 +60,19 @@ def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[NDArray[np
     n = np.where(n < 2, math.nan, n)
     half = stdtrit(n - 1, 1 - _TAIL) * sd / np.sqrt(n)
     return mean - half, mean + half
+
+
+def wilson(share: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % interval of a probability that showed as this share of n independent cases (Wilson, 1927).
+
+    Arrays of any shapes that broadcast. Brown, Cai and DasGupta (2001) recommend it for small n. The ends are exactly 0
+    and 1 where the share is; NaN where the share is.
+    """
+    share, n = np.asarray(share, dtype=float), np.asarray(n, dtype=float)
+    scale = 1 + _Z**2 / n
+    centre = (share + _Z**2 / (2 * n)) / scale
+    half = _Z / scale * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return np.where(share <= 0, 0.0, centre - half), np.where(share >= 1, 1.0, centre + half)
 
 
 def _bca(deviations: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from optbench.scores import Score
 from optbench.stats.finals import SCORES, with_worst
+from optbench.stats.images import on_other_images
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import candidates, differences, ranks, resolution
 from optbench.stats.verdicts import Reference, verdicts
+
+Correct = Mapping[str, NDArray[np.bool_]]  # by trial id a mask (N,): which images are right
 
 _DIGITS = 9  # scores that differ by less differ only by rounding
 
@@ -96,6 +101,7 @@ def compare(
     score: Score = Score.test_accuracy,
     timed: pd.DataFrame | None = None,
     reference: Reference = Reference(),  # noqa: B008  # it cannot change
+    correct: Correct | None = None,
 ) -> pd.DataFrame:
     """One row for each group: its best configuration's scores, each with its interval from `…_low` to `…_high`.
 
@@ -108,7 +114,8 @@ def compare(
     none gains by losing its worst seeds. Those without a trial that trained to its end come last. Those that differ
     only in the last column of `by` are ranked among each other: `rank`, `rank_to`, `may_be_best` (see
     `ranking.candidates`) and the columns of `verdicts`, compared with the baseline of the `reference`, or else with the
-    `best` of them, over the `n_both` seeds that both have; in these, too, a lost seed counts as guessing.
+    `best` of them, over the `n_both` seeds that both have; in these, too, a lost seed counts as guessing. `correct`
+    says which images each trial that scores classified correctly; without it nothing is said about other images.
     """
     by = list(by)
     ids = chosen(finals, by, metric, confirming)
@@ -140,7 +147,7 @@ def compare(
         row["configuration_id"] = best
         result.append(row)
     table = pd.DataFrame(result)
-    table = _with_ranks(table, scoring, by, score, reference)
+    table = _with_ranks(table, scoring, by, score, reference, correct)
     order = (-score.sign * table["expected"]).round(_DIGITS).to_frame("expected")
     order = order.assign(hopeless=table["n"] == 0, behind=~table["best"])
     order = order.sort_values(["hopeless", "expected", "behind"], na_position="last", kind="stable")
@@ -163,6 +170,9 @@ _COMPARED = (
     "difference_high",
     "effect",
     "p",
+    "p_images",
+    "difference_images_low",
+    "difference_images_high",
     "p_equivalent",
     "verdict",
     "seeds_needed",
@@ -170,14 +180,19 @@ _COMPARED = (
 
 
 def _with_ranks(
-    table: pd.DataFrame, scoring: pd.DataFrame, by: Sequence[str], score: Score, reference: Reference
+    table: pd.DataFrame,
+    scoring: pd.DataFrame,
+    by: Sequence[str],
+    score: Score,
+    reference: Reference,
+    correct: Correct | None,
 ) -> pd.DataFrame:
     """The table with ranks and verdicts, and whether a row is the best of those it is ranked with."""
     *outer, inner = by
     blocks = scoring.groupby(outer, sort=False, observed=True) if outer else [((), scoring)]
     found: dict[tuple[object, ...], dict[Hashable, Any]] = {}
     for key, block in blocks:
-        ranked = _ranked(block, inner, score, reference)
+        ranked = _ranked(block, inner, score, reference, correct)
         found |= {(*_key(key), value): row for value, row in ranked.to_dict("index").items()}
     columns = ("rank", "rank_to", "n_both", *_COMPARED, "best", "may_be_best")
     unknown: dict[Hashable, Any] = {
@@ -190,11 +205,15 @@ def _with_ranks(
     return table.assign(**{name: [found.get(key, unknown)[name] for key in keys] for name in columns})
 
 
-def _ranked(block: pd.DataFrame, inner: str, score: Score, reference: Reference) -> pd.DataFrame:
+def _ranked(
+    block: pd.DataFrame, inner: str, score: Score, reference: Reference, correct: Correct | None
+) -> pd.DataFrame:
     """The groups of a block, from best to worst, with ranks and verdicts in the score's own direction."""
     scores = block.pivot(index="seed", columns=inner, values="expected") * score.sign
     lost = block.pivot(index="seed", columns=inner, values="lost")
     pairs = differences(scores, lost)
+    if correct is not None:
+        pairs = on_other_images(pairs, _masks(block, inner, scores, correct))
     table = ranks(scores, pairs)
     survived = block.groupby(inner, observed=True)["lost"].agg(lambda flags: not flags.all())
     alive = [group for group in table.index if survived[group] and not math.isnan(table["rank"][group])]
@@ -214,6 +233,19 @@ def _ranked(block: pd.DataFrame, inner: str, score: Score, reference: Reference)
         table = table.assign(difference=-table["difference"], difference_low=low, difference_high=high)
         table["effect"] = -table["effect"]
     return table
+
+
+def _masks(block: pd.DataFrame, inner: str, scores: pd.DataFrame, correct: Correct) -> NDArray[np.float32]:
+    """Which images were right, (G, S, N) in the order of `scores`; a lost trial's are all as if it guessed."""
+    masks = np.full((scores.shape[1], scores.shape[0], len(next(iter(correct.values())))), np.nan, np.float32)
+    groups, seeds = (
+        scores.columns.get_indexer(pd.Index(block[inner])),
+        scores.index.get_indexer(pd.Index(block["seed"])),
+    )
+    trials = zip(groups, seeds, block["trial_id"], block["lost"], block["expected"], strict=True)
+    for group, seed, trial_id, is_lost, expected in trials:
+        masks[group, seed] = expected if is_lost else correct[trial_id]
+    return masks
 
 
 def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from optbench.scores import Score
+from optbench.stats.intervals import wilson
 from optbench.stats.selection import select
 
 _MAX_BUDGETS = 100  # a curve needs no more points
 _BAND = (0.1, 0.9)
-_Z = 1.959963984540054  # of the standard normal distribution, 95 % lie within ±_Z
 
 
 def expected_best(
@@ -192,8 +192,8 @@ def _reach(x: np.ndarray, scores: np.ndarray, bar: float) -> tuple[float, bool]:
 def divergence(finals: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """How many trials of each group diverged; `by` is meant to hold lr. Sorted by the columns of `by`.
 
-    `low` and `high` are Wilson's (1927) 95 % interval of the probability, which Brown, Cai and DasGupta (2001)
-    recommend for small n; it treats the trials as independent. One that halving stopped did not diverge.
+    `low` and `high` are `wilson`'s interval of the probability, which treats the trials as independent. One that
+    halving stopped did not diverge.
     """
     table = (
         finals.assign(diverged=finals["status"] == "diverged")
@@ -201,12 +201,8 @@ def divergence(finals: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         .agg(trials=("diverged", "size"), diverged=("diverged", "sum"))
         .reset_index()
     )
-    n, share = table["trials"], table["diverged"] / table["trials"]
-    scale = 1 + _Z**2 / n
-    centre = (share + _Z**2 / (2 * n)) / scale
-    half = _Z / scale * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # The ends are exactly 0 and 1 where none or all diverged; with rounding they would only be close to it.
-    low, high = (centre - half).where(share > 0, 0.0), (centre + half).where(share < 1, 1.0)
+    share = table["diverged"] / table["trials"]
+    low, high = wilson(share, table["trials"])
     return table.assign(probability=share, low=low, high=high)
 
 

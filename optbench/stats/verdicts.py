@@ -37,6 +37,8 @@ def verdicts(
 ) -> pd.DataFrame:
     """Every other group compared with the reference; `pairs` are the `ranking.differences` of all.
 
+    Where `pairs` come from `images.on_other_images`, some columns say what holds for other images, too.
+
     Columns, indexed by group:
 
     - `n`: the seeds that both have; `difference`: the mean of group − reference over them; `difference_low`,
@@ -49,6 +51,8 @@ def verdicts(
       adjusted over the comparisons with the reference;
     - `verdict`: "better" or "worse" where p is at most α, with "slightly" before it where p_equivalent is, too;
       "equivalent" where only p_equivalent is; else "undecided"; "" where there are too few seeds to compare;
+    - `p_images`, `difference_images_low`, `difference_images_high`: `p` and the interval over seeds and images; never
+      smaller or narrower than those over seeds alone;
     - `seeds_needed`: how many seeds find a difference as large as `rope` with probability 0.8 at α / number of tests,
       the first and hardest step.
 
@@ -62,7 +66,8 @@ def verdicts(
     difference = 0.0 + np.where(is_first, -1.0, 1.0) * mine["difference"].to_numpy(dtype=float)
     error = sd / np.sqrt(np.where(n > 1, n, math.nan))
     half = stdtrit(np.where(n > 1, freedom, math.nan), 1 - _TAIL) * error
-    p = np.where(np.isnan(error), math.nan, holm(mine["p"]) if was_chosen else mine["p_adjusted"])
+    p = _adjusted(mine, "p", was_chosen)
+    p_images, half_images = _on_other_images(mine, half, was_chosen)
     one_sided = _p_equivalent(difference, error, freedom, rope)
     p_equivalent = np.where(np.isnan(one_sided), math.nan, holm(one_sided))
     tests = len(mine) if was_chosen else len(pairs)
@@ -75,11 +80,30 @@ def verdicts(
         "difference_high": difference + half,
         "effect": np.where(np.isnan(error), math.nan, effect),
         "p": p,
+        "p_images": p_images,
+        "difference_images_low": difference - half_images,
+        "difference_images_high": difference + half_images,
         "p_equivalent": p_equivalent,
         "verdict": [_in_words(*row, alpha) for row in zip(difference, p, p_equivalent, strict=True)],
         "seeds_needed": [seeds_needed(rope, spread, alpha / tests) for spread in sd],
     }
     return pd.DataFrame(columns, index=pd.Index(np.where(is_first, mine["second"], mine["first"])))
+
+
+def _adjusted(mine: pd.DataFrame, name: str, was_chosen: bool) -> Floats:
+    """These p of the pairs with the reference, adjusted for the tests that count; NaN where there is none."""
+    p = holm(mine[name]) if was_chosen else mine[f"{name}_adjusted"]
+    return np.where(mine[name].isna(), math.nan, p)
+
+
+def _on_other_images(mine: pd.DataFrame, half: Floats, was_chosen: bool) -> tuple[Floats, Floats]:
+    """The p over seeds and images, and half the width of the interval, no less than that over seeds."""
+    from scipy.special import stdtrit
+
+    if "p_images" not in mine:
+        return np.full_like(half, math.nan), np.full_like(half, math.nan)
+    own = (stdtrit(mine["freedom_images"], 1 - _TAIL) * mine["error_images"]).to_numpy(dtype=float)
+    return _adjusted(mine, "p_images", was_chosen), np.maximum(half, own)
 
 
 def _p_equivalent(difference: Floats, error: Floats, freedom: Floats, rope: float) -> Floats:

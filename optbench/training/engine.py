@@ -10,6 +10,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,8 @@ Row = dict[str, Any]
 # of the device's memory, by the estimate for training, of which evaluation takes less than half.
 EVALUATION_IMAGES_CPU = 100
 EVALUATION_BYTES, EVALUATION_SHARE = 2**33, 1 / 16
+
+_KEPT = ("val", "test")  # splits of which it is kept which images were right
 
 
 def network_of(stack: Stack, device: torch.device | str) -> Network:
@@ -114,14 +117,14 @@ class Training:
 
     def rows(self) -> list[Row]:
         """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
-        measured = {}
+        measured, correct = {}, {}
         with self.optimizer.evaluating():
             for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
-                loss_T, accuracy_T = evaluate(
+                loss_T, correct[name] = evaluate(
                     self.network, self.parameters_TP, self.buffers_TQ, split, self._data, self._dtype
                 )
                 self._finite_T &= loss_T.isfinite()
-                measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, accuracy_T
+                measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, _share(correct[name])
         finite = self._finite_T.tolist()
         columns = {
             name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
@@ -130,6 +133,7 @@ class Training:
         if self.epoch_number > 0:
             for rate, val_loss in zip(self._rates, columns["val_loss"], strict=True):
                 rate.observe(val_loss)
+        masks = {split: correct[split].cpu().numpy() for split in _KEPT} if self.epoch_number == self.epochs else {}
         return [
             {
                 "trial_id": trial.trial_id,
@@ -140,6 +144,8 @@ class Training:
                 "train_seconds": self.train_seconds,
                 "convolution": self.network.convolution if self.network.ways else None,
                 **{name: values[t] for name, values in columns.items()},
+                **{f"{split}_images": mask_TN.shape[1] for split, mask_TN in masks.items()},
+                **{f"{split}_correct": np.packbits(mask_TN[t]).tobytes() for split, mask_TN in masks.items()},
             }
             for t, trial in enumerate(self.trials)
         ]
@@ -202,7 +208,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is
     "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a
     row is a trial's last, and so is that of a trial whose id is sent into the generator. The stack goes on without
-    them.
+    them. Rows of the last epoch also hold which of the `val_images` and `test_images` were classified correctly, as
+    bits, eight in a byte: `val_correct` and `test_correct`.
     """
     training = Training(stack, dataset, device, dtype)
     while True:
@@ -220,21 +227,27 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
 def evaluate(
     network: Network, parameters_TP: Tensor, buffers_TQ: Tensor, split: Split, data: Dataset, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and accuracy of every trial on a split, each (T,) in float64; dropout is off."""
+    """Mean loss of every trial on a split, (T,) in float64, and which of its N images are right, (T, N); no dropout."""
     weights = network.weights(parameters_TP)
     trials = len(parameters_TP)
     loss_T = torch.zeros(trials, dtype=torch.float64, device=parameters_TP.device)
-    correct_T = torch.zeros_like(loss_T)
+    correct_TN = torch.empty(trials, len(split.labels), dtype=torch.bool, device=parameters_TP.device)
     size = _evaluated_at_once(network.architecture.activation_bytes * trials, parameters_TP.device)
     same_T = torch.zeros(trials, dtype=torch.int64, device=parameters_TP.device)
     with torch.inference_mode():
-        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
+        chunks = zip(split.images.split(size), split.labels.split(size), correct_TN.split(size, dim=1), strict=True)
+        for images, labels, correct_TB in chunks:
             labels_TB = labels.expand(trials, -1)
             images_SBCHW = data.normalise(images[None], dtype)
             logits_TBK = network.forward(weights, images_SBCHW, same_T, training=False, buffers_TQ=buffers_TQ)
             loss_T += network.losses(logits_TBK, labels_TB).sum(dim=1)
-            correct_T += (logits_TBK.argmax(dim=-1) == labels_TB).sum(dim=1)
-    return loss_T / len(split.labels), correct_T / len(split.labels)
+            torch.eq(logits_TBK.argmax(dim=-1), labels_TB, out=correct_TB)
+    return loss_T / len(split.labels), correct_TN
+
+
+def _share(correct_TN: Tensor) -> Tensor:
+    """The accuracies, (T,) in float64."""
+    return correct_TN.sum(dim=1).double() / correct_TN.shape[1]
 
 
 def _evaluated_at_once(bytes_of_image: int, device: torch.device) -> int:
