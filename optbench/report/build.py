@@ -133,14 +133,11 @@ def _images(parts: Sequence[Results]) -> str:
     if parts[0].score.is_loss:
         return "All this is about other seeds, not about other images."
     errors = [f"± {100 * 1.96 * part.error_of_images:.2g} points for {part.images:,} images" for part in parts]
-    known = all(part.correct is not None for part in parts)
     text = (
         "All this is about other seeds on the same images; other images would move the best accuracy by "
-        f"{', '.join(errors)} (at the top: Wilson's interval). "
+        f"{', '.join(errors)} (at the top: Wilson's interval)."
     )
-    return text + (
-        "What holds for other images, too, the table of differences and the sentences say."
-        if known
-        else "How far they would move differences is not known: which images were right is kept for the last epoch, and "
-        "was not by older versions."
-    )
+    if all(part.correct is not None for part in parts):
+        return f"{text} What holds for other images, too, the table of differences and the sentences say."
+    kept = "which images were right is kept for the last epoch, and was not by older versions"
+    return f"{text} How far they would move differences is not known: {kept}."

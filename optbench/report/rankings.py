@@ -90,39 +90,45 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     data = optimizers[~with_ & optimizers["p"].notna()]
     if data.empty:
         return None
-    data, rope = data.assign(n=data["n_both"].astype(int)), results.difference(results.rope)
-    columns = [
+    data = data.assign(n=data["n_both"].astype(int), difference_images=data["difference"])
+    knows_images, rope = data["p_images"].notna().any(), results.difference(results.rope)
+    columns = (
         Column("optimizer", "optimizer"),
         Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
         Column("n", "n", "count"),
         Column("verdict", "verdict"),
         Column("p", "p", "p"),
+        *([Column.of_difference(results.score, "difference_images", "on other images")] if knows_images else []),
+        *([Column("p_images", "p", "p")] if knows_images else []),
         Column("effect", "effect size", "effect"),
-    ]
-    caption = (
-        "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test with "
-        f"moderated variances, corrected for {_family(results, len(data))}. Effect size: in standard "
-        "deviations between seeds."
+        *([] if math.isnan(results.rope) else [Column("seeds_needed", f"seeds for {rope}", "seeds")]),
     )
+    ends = [f"{name}_{end}" for name in ("difference", "difference_images") for end in ("low", "high")]
+    keep = dict.fromkeys([*(column.name for column in columns), *ends, "p_images", "p_equivalent"])
+    title = f"Differences to {optimizers['optimizer'][with_].iloc[0]}"
+    caption = _caption_of_differences(results, len(data), knows_images)
+    return Table(title, caption, columns, data[list(keep)].reset_index(drop=True))
+
+
+def _caption_of_differences(results: Results, others: int, knows_images: bool) -> str:
+    parts = [
+        "Mean of the differences over the n seeds that both have, with its own 95 % interval. p: paired t test with "
+        f"moderated variances, corrected for {_family(results, others)}. Effect size: in standard deviations between "
+        "seeds."
+    ]
     if not math.isnan(results.rope):
         why = "as asked for" if results.query.rope else "the standard error of the best accuracy on so few images"
-        columns.append(Column("seeds_needed", f"seeds for {rope}", "seeds"))
-        caption += (
-            f" Differences below {rope} ({why}) do not matter: what surely lies within is equivalent (two one-sided "
-            "tests, Schuirmann 1987). Seeds: how many find such a difference in four of five repetitions."
+        parts.append(
+            f"Differences below {results.difference(results.rope)} ({why}) do not matter: what surely lies within is "
+            "equivalent (two one-sided tests, Schuirmann 1987). Seeds: how many find such a difference in four of five "
+            "repetitions."
         )
-    if data["p_images"].notna().any():
-        data = data.assign(difference_images=data["difference"])
-        columns.insert(5, Column.of_difference(results.score, "difference_images", "on other images"))
-        columns.insert(6, Column("p_images", "p", "p"))
-        caption += (
-            f" All this is about other seeds on these {results.images:,} images; interval and p under 'on other images' "
-            "and right of it are about other seeds and other images at once (crossed random effects, Owen 2007)."
+    if knows_images:
+        parts.append(
+            f"All this is about other seeds on these {results.images:,} images; under 'on other images', and for the p "
+            "after it, both seeds and images are others (crossed random effects, Owen 2007)."
         )
-    ends = [f"{name}_{end}" for name in ("difference", "difference_images") for end in ("low", "high")]
-    keep = [*(column.name for column in columns), *ends, "p_equivalent"]
-    title = f"Differences to {optimizers['optimizer'][with_].iloc[0]}"
-    return Table(title, caption, tuple(columns), data[keep].reset_index(drop=True))
+    return " ".join(parts)
 
 
 def _family(results: Results, others: int) -> str:
