@@ -91,7 +91,7 @@ def differences(results: Results, optimizers: pd.DataFrame) -> Table | None:
     if data.empty:
         return None
     data = data.assign(n=data["n_both"].astype(int), difference_images=data["difference"])
-    knows_images, rope = data["p_images"].notna().any(), results.difference(results.rope)
+    knows_images, rope = bool(data["p_images"].notna().any()), results.difference(results.rope)
     columns = (
         Column("optimizer", "optimizer"),
         Column.of_difference(results.score, "difference", f"{results.score.heading}, difference"),
