@@ -38,6 +38,7 @@ LINE = {
             "images",
             "verdicts",
             "selection",
+            "gains",
             "tuning",
             "importance",
             "targets",
@@ -47,7 +48,8 @@ LINE = {
         ),
     ],
     "report": [
-        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "explanations", "build"),
+        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "defaults"),
+        *("explanations", "build"),
         *("plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
     ],
     "runs": ["job", "halving", "phases", "run", "estimate", "progress", "screen"],

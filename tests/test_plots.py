@@ -115,6 +115,7 @@ def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyp
         finals=finals,
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
+        defaults=finals[:0],
         failed=finals[:0],
         timed=finals[:0],
         metric=metric,

@@ -27,6 +27,7 @@ dataset: digits
 epochs: 1
 parameters: {model: softmax, batch_size: 128}
 confirm: {seeds: 2}
+defaults: true
 optimizers: {sgd: {lr: [0.05, 0.1, 0.2]}, adam: }
 """
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from optbench import stats
 from optbench.report import explanations, findings, rankings
+from optbench.report.defaults import defaults
 from optbench.report.query import Query
 from optbench.report.results import Results, prepare
 from optbench.report.tables import Report, Table
@@ -76,7 +77,8 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
     optimizers = rankings.optimizers(results)
     sensitivity, shares = explanations.sensitivity(results), explanations.importance(results)
     targets, curse = explanations.targets(results, optimizers.data), explanations.selection(results)
-    sentences = findings.sentences(results, optimizers, targets, sensitivity, shares, curse)
+    untuned = defaults(results, optimizers.data)
+    sentences = findings.sentences(results, optimizers, untuned, targets, sensitivity, shares, curse)
     by = _by(results)
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
@@ -85,6 +87,7 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
         tables = [
             optimizers,
             rankings.differences(results, optimizers.data),
+            untuned,
             *(rankings.axis(results, columns) for columns in others),
             sensitivity,
             explanations.divergence(results),

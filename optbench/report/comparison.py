@@ -143,7 +143,11 @@ def _disjoint(a: _Side, b: _Side, configuration: Iterable[str]) -> str:
 
 # ---------------------------------------------------------------- the report
 
-_PHASES = {"tune": ("What changed from A to B", ""), "confirm": ("What changed on fresh seeds", "On fresh seeds, ")}
+_PHASES = {
+    "tune": ("What changed from A to B", ""),
+    "confirm": ("What changed on fresh seeds", "On fresh seeds, "),
+    "default": ("What changed at defaults", "At their defaults, "),
+}
 _NOTE = (
     "Differences are B − A of the scores after the last epoch, of trials that finished on both sides; trials of one "
     "seed are averaged first. n: seeds; ±: 95 % interval over them (Student's t; none for n = 1). identical: trials "

@@ -36,6 +36,8 @@ class Results:
 
     rows: one row per trial and epoch.   finals: one row per trial that needs no more training, `dropout` as text.
     tuning, confirming: the finals of both phases; the latter None where the sweep has no fresh seeds yet.
+    defaults: the finals of the optimizers at their defaults; those that are in no other phase are in no other frame
+        but `failed`, since they decide nothing else.
     failed: one row per trial that failed, with its `configuration` in words.
     timed: the rows, by epoch, of the trials that ran alone on their machine.
     metric: what selects, the sweep's own.   score: what ranks, the query's.
@@ -52,6 +54,7 @@ class Results:
     finals: pd.DataFrame
     tuning: pd.DataFrame
     confirming: pd.DataFrame | None
+    defaults: pd.DataFrame
     failed: pd.DataFrame
     timed: pd.DataFrame
     metric: Score
@@ -169,8 +172,8 @@ class Results:
         return {name: self._on(name) for name in sorted(self.tuning["dataset"].unique())}
 
     def _on(self, dataset: str) -> Results:
-        frames = (self.rows, self.finals, self.tuning, self.failed, self.timed)
-        rows, finals, tuning, failed, timed = (frame[frame["dataset"] == dataset] for frame in frames)
+        frames = (self.rows, self.finals, self.tuning, self.defaults, self.failed, self.timed)
+        rows, finals, tuning, defaults, failed, timed = (frame[frame["dataset"] == dataset] for frame in frames)
         confirming = finals[finals["phase"] == "confirm"]
         return replace(
             self,
@@ -179,6 +182,7 @@ class Results:
             finals=finals,
             tuning=tuning,
             confirming=confirming if len(confirming) else None,
+            defaults=defaults,
             failed=failed,
             timed=timed,
             varying=tuple(stats.varying(tuning, self.varying)),
@@ -212,7 +216,8 @@ class Results:
     @cached_property
     def _configurations(self) -> dict[str, dict[str, Any]]:
         """A trial's columns for each configuration id."""
-        rows = self.finals.drop_duplicates("configuration_id").to_dict("records")
+        each = pd.concat([self.finals, self.defaults]).drop_duplicates("configuration_id")
+        rows = each.to_dict("records")
         return {row["configuration_id"]: {str(name): value for name, value in row.items()} for row in rows}
 
     def in_words(self, configuration_id: str, choices: Sequence[str]) -> str:
@@ -231,7 +236,7 @@ def prepare(store: Store, query: Query) -> Results:
     rows, metric = store.rows(_COLUMNS), outline.metric
     summary = count(rows, outline, under_way(store))
     finals, failed = stats.final(rows), _failed(rows, query.where)
-    if finals["status"].isin(["stopped"]).all():
+    if finals["status"][finals["phase"] != "default"].isin(["stopped"]).all():
         why = f"; {reason(failed['error'].iloc[0])}" if len(failed) else ""
         raise UserError(f"{store.folder}: no trial has finished yet ({summary}{why})")
     if query.target is not None and query.target > 1 and not metric.is_loss:
@@ -246,15 +251,18 @@ def prepare(store: Store, query: Query) -> Results:
         finals = matching(finals, query.where)
         rows = rows[rows["trial_id"].isin(finals["trial_id"])]
         if not finals["phase"].eq("tune").any():
-            raise ArgumentError("where", repr(query.where), "leaves only trials that confirm, and none that select")
+            raise ArgumentError("where", repr(query.where), "leaves no trial that selects, only others")
         summary += f"; {len(finals)} of {before} where {query.where}"
-        hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     finals = stats.with_dropout_labels(finals).astype({"dropout": object})
     searched = frozenset(outline.searched)
     if "schedule" in searched:
         names = finals["schedule"].str.partition("(")[0]
         drawn = names.isin(outline.searched_schedules)
         finals = finals.assign(drawn_schedule=finals["schedule"], schedule=finals["schedule"].where(~drawn, names))
+    defaults = finals[finals["trial_id"].isin(outline.default_ids)]
+    rows, finals = (frame[frame["phase"] != "default"] for frame in (rows, finals))
+    if query.where or len(defaults):
+        hyperparameters = _varying_hyperparameters(finals, hyperparameters)
     tuning, confirming = finals[finals["phase"] == "tune"], finals[finals["phase"] == "confirm"]
     return Results(
         name=outline.name,
@@ -265,6 +273,7 @@ def prepare(store: Store, query: Query) -> Results:
         finals=finals,
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
+        defaults=defaults,
         failed=failed,
         timed=store.timed(_COLUMNS),
         metric=metric,

@@ -49,7 +49,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     (
         "phase",
         _text,
-        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; timing: retrained alone",
+        "tune: configurations are selected by it; confirm: a fresh seed of a selected one; "
+        "default: an optimizer at its defaults; timing: retrained alone",
     ),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
@@ -92,7 +93,7 @@ SCHEMA = pa.schema(
 )
 
 # The fields of an outline that are tuples; JSON has lists.
-_LISTS = ("trial_ids", "confirm_ids", "searched", "searched_schedules", "races")
+_LISTS = ("trial_ids", "confirm_ids", "default_ids", "searched", "searched_schedules", "races")
 
 # A part is rewritten as epochs finish, but not more often than this, and for only a small share of the time.
 _SECONDS_BETWEEN_WRITES = 1.0
@@ -106,9 +107,10 @@ _METRIC = Score.val_accuracy  # selects where a folder does not say which metric
 class Outline:
     """What the folder says about its sweep besides rows.
 
-    Which trials belong to it, in the order of the file, and which confirm its selected configurations; how many trials
-    each optimizer has in both phases, and how many configurations were tuned; which hyperparameters and which
-    schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race; the
+    Which trials belong to it, in the order of the file, which confirm its selected configurations, and which have an
+    optimizer at its defaults, of which some may be among the others; why an optimizer has no defaults, by label; how
+    many trials each optimizer has in all phases, and how many configurations were tuned; which hyperparameters and
+    which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race; the
     sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version wrote
     the folder; a version with a single dataset left out its name).
     """
@@ -119,6 +121,8 @@ class Outline:
     optimizers: dict[str, int]
     budgets: dict[str, int] = field(default_factory=dict)
     confirm_ids: tuple[str, ...] = ()
+    default_ids: tuple[str, ...] = ()
+    without_defaults: dict[str, str] = field(default_factory=dict)
     searched: tuple[str, ...] = ()
     searched_schedules: tuple[str, ...] = ()
     halving: dict[str, int] | None = None
@@ -129,7 +133,13 @@ class Outline:
     @property
     def ids(self) -> tuple[str, ...]:
         """All trials of the sweep, in its order."""
-        return (*self.trial_ids, *self.confirm_ids)
+        return tuple(dict.fromkeys((*self.trial_ids, *self.confirm_ids, *self.default_ids)))
+
+    @property
+    def phases(self) -> dict[str, str]:
+        """The phase of each trial, by id: of the phases that it belongs to the first."""
+        by_phase = {"default": self.default_ids, "confirm": self.confirm_ids, "tune": self.trial_ids}
+        return {trial_id: phase for phase, ids in by_phase.items() for trial_id in ids}
 
 
 class Store:
@@ -180,8 +190,7 @@ class Store:
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
         planned = frozenset().union(*stacks.values())
         self.correct.forget(planned)
-        phases = dict.fromkeys(outline.trial_ids, "tune") | dict.fromkeys(outline.confirm_ids, "confirm")
-        paths = self.parts()
+        paths, phases = self.parts(), outline.phases
         for path, trials in zip(paths, parts.trials(paths, SCHEMA, ["status", "phase"]), strict=True):
             self._tidy(path, trials, planned, phases)
         if stacks and not self.parts():
@@ -266,14 +275,15 @@ class Store:
     def _outline_of_rows(self) -> Outline:
         table = self._read(["trial_id", "configuration_id", "optimizer", "phase"], last=True)
         trials = table.to_pylist() if table else []
-        tuned, confirmed = ([t for t in trials if t["phase"] == phase] for phase in ("tune", "confirm"))
+        of = {phase: [t for t in trials if t["phase"] == phase] for phase in ("tune", "confirm", "default")}
         return Outline(
             name=self.folder.name,
             metric=_METRIC,
-            trial_ids=tuple(trial["trial_id"] for trial in tuned),
-            optimizers=Counter(trial["optimizer"] for trial in [*tuned, *confirmed]),
-            budgets=Counter(label for label, _ in {(t["optimizer"], t["configuration_id"]): None for t in tuned}),
-            confirm_ids=tuple(trial["trial_id"] for trial in confirmed),
+            trial_ids=tuple(trial["trial_id"] for trial in of["tune"]),
+            optimizers=Counter(trial["optimizer"] for found in of.values() for trial in found),
+            budgets=Counter(label for label, _ in {(t["optimizer"], t["configuration_id"]): None for t in of["tune"]}),
+            confirm_ids=tuple(trial["trial_id"] for trial in of["confirm"]),
+            default_ids=tuple(trial["trial_id"] for trial in of["default"]),
         )
 
     def rows(

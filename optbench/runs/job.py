@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +13,15 @@ from optbench.data.datasets import DATASETS
 from optbench.machine.device import precision_on, resolve_device
 from optbench.results.store import Outline, Store
 from optbench.sweep.spec import Halving, Sweep
-from optbench.sweep.trials import Trial, budgets, expand
+from optbench.sweep.trials import Trial, budgets, defaults, expand
 
 
 class Job:
-    """A sweep to be run: where its rows go, and what trains it. Nothing on disk changes."""
+    """A sweep to be run: where its rows go, and what trains it. Nothing on disk changes.
+
+    tuning: the trials of the sweep file.   defaults: the optimizers at their defaults, where the sweep asks for them;
+    some of these trials may be among the others.   without_defaults: why an optimizer has none, by label.
+    """
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class Job:
         workers: how many processes train on a CPU; None: one for each core.
         stack_size: how many trials train together; None: as many as suits the device.
         data_dir: the folder of the datasets; None: $OPTBENCH_DATA, else the user's cache.
-        timing: whether a third phase measures the seconds of what the tables show.
+        timing: whether a last phase measures the seconds of what the tables show.
 
         Raises `UserError` for a sweep without valid trials, and for a device that is not there or that lacks one of
         their precisions.
@@ -43,6 +47,7 @@ class Job:
         self.sweep, self.store, self.data_dir, self.timing = sweep, store, data_dir, timing
         self.stack_size = stack_size
         self.tuning = expand(sweep)
+        self.defaults, self.without_defaults = defaults(sweep) if sweep.defaults else ([], {})
         self.device = resolve_device(device)
         self.workers = (workers or execution.default_workers()) if self.device == "cpu" else 1
         for precision in {trial.precision for trial in self.tuning}:
@@ -58,10 +63,10 @@ class Job:
         """How many configurations of each optimizer are tuned."""
         return budgets(self.tuning)
 
-    @property
-    def total(self) -> int:
-        """How many trials the sweep has, not counting those that are timed once more."""
-        return len(self.tuning) + self.selections.total() * len(self.sweep.confirm)
+    def defaults_beside(self, trials: Iterable[Trial]) -> list[Trial]:
+        """The trials at defaults that are not among these."""
+        others = {trial.trial_id for trial in trials}
+        return [trial for trial in self.defaults if trial.trial_id not in others]
 
     @cached_property
     def selections(self) -> Counter[str]:
@@ -84,16 +89,21 @@ class Job:
         """Ids of the trials in the store that were trained to their end, diverged or not."""
         return {trial_id for trial_id, status in self.store.statuses().items() if status in ("finished", "diverged")}
 
-    def outline(self, confirming: Sequence[Trial] = ()) -> Outline:
-        """What the folder of the rows says about the sweep."""
+    def outline(self, confirming: Sequence[Trial] = (), defaults: Sequence[Trial] = ()) -> Outline:
+        """What the folder of the rows says about the sweep, as far as its phases have come."""
         sweep, halving = self.sweep, self.halving
         tuned = Counter(trial.optimizer for trial in self.tuning)
+        more = Counter(trial.optimizer for trial in self.defaults_beside([*self.tuning, *confirming]))
         return Outline(
             name=sweep.name,
             metric=sweep.metric,
             trial_ids=tuple(trial.trial_id for trial in self.tuning),
             confirm_ids=tuple(trial.trial_id for trial in confirming),
-            optimizers={label: n + self.selections[label] * len(sweep.confirm) for label, n in tuned.items()},
+            default_ids=tuple(trial.trial_id for trial in defaults),
+            without_defaults=self.without_defaults,
+            optimizers={
+                label: n + self.selections[label] * len(sweep.confirm) + more[label] for label, n in tuned.items()
+            },
             budgets=self.budgets,
             searched=sweep.searched,
             searched_schedules=sweep.searched_schedules,

@@ -1,4 +1,4 @@
-"""The phases of a sweep: tune, confirm, timing. Each has trials to train, and knows which phase comes after it.
+"""The phases of a sweep: tune, confirm, default, timing. Each has trials to train, and knows which comes after it.
 
 Each class says what is special about its phase: no other code asks for a phase's name.
 """
@@ -96,8 +96,12 @@ class Phase(ABC):
         """What decides which trials are stopped; None: no trial is."""
         return None
 
+    def _defaults(self) -> Phase | None:
+        """The optimizers at their defaults, if the sweep asks for them and one has some; else timing."""
+        return Default(self.job, [*self._earlier, self]) if self.job.defaults else self._timing()
+
     def _timing(self) -> Phase | None:
-        """The third phase, if it was asked for and a table has something to show."""
+        """The last phase, if it was asked for and a table has something to show."""
         if not self.job.timing:
             return None
         try:
@@ -128,7 +132,7 @@ class Phase(ABC):
 
     @property
     def to_follow(self) -> int:
-        """How many trials the next phase will have; 0 if that is not known yet."""
+        """How many trials the phases after this one will have, without timing; the most, if that is not known yet."""
         return 0
 
     # ------------------------------------------------------------ in words
@@ -152,11 +156,16 @@ class Phase(ABC):
     def progress(self) -> str:
         """How much of the sweep needs no more training, judging by what is on disk now."""
         done = sum(len(phase.settled()) for phase in [*self._earlier, self])
-        return f"{done}/{self.job.total} done"
+        return f"{done}/{self._total} done"
 
     def nothing_to_do(self) -> str:
         """What to say when no phase up to this one, the last, had anything to train."""
-        return f"nothing to do: all {self.job.total} trials are in {self.job.store.folder}"
+        return f"nothing to do: all {self._total} trials are in {self.job.store.folder}"
+
+    @property
+    def _total(self) -> int:
+        """How many trials the sweep has."""
+        return sum(len(phase.trials) for phase in [*self._earlier, self]) + self.to_follow
 
 
 class Tune(Phase):
@@ -179,15 +188,15 @@ class Tune(Phase):
         return settled
 
     def following(self) -> Phase | None:
-        """Confirm, if the sweep asks for fresh seeds and a trial has finished to select from; else timing."""
+        """Confirm, if the sweep asks for fresh seeds and a trial has finished to select from; else what comes then."""
         sweep = self.job.sweep
         if not sweep.confirm:
-            return self._timing()
+            return self._defaults()
         finals = stats.final(self.job.store.rows(trial_ids=[trial.trial_id for trial in self.trials], last=True))
         selected = stats.select(finals, ["dataset", "optimizer"], sweep.metric)
         each = product(sweep.datasets, self.job.budgets)
         chosen = [selected[dataset, label] for dataset, label in each if (dataset, label) in selected.index]
-        return Confirm(self, chosen) if chosen else self._timing()
+        return Confirm(self, chosen) if chosen else self._defaults()
 
     def judge(self) -> Judge | None:
         """Halving, where the sweep has it; knows the scores of those that need no more training."""
@@ -212,6 +221,10 @@ class Tune(Phase):
 
     @property
     def to_follow(self) -> int:
+        return self._to_confirm + len(self.job.defaults_beside(self.trials))
+
+    @property
+    def _to_confirm(self) -> int:
         return self.job.selections.total() * len(self.job.sweep.confirm)
 
     @property
@@ -221,9 +234,12 @@ class Tune(Phase):
         if halving:
             rungs, best = ", ".join(map(str, self.rungs)), f"the best 1/{halving.factor}"
             notes.append(f"halving: after epoch {rungs} {best} of each optimizer's configurations train on")
-        if self.to_follow and self.stacks:
-            seeds, trials = count(len(sweep.confirm), "fresh seed"), count(self.to_follow, "trial")
+        if self._to_confirm and self.stacks:
+            seeds, trials = count(len(sweep.confirm), "fresh seed"), count(self._to_confirm, "trial")
             notes.append(f"then each optimizer's selected configuration on {seeds}: {trials} more")
+        defaults = self.to_follow - self._to_confirm
+        if defaults and self.stacks:
+            notes.append(f"then each optimizer at its defaults: {count(defaults, 'trial')} more")
         if self.job.timing and self.stacks:
             notes.append("then one seed of each configuration that a table shows, alone, to measure its seconds")
         return notes
@@ -241,6 +257,8 @@ class Tune(Phase):
                 )
         if len(set(self.job.budgets.values())) > 1:
             found["budgets"] = f"the tuning budgets differ: {stats.budgets_in_words(self.job.budgets)}"
+        for label, why in self.job.without_defaults.items():
+            found[f"default of {label}"] = f"{label} has no defaults to train with: {why}"
         others = len(set(self.job.store.outline().trial_ids) - {trial.trial_id for trial in self.trials})
         if others:
             found["others"] = (
@@ -263,14 +281,42 @@ class Confirm(Phase):
         return self.job.trained() & {trial.trial_id for trial in self.trials}
 
     def following(self) -> Phase | None:
-        return self._timing()
+        return self._defaults()
 
     def _outline(self) -> Outline:
         return self.job.outline(self.trials)
 
     @property
+    def to_follow(self) -> int:
+        return len(self.job.defaults_beside([*self.job.tuning, *self.trials]))
+
+    @property
     def title(self) -> str:
         return f"{super().title}, to confirm each optimizer's selected configuration on fresh seeds"
+
+
+class Default(Phase):
+    """Each optimizer at its defaults, on the seeds that score what was tuned; without what the phases before train."""
+
+    name = "default"
+
+    def __init__(self, job: Job, earlier: Sequence[Phase]) -> None:
+        trained = [trial for phase in earlier for trial in phase.trials]
+        self._confirming = [trial for trial in trained if trial.phase == Confirm.name]
+        super().__init__(job, job.defaults_beside(trained), earlier)
+
+    def settled(self) -> set[str]:
+        return self.job.trained() & {trial.trial_id for trial in self.trials}
+
+    def following(self) -> Phase | None:
+        return self._timing()
+
+    def _outline(self) -> Outline:
+        return self.job.outline(self._confirming, self.job.defaults)
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, each optimizer at its defaults"
 
 
 class Timing(Phase):

@@ -9,6 +9,7 @@ ranking     which groups can be told apart?
 images      what would other images change?
 verdicts    is each group better or worse than one of them, or as good?
 selection   which configuration of each optimizer is best, and how good is it?
+gains       what does tuning gain over an optimizer's defaults?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
 targets     how soon is a trial good enough?
@@ -28,6 +29,7 @@ from optbench.stats.finals import (
     with_hyperparameters,
     with_worst,
 )
+from optbench.stats.gains import gains
 from optbench.stats.images import on_other_images
 from optbench.stats.importance import importance
 from optbench.stats.intervals import Estimate, estimate, iqm, median, t_interval, wilson
@@ -72,6 +74,7 @@ __all__ = [
     "expected_best",
     "final",
     "friedman",
+    "gains",
     "holm",
     "importance",
     "iqm",

@@ -59,7 +59,7 @@ class Matched:
     ignored: tuple[str, ...]
 
     def of_phase(self, phase: str) -> Matched:
-        """Only those of one phase, tune or confirm."""
+        """Only those of one phase."""
         frames = {name: getattr(self, name) for name in ("a", "b", "pairs", "only_a", "only_b")}
         return replace(self, **{name: frame[frame["phase"] == phase] for name, frame in frames.items()})
 

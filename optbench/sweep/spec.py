@@ -117,6 +117,7 @@ class _File(BaseModel):
     optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
     search: Search | None = None
     confirm: Confirm | None = None
+    defaults: bool = False
     exclude: list[dict[str, Any]] | None = None
 
 
@@ -153,6 +154,7 @@ class Sweep:
     optimizers: Mapping[str, OptimizerGrid]
     search: Search | None = None
     confirm: tuple[int, ...] = ()
+    defaults: bool = False
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     places: Mapping[Key, Place] = field(default_factory=dict, compare=False, repr=False)
 
@@ -244,6 +246,7 @@ def parse(
         optimizers=grids,
         search=outline.search,
         confirm=outline.confirm.seeds if outline.confirm else (),
+        defaults=outline.defaults,
         exclude=exclude,
         places=document.values,
     )
@@ -321,7 +324,7 @@ def _num_samples(document: Document, label: str, block: dict[str, Any]) -> int |
 
 
 def _check_search(document: Document, outline: _File, grids: Mapping[str, OptimizerGrid]) -> None:
-    """Check that the ranges, `search` and `confirm` fit together."""
+    """Check that the ranges, `search`, `confirm` and `defaults` fit together."""
 
     def problem(path: Key, message: str, key: bool = False) -> None:
         document.problems.append(Problem(document.place(path, key=key), message))
@@ -346,6 +349,10 @@ def _check_search(document: Document, outline: _File, grids: Mapping[str, Optimi
     if outline.confirm and set(outline.confirm.seeds) & set(outline.seeds):
         both = min(set(outline.confirm.seeds) & set(outline.seeds))
         problem(("confirm", "seeds"), f"seed {both} is a tuning seed, too; confirming needs fresh ones")
+    if outline.defaults and search and search.halving and not outline.confirm:
+        problem(
+            ("defaults",), "halving may stop what is also a default; 'confirm: {seeds: 5}' gives it seeds of its own"
+        )
 
 
 def _block(document: Document, model: type[BaseModel], block: Any, path: Key) -> dict[str, tuple[Any, ...]]:
@@ -435,6 +442,7 @@ def to_yaml(sweep: Sweep) -> str:
         "optimizers": blocks,
         "search": sweep.search.model_dump() if sweep.search else None,
         "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,
+        "defaults": sweep.defaults,
         "exclude": [{k: [_plain(k, v) for v in values] for k, values in entry.items()} for entry in sweep.exclude],
     }
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -37,9 +37,9 @@ NUMERICS = 1
 class Trial(Axes):
     """One training with one seed, every hyperparameter resolved.
 
-    `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune", or
-    "confirm" for fresh seeds of a selected configuration. `group` numbers the combinations of compared axes within each
-    optimizer: configurations of one group compete for its budget.
+    `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune",
+    "confirm" for fresh seeds of a selected configuration, or "default" for an optimizer at its defaults. `group`
+    numbers the combinations of compared axes within each optimizer: configurations of one group compete for its budget.
     """
 
     phase: str = field(default="tune", compare=False)
@@ -89,6 +89,47 @@ def confirmations(trials: Iterable[Trial], configuration_ids: Sequence[str], see
     by_configuration = {trial.configuration_id: trial for trial in trials}
     selected = [by_configuration[i] for i in configuration_ids]
     return [replace(trial, seed=seed, phase="confirm") for seed in seeds for trial in selected]
+
+
+def defaults(sweep: Sweep) -> tuple[list[Trial], dict[str, str]]:
+    """Each optimizer at its defaults on each dataset, seed by seed; and why one has none, by label.
+
+    lr and the hyperparameters that the sweep varies have the defaults of the optimizer's class; those that it fixes
+    stay, since they say what the label means, such as `nesterov: true`. All else is as in the first combination of the
+    sweep that is not excluded. The seeds are those that score the selected configurations.
+    """
+    found, without = list[Trial](), dict[str, str]()
+    for label in sweep.optimizers:
+        for dataset in sweep.datasets:
+            try:
+                found.append(_default(sweep, label, dataset))
+            except ValueError as error:
+                without[label] = _why(error)
+    found = [trial for trial in found if trial.optimizer not in without]
+    return [
+        replace(trial, seed=seed, phase="default") for seed in sweep.confirm or sweep.seeds for trial in found
+    ], without
+
+
+def _default(sweep: Sweep, label: str, dataset: str) -> Trial:
+    """An optimizer at its defaults, with the first seed. Raises `ValueError` where it has none."""
+    grid = sweep.optimizers[label]
+    own = {name: values for name, values in grid.axes.items() if name not in PARAMETERS}
+    varied = {name for name, values in own.items() if len(values) > 1 or ranges(values[0])}
+    fixed = {name: values[0] for name, values in own.items() if name not in varied | {"lr"}}
+    hyperparameters = grid.hyperparameters(**fixed)
+    resolved = {name: getattr(hyperparameters, name) for name in own}
+    axes = {name: _listed(name, values) for name, values in _compared(sweep, grid).items()} | {"dataset": (dataset,)}
+    for values in product(*axes.values()):
+        compared = dict(zip(axes, values, strict=True))
+        if not _is_excluded(sweep, label, resolved | compared, set()):
+            return _trial(sweep, label, fixed | compared, group=0)
+    raise ValueError(f"'exclude' leaves nothing on {dataset}")
+
+
+def _listed(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of an axis without those that are drawn; its default if all are."""
+    return tuple(value for value in values if not ranges(value)) or (PARAMETERS[name].default,)
 
 
 def budgets(trials: Iterable[Trial]) -> dict[str, int]:
