@@ -28,7 +28,7 @@ from optbench.optimizers.foreign import find_foreign
 from optbench.report import formats
 from optbench.results.store import COLUMNS, Store
 from optbench.sweep.spec import parse, read
-from optbench.sweep.trials import expand
+from optbench.sweep.trials import defaults, expand
 from optbench.training import check
 
 REPOSITORY = Path(optbench.__file__).parent.parent
@@ -778,7 +778,7 @@ def test_every_sweep_in_the_documentation_trains(block, tiny):
     from optbench.training import engine
 
     sweep = parse(block)
-    trials = expand(sweep)
+    trials = expand(sweep) + (defaults(sweep)[0] if sweep.defaults else [])
     assert len(trials) > 1 or "mine" in block
     rungs = sweep.search.halving.rungs(sweep.epochs) if sweep.search and sweep.search.halving else ()
     for stack in stacks.plan(trials, 4, rungs=rungs):

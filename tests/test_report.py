@@ -58,8 +58,8 @@ def fill(
     sweep = parse(text, folder=folder)
     store = Store(folder / sweep.name)
     job = Job(sweep, store, "cpu")
-    trials = job.tuning
-    store.begin(job.outline(), to_yaml(sweep), {"all": [t.trial_id for t in trials]})
+    trials = [*job.tuning, *job.defaults_beside(job.tuning)]
+    store.begin(job.outline(defaults=job.defaults), to_yaml(sweep), {"all": [t.trial_id for t in trials]})
     defaults = {"sweep": sweep.name, "stack": "all", "stack_size": 4, "workers": 2} | columns
     part = Part(store, "all", {trial.trial_id: defaults | trial.columns() for trial in trials})
     for epoch in range((sweep.epochs if epochs is None else epochs) + 1):

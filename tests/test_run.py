@@ -14,10 +14,12 @@ from optbench import execution
 from optbench.errors import UserError
 from optbench.execution.in_process import run_in_process
 from optbench.machine.device import settings_given_back
+from optbench.report import build
+from optbench.report.status import status
 from optbench.results.store import Store
 from optbench.runs import estimate, run
 from optbench.runs.job import Job
-from optbench.runs.phases import Confirm, Timing, Tune
+from optbench.runs.phases import Confirm, Default, Timing, Tune
 from optbench.runs.run import PhaseBegun, PhaseEnded, PhasePlanned, StackEvent
 from optbench.sweep.spec import parse
 
@@ -87,13 +89,14 @@ def ran(tmp_path_factory):
 def test_a_sweep_runs_in_a_thread_and_tells_of_every_epoch_that_it_stores(ran):
     job, events, *_ = ran
     for kind in (PhasePlanned, PhaseBegun, PhaseEnded):
-        assert phases_of(events, kind) == [Tune, Confirm, Timing]
+        assert phases_of(events, kind) == [Tune, Confirm, Default, Timing]
     told = [row for event in events if isinstance(event, StackEvent) for row in event.message]
     timed = Store(job.store.folder).timing
     stored = pd.concat([pd.read_parquet(store.folder) for store in (job.store, timed)])
-    assert len(told) == len(stored) == (4 + 4 + 4) * 2
+    assert len(told) == len(stored) == (4 + 4 + 2 + 4) * 2
     assert sorted(row["val_loss"] for row in told) == sorted(stored["val_loss"])
-    assert stored.groupby("phase")["trial_id"].nunique().to_dict() == {"tune": 4, "confirm": 4, "timing": 4}
+    counts = {"tune": 4, "confirm": 4, "default": 2, "timing": 4}
+    assert stored.groupby("phase")["trial_id"].nunique().to_dict() == counts
     assert set(stored["status"]) == {"finished"}
 
 
@@ -106,12 +109,50 @@ def test_once_more_there_is_nothing_to_do_and_it_says_of_which_phases(ran):
     job, *_ = ran
     parts = {path: path.stat().st_mtime_ns for path in job.store.folder.rglob("*.parquet")}
     events = list(run.events(job))
-    assert phases_of(events, PhasePlanned) == phases_of(events, PhaseEnded) == [Tune, Confirm, Timing]
-    assert [type(event) for event in events] == [PhasePlanned, PhaseEnded] * 3
-    assert [event.phase.stacks for event in events] == [[]] * 6
+    assert phases_of(events, PhasePlanned) == phases_of(events, PhaseEnded) == [Tune, Confirm, Default, Timing]
+    assert [type(event) for event in events] == [PhasePlanned, PhaseEnded] * 4
+    assert [event.phase.stacks for event in events] == [[]] * 8
     assert parts == {path: path.stat().st_mtime_ns for path in job.store.folder.rglob("*.parquet")}
-    assert events[-1].phase.progress() == "8/8 done, 4/4 timed"
-    assert phases_of(run.preview(job), PhasePlanned) == [Tune, Confirm, Timing]
+    assert [event.phase.progress() for event in events[::2]] == [
+        "4/12 done",
+        "8/10 done",
+        "10/10 done",
+        "10/10 done, 4/4 timed",
+    ]
+    assert phases_of(run.preview(job), PhasePlanned) == [Tune, Confirm, Default, Timing]
+
+
+def test_defaults_train_once_and_count_twice_where_they_were_selected(ran):
+    """adam has one configuration, its defaults; sgd's lr of 0.001 is not among those that were tried."""
+    job, *_ = ran
+    rows, outline = job.store.rows(last=True).set_index("trial_id"), job.store.outline()
+    assert rows["phase"].value_counts().to_dict() == {"tune": 4, "confirm": 4, "default": 2}
+    at = rows.loc[list(outline.default_ids)]
+    assert at.groupby(["optimizer", "phase", "lr"], observed=True)["seed"].apply(list).to_dict() == {
+        ("sgd", "default", 0.001): [10_000, 10_001],
+        ("adam", "confirm", 0.001): [10_000, 10_001],
+    }
+    assert len(outline.ids) == len(rows) == sum(outline.optimizers.values()) == 10
+    data = build.build(job.store).tables[2].data.set_index("optimizer")
+    scores = rows.groupby(["optimizer", "phase"], observed=True)["test_accuracy"].mean()
+    assert data.loc["adam", ["test_accuracy", "tuned", "gain"]].tolist() == [scores["adam", "confirm"]] * 2 + [0]
+    found = data.loc["sgd", ["test_accuracy", "tuned", "gain"]].tolist()
+    default, tuned = scores["sgd", "default"], scores["sgd", "confirm"]
+    assert found == pytest.approx([default, tuned, tuned - default])
+    assert data["n"].tolist() == [2, 2]
+    assert status(job.store).is_over
+
+
+def test_a_sweep_that_asks_for_defaults_later_keeps_what_it_has(tmp_path):
+    text = SWEEP.replace("defaults: true\n", "").replace("confirm: {seeds: 2}\n", "")
+    list(run.events(job_of(tmp_path, text)))
+    job = job_of(tmp_path, text + "defaults: true\n")
+    *_, last = run.preview(job)
+    assert (type(last.phase), last.phase.missing) == (Default, {"sgd": 1})  # adam's one configuration is its defaults
+    list(run.events(job))
+    assert job.store.rows(last=True)["phase"].value_counts().to_dict() == {"tune": 4, "default": 1}
+    list(run.events(job_of(tmp_path, text.replace("0.05", "0.001"))))  # which makes that trial one that selects
+    assert job.store.rows(last=True)["phase"].unique().tolist() == ["tune"]
 
 
 def test_a_preview_ends_with_the_first_phase_that_has_to_train(tmp_path):

@@ -118,6 +118,7 @@ sweeps = st.fixed_dictionaries(
         "metric": st.sampled_from(["val_accuracy", "val_loss"]),
         "parameters": shared,
         "confirm": st.fixed_dictionaries({"seeds": st.integers(1, 5)}),
+        "defaults": st.booleans(),
     },
 )
 searches = st.fixed_dictionaries(
@@ -136,10 +137,12 @@ def as_text(sweep):
 
 
 def distinct(sweep):
-    """Equal values under different spellings (0.1 and [0.1, 0.1]) are refused, and rightly so."""
+    """Equal values under different spellings (0.1 and [0.1, 0.1], a range with `log: false`) are rightly refused."""
     blocks = [sweep.get("parameters", {}), *sweep["optimizers"].values()]
-    pairs = [[v if isinstance(v, list) else [v, v] for v in block.get("dropout", [])] for block in blocks]
-    return all(pair not in axis[:i] for axis in pairs for i, pair in enumerate(axis))
+    axes = [[v if isinstance(v, list) else [v, v] for v in block.get("dropout", [])] for block in blocks]
+    ranges = [block.get("lr", []) for block in blocks]
+    axes += [[{"log": False} | v for v in axis if isinstance(v, dict)] for axis in ranges if isinstance(axis, list)]
+    return all(value not in axis[:i] for axis in axes for i, value in enumerate(axis))
 
 
 def fresh(sweep):
@@ -153,6 +156,7 @@ def fresh(sweep):
 def test_a_valid_file_round_trips(sweep, search):
     if "'max'" in str(sweep):
         sweep |= {"search": search, "epochs": sweep["epochs"] + 1}
+        sweep |= {} if "confirm" in sweep else {"defaults": False}  # halving could stop a default
     try:
         parsed = spec.parse(as_text(sweep))
     except UserError as error:  # every optimizer has a value of its own in the place of the shared range
@@ -382,6 +386,12 @@ def test_the_name_defaults_to_the_file(tmp_path):
         ("exclude:", "confirm: {seeds: [7, 2]}\nexclude:", ["15:18: seed 2 is a tuning seed, too"]),
         ("exclude:", "confirm: {seeds: 0}\nexclude:", ["15:18: the number of seeds must be from 1 to 10000"]),
         ("exclude:", "confirm: {}\nexclude:", ["15:10: missing key 'seeds'"]),
+        ("exclude:", "defaults: 3\nexclude:", ["15:11: must be true or false, not 3"]),
+        (
+            "exclude:",
+            "defaults: true\nsearch: {halving: {factor: 3}}\nexclude:",
+            ["15:11: halving may stop what is also a default; 'confirm: {seeds: 5}' gives it seeds of its own"],
+        ),
         ("exclude:", "confirm: 3\nexclude:", ["15:10: must be a mapping, not 3"]),
         ("momentum: [0.0, 0.9]", "num_samples: 0", ["12:39: must be a whole number from 1 to 10000, not 0"]),
         ("momentum: [0.0, 0.9]", "num_samples: 3", ["12:26: sgd has no range {min, max} to search"]),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optbench.errors import UserError
 from optbench.sweep.spec import parse
 from optbench.sweep.stacks import plan
-from optbench.sweep.trials import expand
+from optbench.sweep.trials import defaults, expand
 
 HEAD = "dataset: digits\nepochs: 1\n"
 axes = st.fixed_dictionaries(
@@ -143,3 +143,82 @@ def test_a_sweep_that_is_too_large_is_refused_before_it_is_expanded():
     text = HEAD + f"seeds: 10000\noptimizers: {{adam: {{lr: [{lrs}], eps: [{lrs}]}}}}"
     with pytest.raises(UserError, match=r"^sweep:4:13: 894,010,000 trials are more than"):
         expand(parse(text))
+
+
+# ---------------------------------------------------------------- defaults
+
+
+def defaults_of(text):
+    """The trials of a sweep at defaults, with the first seed, by optimizer, and why the others have none."""
+    trials, without = defaults(parse(HEAD + text))
+    return {trial.optimizer: trial for trial in trials if trial.seed == trials[0].seed}, without
+
+
+def test_what_a_sweep_varies_and_lr_go_back_to_the_defaults_and_what_it_fixes_stays():
+    found, without = defaults_of(
+        "search: {num_samples: 4}\n"
+        "parameters: {lr: 0.5, batch_size: [32, 16], dropout: [0.5, 0.0]}\n"
+        "optimizers:\n"
+        "  sgd: {momentum: [0.8, 0.9]}\n"
+        "  nesterov: {optimizer: sgd, momentum: 0.7, nesterov: true, lr: {min: 0.1, max: 1}}\n"
+        "  adam: {betas: [[{min: 0.8, max: 0.9}, 0.99]], eps: 1e-6, amsgrad: [true, false]}\n"
+    )
+    taken = {label: trial.hyperparameters.model_dump(exclude_defaults=True) for label, trial in found.items()}
+    assert taken == {"sgd": {}, "nesterov": {"momentum": 0.7, "nesterov": True}, "adam": {"eps": 1e-6}}
+    assert [trial.hyperparameters.lr for trial in found.values()] == [1e-3, 1e-3, 1e-3]
+    assert {(trial.batch_size, trial.dropout, trial.phase) for trial in found.values()} == {(32, (0.5, 0.5), "default")}
+    assert without == {}
+
+
+@pytest.mark.parametrize(
+    ("schedules", "taken"),
+    [
+        ("[cosine, constant]", "cosine"),
+        ("[{name: step, step_size: [3, 2]}]", "step(step_size=3)"),
+        ("[{name: exponential, gamma: {min: 0.1, max: 0.9}}, cosine]", "cosine"),
+        ("{name: exponential, gamma: {min: 0.1, max: 0.9}}", "constant"),
+    ],
+)
+def test_defaults_have_the_first_value_of_an_axis_that_is_listed_or_its_own_default(schedules, taken):
+    found, _ = defaults_of(
+        f"search: {{num_samples: 4}}\noptimizers: {{adam: {{lr: {{min: 0.1, max: 1}}, schedule: {schedules}}}}}"
+    )
+    assert str(found["adam"].schedule) == taken
+
+
+@pytest.mark.parametrize(("confirm", "wanted"), [("", [3, 4]), ("confirm: {seeds: [7, 8, 9]}\n", [7, 8, 9])])
+def test_defaults_are_once_on_each_dataset_on_the_seeds_that_score(confirm, wanted):
+    text = (
+        f"dataset: [mnist, digits]\nepochs: 1\nseeds: [3, 4]\n{confirm}optimizers: {{adam: {{lr: [0.1, 0.2]}}, sgd: }}"
+    )
+    trials, _ = defaults(parse(text))
+    each = product(wanted, ["adam", "sgd"], ["mnist", "digits"])
+    assert [(trial.seed, trial.optimizer, trial.dataset) for trial in trials] == list(each)
+
+
+def test_defaults_leave_out_what_is_excluded():
+    base = "parameters: {batch_size: [32, 16]}\noptimizers: {adam: {lr: [0.001, 0.01]}, sgd: }\nexclude:\n"
+    found, without = defaults_of(base + "  - {optimizer: adam, batch_size: 32}")
+    assert ({label: trial.batch_size for label, trial in found.items()}, without) == ({"adam": 16, "sgd": 32}, {})
+    found, without = defaults_of(base + "  - {optimizer: adam, lr: 0.001}")
+    assert (list(found), without) == (["sgd"], {"adam": "'exclude' leaves nothing on digits"})
+
+
+def test_what_has_no_default_or_is_refused_without_its_values_has_no_defaults(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr, momentum=0.5):\n        super().__init__(params, lr, momentum)\n"
+    )
+    text = HEAD + "optimizers:\n  mine: {optimizer: ./mine.py:Mine, lr: 0.1}\n  adam: {eps: 1e-6}\n"
+    text += "  nesterov: {optimizer: sgd, nesterov: true, momentum: [0.8, 0.9]}\n"
+    trials, without = defaults(parse(text, folder=tmp_path))
+    why = "nesterov needs a momentum above 0 and no dampening"
+    assert ([trial.optimizer for trial in trials], without) == (["adam"], {"mine": "needs lr", "nesterov": why})
+
+
+def test_a_default_that_is_also_listed_is_the_same_trial():
+    text = "optimizers:\n  adam: {lr: [0.001, 0.1], betas: [[0.9, 0.999], [0.8, 0.9]]}\n"
+    text += "  mine: {optimizer: 'torch.optim:Adam', lr: [0.001, 0.1]}\n"
+    found, _ = defaults_of(text)
+    listed = {trial.trial_id: trial for trial in expand(parse(HEAD + text))}
+    assert [listed[trial.trial_id].optimizer for trial in found.values()] == ["adam", "mine"]

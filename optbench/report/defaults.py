@@ -12,26 +12,18 @@ from optbench.report.tables import Column, Table
 from optbench.sweep.axes import COMPARED
 from optbench.wording import count
 
-TITLE = "Defaults and tuning"
-
 
 def defaults(results: Results, optimizers: pd.DataFrame) -> Table | None:
     """Each optimizer at its defaults, from the best to the worst, beside its row in the table `optimizers`."""
     if results.defaults.empty:
         return None
-    score, mine = results.score, results.defaults
-    data = stats.compare(mine, ["optimizer"], results.metric, score=score, reference=stats.Reference(rope=results.rope))
-    data = data.rename(columns={"p": "p_best", "difference": "difference_best"})
-    tuned = optimizers.set_index("optimizer")
+    score = results.score
+    data, tuned = _ranked(results), optimizers.set_index("optimizer")
     for end in ("", "_low", "_high"):
         data[f"tuned{end}"] = data["optimizer"].map(tuned[f"{score}{end}"])
-    scored = results.scoring[results.scoring["configuration_id"].isin(tuned["configuration_id"])]
-    data = data.join(stats.gains(scored, mine, score), on="optimizer", rsuffix="_gain")
-    data["lost_of"] = [f"{k}/{n}" for k, n in zip(data["lost"], data["seeds"], strict=True)]
+    selected = results.scoring[results.scoring["configuration_id"].isin(tuned["configuration_id"])]
+    data = data.join(stats.gains(selected, results.defaults, score), on="optimizer")
     data["is_selected"] = data["configuration_id"] == data["optimizer"].map(tuned["configuration_id"])
-    axes = stats.varying(pd.concat([results.tuning, mine]), [name for name in COMPARED if name != "optimizer"])
-    choices = ["lr", *axes, *(name for name in results.hyperparameters if name != "lr")]
-    data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
     kind = Column.of(score).kind
     columns = [
         Column("optimizer", "optimizer"),
@@ -45,32 +37,38 @@ def defaults(results: Results, optimizers: pd.DataFrame) -> Table | None:
     ]
     if len(data) > 1:
         columns.insert(1, Column("rank", "rank", "rank"))
-    keep = [column.name for column in columns if column.name != "rank"]
-    keep += [name for name in _BESIDE if name in data] + [f"{score}_low", f"{score}_high"]
-    return Table(TITLE, " ".join(_caption(results, data)), tuple(columns), data[keep])
+    return Table("Defaults and tuning", " ".join(_caption(results, data)), tuple(columns), data)
 
 
-# What else is in the data: the columns of intervals and ranks, and the comparison with the best of the defaults.
-_BESIDE = (
-    *("tuned_low", "tuned_high", "gain_low", "gain_high", "n_both", "is_selected", "configuration_id"),
-    *("rank", "rank_to", "best", "may_be_best", "difference_best", "p_best", "seeds", "lost"),
-)
+def _ranked(results: Results) -> pd.DataFrame:
+    """The defaults ranked among each other; `difference_best` and `p_best` compare each with the best of them."""
+    score = results.score
+    data = stats.compare(results.defaults, ["optimizer"], results.metric, score=score)
+    keep = ["optimizer", "rank", "rank_to", "best", score, f"{score}_low", f"{score}_high", "n", "seeds", "lost"]
+    compared = data[["difference", "p"]].add_suffix("_best")
+    data = data[[*keep, "configuration_id"]].join(compared)
+    axes = [name for name in COMPARED if name != "optimizer"]
+    varying = stats.varying(pd.concat([results.tuning, results.defaults]), axes)
+    choices = ["lr", *varying, *(name for name in results.hyperparameters if name != "lr")]
+    data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
+    data["lost_of"] = [f"{k}/{n}" for k, n in zip(data["lost"], data["seeds"], strict=True)]
+    return data
 
 
 def _caption(results: Results, data: pd.DataFrame) -> Iterator[str]:
     """What the defaults are, how a gain is measured, and who is missing."""
     yield (
-        "Defaults: lr, and the hyperparameters that the sweep varies, as the optimizer itself sets them; what the sweep "
-        "fixes stays, and of every other axis the first value is taken. Rank: among the defaults. Gain: how much better "
-        "the tuned configuration is, seed by seed, with its own 95 % interval; lost seeds count as guessing in it. p: "
-        f"paired t test with moderated variances, corrected for {count(int(data['p'].notna().sum()), 'test')} (Holm)."
+        "Defaults: lr, and the hyperparameters that the sweep varies, as the optimizer itself sets them; what the "
+        "sweep fixes stays, and of every other axis the first value is taken. Rank: among the defaults. Gain: how much "
+        "better the tuned configuration is, seed by seed, with its own 95 % interval; lost seeds count as guessing in "
+        "it. p: paired t test with moderated variances, corrected for "
+        f"{count(int(data['p'].notna().sum()), 'test')} (Holm)."
     )
     if results.confirming is None:
         yield "The seeds of the tuned scores also selected them, which flatters the gain."
-    without = results.outline.without_defaults
+    without, there = results.outline.without_defaults, set(data["optimizer"])
     if without:
         yield f"Left out: {', '.join(f'{label} ({why})' for label, why in without.items())}."
-    there = {*data["optimizer"], *without}
-    missing = [label for label in results.outline.optimizers if label not in there]
+    missing = [label for label in results.outline.optimizers if label not in {*there, *without}]
     if missing and not results.query.where:
         yield f"No defaults trained yet: {', '.join(missing)}."

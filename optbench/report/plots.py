@@ -493,11 +493,12 @@ def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
     order = {value: i for i, value in enumerate((*values, *explorer.axis(y).values))}
     grid = grid.sort_values(["y", "x"], key=lambda column: column.map(order), ignore_index=True)
     heading = "learning rate" if x == "rate" else x
+    fresh = "The headline is on fresh seeds: the best cell may be above or below it. " if len(explorer.fresh) else ""
     caption = (
         f"{score.words.capitalize()} {explorer.when}, of the best configuration, by {explorer.metric.words}, of "
-        f"each {heading} and {COMPARED[y].heading}: the mean over n seeds, on which it was also selected. Pointing at "
-        f"a cell shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; ‘div.’: "
-        "every trial diverged."
+        f"each {heading} and {COMPARED[y].heading}: the mean over n seeds, on which it was also selected. {fresh}"
+        f"Pointing at a cell shows n, the {_INTERVAL}, and which configuration it is. Empty cells were not tried; "
+        "‘div.’: every trial diverged."
     )
     return Plot(
         f"{y}_{x}",

@@ -204,7 +204,10 @@ def _caption(results: Results, data: pd.DataFrame, columns: Sequence[Column], co
     """Where the numbers of a ranking come from, if that is not the same everywhere."""
     parts = []
     if results.confirming is not None and confirming is None:
-        parts.append("Scored on the seeds that also selected, so its numbers are not those on fresh seeds.")
+        parts.append(
+            f"Selected by {results.metric} and scored on the same tuning seeds. The headline is on fresh seeds: its "
+            f"number may be higher or lower than these, and what it names need not have the best {results.score} here."
+        )
     if _SECONDS in columns:
         none = (
             "" if data["seconds_per_epoch"].notna().any() else ", and here none did: 'optbench run SWEEP --timing' does"

@@ -110,9 +110,9 @@ class Outline:
     Which trials belong to it, in the order of the file, which confirm its selected configurations, and which have an
     optimizer at its defaults, of which some may be among the others; why an optimizer has no defaults, by label; how
     many trials each optimizer has in all phases, and how many configurations were tuned; which hyperparameters and
-    which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race; the
-    sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version wrote
-    the folder; a version with a single dataset left out its name).
+    which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race;
+    the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
+    wrote the folder; a version with a single dataset left out its name).
     """
 
     name: str
