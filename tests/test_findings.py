@@ -124,10 +124,11 @@ def test_a_factor_is_named_that_explains_a_twentieth_of_the_variance(share, said
 # ---------------------------------------------------------------- no sentence claims more than its table
 
 
-def random_report(folder, seed, query=None):
+def random_report(folder, seed, query=None, defaults=False):
     """A report of optimizers with means, spreads and seeds that were drawn; some seeds diverged.
 
-    Every other one knows which images were right.
+    Every other one knows which images were right. The default lr, 0.001, is better or worse than the best of those that
+    are tried; of some it is tried itself.
     """
     generator = np.random.default_rng(seed)
     labels = [f"opt{i}" for i in range(generator.integers(2, 9))]
@@ -140,9 +141,14 @@ def random_report(folder, seed, query=None):
     }
     lost = {key for key in scores if generator.random() < generator.choice([0.0, 0.15])}
     hard = generator.random(300)  # how hard the images are, for all
+    lower = {label: 0.001 if defaults and generator.random() < 0.2 else 0.01 for label in labels}
+    gains = {label: gap * generator.normal(1, 2) for label in labels}
+    noise = gap * generator.standard_normal((len(labels), seeds)) / 3
 
     def value(trial, epoch=None):
-        return scores[trial.optimizer, trial.seed] - (trial.hyperparameters.lr == 0.01) * gap
+        place = labels.index(trial.optimizer), trial.seed
+        cost = {0.01: gap, 0.001: gains[trial.optimizer] + noise[place], 0.1: 0.0}[trial.hyperparameters.lr]
+        return float(np.clip(scores[trial.optimizer, trial.seed] - cost, 0.2, 0.99))
 
     def correct(trial):
         order = np.argsort(hard + 0.1 * np.random.default_rng([seed, int(trial.trial_id, 16)]).standard_normal(300))
@@ -150,17 +156,16 @@ def random_report(folder, seed, query=None):
         mask[order[: round(300 * min(1.0, value(trial)))]] = True
         return mask
 
-    blocks = "".join(f"  {label}: {{optimizer: sgd, lr: [0.01, 0.1]}}\n" for label in labels)
-    return build.build(
-        fill(
-            folder,
-            f"dataset: digits\nname: random\nepochs: 2\nseeds: {seeds}\noptimizers:\n{blocks}",
-            value,
-            lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished",
-            correct=correct if seed % 2 else None,
-        ),
-        query,
+    head = f"dataset: digits\nname: random\nepochs: 2\nseeds: {seeds}\ndefaults: {str(defaults).lower()}\n"
+    blocks = "".join(f"  {label}: {{optimizer: sgd, lr: [{lower[label]}, 0.1]}}\n" for label in labels)
+    store = fill(
+        folder,
+        f"{head}optimizers:\n{blocks}",
+        value,
+        lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished",
+        correct=correct if seed % 2 else None,
     )
+    return build.build(store, query)
 
 
 def labels_in(words, candidates):
@@ -261,6 +266,58 @@ def test_every_sentence_agrees_with_its_table(seed, tmp_path):
             for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
                 assert (int(lost), int(of)) == (rows.diverged[label], rows.trials[label])
     assert said == {name for name, found in (("worse", worse), ("better", better), ("tied", tied)) if len(found)}
+
+
+@pytest.mark.parametrize("metric", [Score.test_accuracy, Score.test_loss])
+@pytest.mark.parametrize("seed", range(5))
+def test_sentences_about_defaults_agree_with_their_table(seed, metric, tmp_path):
+    from optbench.report.query import Query
+
+    report = random_report(tmp_path, seed, Query(metric=metric), defaults=True)
+    (table,) = (table for table in report.tables if table.title == "Defaults and tuning")
+    rows, sentences = table.data.set_index("optimizer"), {"best": 0, "gains": 0, "costs": 0, "unclear": 0, "same": 0}
+    tested = rows[rows["p"].notna()]
+    up, down, differs = tested["gain"] > 0, tested["gain"] < 0, tested["p"] <= 0.05
+    for sentence in report.findings:
+        if match := re.fullmatch(r"At their defaults, (opt\d) has the best mean, ([\d.]+).*?(?:; (.*))?\.", sentence):
+            sentences["best"] += 1
+            others = rows[(rows.index != match[1]) & rows["p_best"].notna()]
+            assert rows["best"][match[1]] and float(match[2]) == pytest.approx(
+                metric.scale * rows[metric][match[1]], abs=0.005
+            )
+            tied = others[others["p_best"] > 0.05]
+            if match[3] is None:
+                assert tied.empty
+            elif match[3].startswith("every other"):
+                assert len(others) == len(rows) - 1 and (metric.sign * others["difference_best"] < 0).all()
+                assert match[3] == f"every other optimizer is worse ({of_p(others.assign(p=others['p_best']))})"
+            else:
+                labels_in(match[3].removesuffix(" cannot be told apart from it"), tied.index)
+        elif match := re.fullmatch(
+            r"Tuning (gains|costs) (\d) optimizers ([\d.]+) to ([\d.]+)(?: points)? \((.*)\)\.", sentence
+        ):
+            sentences[match[1]] += 1
+            mine = tested[differs & (up if match[1] == "gains" else down)]
+            sizes = metric.scale * mine["gain"].abs()
+            assert (int(match[2]), match[5]) == (len(mine), of_p(mine))
+            assert [float(match[3]), float(match[4])] == pytest.approx([sizes.min(), sizes.max()], abs=0.005)
+        elif match := re.fullmatch(r"Tuning (gains|costs) (.*) \((.*)\)\.", sentence):
+            sentences[match[1]] += 1
+            mine = tested[differs & (up if match[1] == "gains" else down)]
+            labels_in(match[2], mine.index)
+            assert match[3] == of_p(mine)
+            for label, size, half in re.findall(r"(opt\d) ([\d.]+) ± ([\d.]+)", match[2]):
+                row = mine.loc[label]
+                assert float(size) == pytest.approx(metric.scale * abs(row["gain"]), abs=0.005)
+                assert float(half) == pytest.approx(metric.scale * (row["gain_high"] - row["gain_low"]) / 2, abs=0.005)
+        elif match := re.fullmatch(r"Whether tuning helps (.*) cannot be told\.", sentence):
+            sentences["unclear"] += 1
+            labels_in(match[1], tested.index[~differs])
+        elif match := re.fullmatch(r"Tuning selected the defaults of (.*)\.", sentence):
+            sentences["same"] += 1
+            labels_in(match[1], rows.index[rows["is_selected"]])
+    groups = {"gains": differs & up, "costs": differs & down, "unclear": ~differs, "same": rows["is_selected"]}
+    assert sentences == {"best": int(rows["best"].any())} | {name: int(found.any()) for name, found in groups.items()}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -533,6 +533,60 @@ def test_listings_name_everything():
     assert datasets.data["train"].tolist() == [1200, 55000, 55000]
 
 
+WITH_DEFAULTS = """
+dataset: digits
+name: defaults
+epochs: 2
+seeds: 4
+parameters: {batch_size: [32, 64], dropout: 0.0}
+optimizers:
+  sgd: {lr: [0.1, 0.01], momentum: [0.5, 0.9]}
+  fixed: {optimizer: sgd, lr: 0.1, momentum: 0.9}
+  adam: {lr: [0.001, 0.01]}
+  asked: {optimizer: "torch.optim:SGD", lr: [0.1, 0.2], nesterov: true, momentum: [0.5, 0.9]}
+defaults: true
+"""
+
+
+def test_defaults_are_beside_what_was_tuned_and_change_no_other_table(tmp_path):
+    value = lambda trial, epoch: accuracy(trial, epoch) + trial.seed % 3 / 500 * trial.hyperparameters.lr  # noqa: E731
+    store = fill(tmp_path / "with", WITH_DEFAULTS, value)
+    report = build.build(store)
+    without = build.build(fill(tmp_path / "without", WITH_DEFAULTS.replace("defaults: true", ""), value))
+    found = table(report, "Defaults and tuning")
+    others = [one for one in report.tables if one is not found]
+    assert [one.title for one in others] == [one.title for one in without.tables]
+    for one, other in zip(others, without.tables, strict=True):
+        pd.testing.assert_frame_equal(one.data, other.data)
+        assert (one.columns, one.caption) == (other.columns, other.caption)
+    assert (report.summary, report.note) == (without.summary.replace("88", "96"), without.note)
+    assert [said for said in report.findings if "efaults" not in said and "uning" not in said] == list(without.findings)
+    data = found.data.set_index("optimizer")
+    assert data["configuration"].to_dict() == {
+        "adam": "lr=0.001, batch_size=32",
+        "sgd": "lr=0.001, batch_size=32, momentum=0",
+        "fixed": "lr=0.001, batch_size=32, momentum=0.9",
+    }
+    tuned = table(report, "Optimizers").data.set_index("optimizer")["test_accuracy"]
+    assert data["tuned"].to_dict() == tuned.drop("asked").to_dict()
+    assert data["gain"].to_dict() == pytest.approx({"adam": 0.0, "sgd": 0.19, "fixed": 0.1}, abs=0.001)
+    assert data.loc["adam", "is_selected"] and math.isnan(data.loc["adam", "p"])
+    assert "Left out: asked (ValueError: Nesterov momentum requires a momentum and zero dampening)." in found.caption
+    assert "also selected them, which flatters the gain." in found.caption
+    assert status.status(store).is_over
+    for width in (60, 80, 120):
+        assert max(map(len, shown(report, width).splitlines())) <= width
+
+
+def test_a_condition_holds_for_defaults_too(tmp_path):
+    store = fill(tmp_path, WITH_DEFAULTS, accuracy)
+    titles = lambda where: [one.title for one in build.build(store, Query(where=where)).tables]  # noqa: E731
+    assert "Defaults and tuning" in titles("optimizer in ['sgd', 'adam'] and batch_size == 32")
+    assert "Defaults and tuning" not in titles("batch_size == 64")
+    with pytest.raises(UserError, match="leaves no trial that selects, only others"):
+        build.build(store, Query(where="lr == 0.001 and optimizer == 'sgd'"))
+
+
 SEARCHED = """
 dataset: digits
 name: searched

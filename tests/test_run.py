@@ -30,7 +30,7 @@ epochs: 1
 parameters: {model: softmax, batch_size: 128}
 confirm: {seeds: 2}
 defaults: true
-optimizers: {sgd: {lr: [0.05, 0.1, 0.2]}, adam: }
+optimizers: {rmsprop: {lr: [0.001, 0.002, 0.005]}, adam: }
 """
 
 
@@ -123,21 +123,21 @@ def test_once_more_there_is_nothing_to_do_and_it_says_of_which_phases(ran):
 
 
 def test_defaults_train_once_and_count_twice_where_they_were_selected(ran):
-    """adam has one configuration, its defaults; sgd's lr of 0.001 is not among those that were tried."""
+    """adam has one configuration, its defaults; rmsprop's lr of 0.01 is not among those that were tried."""
     job, *_ = ran
     rows, outline = job.store.rows(last=True).set_index("trial_id"), job.store.outline()
     assert rows["phase"].value_counts().to_dict() == {"tune": 4, "confirm": 4, "default": 2}
     at = rows.loc[list(outline.default_ids)]
     assert at.groupby(["optimizer", "phase", "lr"], observed=True)["seed"].apply(list).to_dict() == {
-        ("sgd", "default", 0.001): [10_000, 10_001],
+        ("rmsprop", "default", 0.01): [10_000, 10_001],
         ("adam", "confirm", 0.001): [10_000, 10_001],
     }
     assert len(outline.ids) == len(rows) == sum(outline.optimizers.values()) == 10
     data = build.build(job.store).tables[2].data.set_index("optimizer")
     scores = rows.groupby(["optimizer", "phase"], observed=True)["test_accuracy"].mean()
     assert data.loc["adam", ["test_accuracy", "tuned", "gain"]].tolist() == [scores["adam", "confirm"]] * 2 + [0]
-    found = data.loc["sgd", ["test_accuracy", "tuned", "gain"]].tolist()
-    default, tuned = scores["sgd", "default"], scores["sgd", "confirm"]
+    found = data.loc["rmsprop", ["test_accuracy", "tuned", "gain"]].tolist()
+    default, tuned = scores["rmsprop", "default"], scores["rmsprop", "confirm"]
     assert found == pytest.approx([default, tuned, tuned - default])
     assert data["n"].tolist() == [2, 2]
     assert status(job.store).is_over
@@ -148,10 +148,13 @@ def test_a_sweep_that_asks_for_defaults_later_keeps_what_it_has(tmp_path):
     list(run.events(job_of(tmp_path, text)))
     job = job_of(tmp_path, text + "defaults: true\n")
     *_, last = run.preview(job)
-    assert (type(last.phase), last.phase.missing) == (Default, {"sgd": 1})  # adam's one configuration is its defaults
+    assert (type(last.phase), last.phase.missing) == (
+        Default,
+        {"rmsprop": 1},
+    )  # adam's one configuration is its defaults
     list(run.events(job))
     assert job.store.rows(last=True)["phase"].value_counts().to_dict() == {"tune": 4, "default": 1}
-    list(run.events(job_of(tmp_path, text.replace("0.05", "0.001"))))  # which makes that trial one that selects
+    list(run.events(job_of(tmp_path, text.replace("0.002", "0.01"))))  # which makes that trial one that selects
     assert job.store.rows(last=True)["phase"].unique().tolist() == ["tune"]
 
 
@@ -182,7 +185,7 @@ def test_a_run_that_is_closed_keeps_what_is_finished_and_frees_the_folder(tmp_pa
     with pytest.raises(UserError, match="another run is writing"):
         list(run.execute(Tune(job)))
     events.close()
-    assert Tune(job).progress() == "1/8 done"
+    assert Tune(job).progress() == "1/12 done"
     assert Tune(job).missing.total() == 3
     with job.store.locked():
         pass
