@@ -727,6 +727,8 @@ def test_init_writes_a_sweep_that_compares_an_optimizer_of_ones_own(tmp_path):
         lrs = [trial.hyperparameters.lr for trial in by_label[label]]
         assert usual / 40 < min(lrs) < usual / 5 < usual * 5 < max(lrs) < usual * 40
     assert len(sweep.confirm) == 10 and not set(sweep.confirm) & set(sweep.seeds)
+    trials, _ = defaults(sweep)
+    assert {(trial.optimizer, trial.hyperparameters.lr) for trial in trials} == dict.fromkeys(by_label, 1e-3).items()
 
 
 def test_init_labels_optimizers_and_gives_them_what_they_need(tmp_path):

@@ -85,8 +85,10 @@ def written(folder, score=score, text=SWEEP, outline=None, **columns):
     first = {trial.optimizer: trial for trial in reversed(tuning)}
     chosen = [first[label].configuration_id for label in sweep.optimizers]
     fresh = confirmations(tuning, chosen, sweep.confirm)
-    store.begin(dataclasses.replace(job.outline(fresh), **(outline or {})), to_yaml(sweep), {"all": ()})
-    store.replace("all", rows_of([*tuning, *fresh], score, **columns))
+    default = job.defaults_beside([*tuning, *fresh])
+    found = dataclasses.replace(job.outline(fresh, job.defaults), **(outline or {}))
+    store.begin(found, to_yaml(sweep), {"all": ()})
+    store.replace("all", rows_of([*tuning, *fresh, *default], score, **columns))
     return store
 
 
@@ -392,6 +394,16 @@ def test_trials_that_diverged_on_one_side_are_named(before, tmp_path):
         for dropout in ("0.1", "0.1 + 0.25")
     ]
     assert "0 → 4 of 12" in shown(report)
+
+
+def test_defaults_have_a_table_of_their_own(tmp_path):
+    text = SWEEP + "defaults: true"  # those of adam are among its tuning trials
+    gain = lambda trial, epoch: score(trial, epoch) + 0.1 * (trial.phase == "default")  # noqa: E731
+    report = comparison.compare(written(tmp_path / "a", text=text), written(tmp_path / "b", gain, text))
+    assert [table.title for table in report.tables] == ["What changed from A to B", "What changed at defaults"]
+    assert report.tables[0].data["test_accuracy"].tolist() == [0, 0, 0]
+    assert report.tables[1].data.set_index("optimizer")["test_accuracy"].to_dict() == pytest.approx({"sgd": 0.1})
+    assert report.findings[-1].startswith("At their defaults, sgd: +10.00 ± 0.00 points of test accuracy over 3 seeds")
 
 
 def test_fresh_seeds_have_a_table_of_their_own(tmp_path):

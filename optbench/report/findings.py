@@ -208,7 +208,8 @@ def _out_of_the_box(score: Score, defaults: pd.DataFrame) -> Iterator[str]:
     if len(tied):
         text += f"; {names(tied['optimizer'].tolist())} cannot be told apart from it"
     elif len(worse) == len(defaults) - 1 > 0 and (score.sign * worse["difference_best"] < 0).all():
-        text += f"; every other optimizer is worse ({_p(worse.assign(p=worse['p_best']))})"
+        rest = "every other optimizer" if len(worse) > 1 else worse["optimizer"].iloc[0]
+        text += f"; {rest} is worse ({_p(worse.assign(p=worse['p_best']))})"
     yield f"{text}."
 
 
