@@ -196,20 +196,20 @@ def _tied_in_selection(results: Results) -> Iterator[str]:
 
 
 def _out_of_the_box(score: Score, defaults: pd.DataFrame) -> Iterator[str]:
-    """Which optimizer is best at its defaults, and what ties with it."""
+    """Which optimizer is best at its defaults, and what ties with it, or else what is worse."""
     best = next((row for row in defaults.to_dict("records") if row["best"]), None)
     if best is None:
         yield "At their defaults all optimizers lost every seed."
         return
     value = cell(Column.of(score), best) + ("" if score.is_loss else " %")
     text = f"At their defaults, {best['optimizer']} has the best mean, {value}"
-    compared = defaults[~defaults["best"] & defaults["p_best"].notna()]
-    tied, worse = (compared[where] for where in (compared["p_best"] > ALPHA, compared["p_best"] <= ALPHA))
+    compared = defaults[~defaults["best"]].assign(p=defaults["p_best"]).dropna(subset="p")
+    tied = compared[compared["p"] > ALPHA]
+    worse = compared[(compared["p"] <= ALPHA) & (score.sign * compared["difference_best"] < 0)]
     if len(tied):
         text += f"; {names(tied['optimizer'].tolist())} cannot be told apart from it"
-    elif len(worse) == len(defaults) - 1 > 0 and (score.sign * worse["difference_best"] < 0).all():
-        rest = "every other optimizer" if len(worse) > 1 else worse["optimizer"].iloc[0]
-        text += f"; {rest} is worse ({_p(worse.assign(p=worse['p_best']))})"
+    elif len(worse):
+        text += f"; {names(worse['optimizer'].tolist())} {_are(worse)} worse ({_p(worse)})"
     yield f"{text}."
 
 
