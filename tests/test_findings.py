@@ -289,20 +289,21 @@ def test_sentences_about_defaults_agree_with_their_table(seed, metric, tmp_path)
             worse = others[(others["p_best"] <= 0.05) & (metric.sign * others["difference_best"] < 0)]
             if match[3] is None:
                 assert tied.empty and worse.empty
-            elif said := re.fullmatch(r"(.*) (?:is|are) worse \((.*)\)", match[3]):
+            elif said := re.fullmatch(r"(.*) (?:is|are) worse \((.*)\), on these images", match[3]):
                 labels_in(said[1], worse.index)
                 assert tied.empty and said[2] == of_p(worse.assign(p=worse["p_best"]))
             else:
                 labels_in(match[3].removesuffix(" cannot be told apart from it"), tied.index)
         elif match := re.fullmatch(
-            r"Tuning (gains|costs) (\d) optimizers ([\d.]+) to ([\d.]+)(?: points)? \((.*)\)\.", sentence
+            r"Tuning (gains|costs) (\d) optimizers ([\d.]+) to ([\d.]+)(?: points)? \((.*)\), on these images\.",
+            sentence,
         ):
             sentences[match[1]] += 1
             mine = tested[differs & (up if match[1] == "gains" else down)]
             sizes = metric.scale * mine["gain"].abs()
             assert (int(match[2]), match[5]) == (len(mine), of_p(mine))
             assert [float(match[3]), float(match[4])] == pytest.approx([sizes.min(), sizes.max()], abs=0.005)
-        elif match := re.fullmatch(r"Tuning (gains|costs) (.*) \((.*)\)\.", sentence):
+        elif match := re.fullmatch(r"Tuning (gains|costs) (.*) \((.*)\), on these images\.", sentence):
             sentences[match[1]] += 1
             mine = tested[differs & (up if match[1] == "gains" else down)]
             labels_in(match[2], mine.index)

@@ -586,6 +586,17 @@ def test_a_condition_holds_for_defaults_too(tmp_path):
         build.build(store, Query(where="lr == 0.001 and optimizer == 'sgd'"))
 
 
+def test_each_dataset_has_its_own_defaults(tmp_path):
+    text = "dataset: [digits, mnist]\nname: two\nepochs: 1\nseeds: 2\ndefaults: true\n"
+    text += "optimizers: {sgd: {lr: [0.1, 0.2]}, adam: {lr: [0.1, 0.2]}}"
+    value = lambda trial, epoch: 0.5 + trial.hyperparameters.lr + 0.1 * (trial.dataset == "mnist")  # noqa: E731
+    report = build.build(fill(tmp_path, text, value))
+    for dataset, shift in (("digits", 0.0), ("mnist", 0.1)):
+        data = table(report, f"Defaults and tuning ({dataset})").data
+        assert data["test_accuracy"].tolist() == pytest.approx([0.501 + shift] * 2)
+        assert data["gain"].tolist() == pytest.approx([0.199] * 2)
+
+
 SEARCHED = """
 dataset: digits
 name: searched
@@ -632,6 +643,7 @@ def test_a_searched_and_confirmed_sweep_is_scored_on_the_fresh_seeds(tmp_path):
     optimizers, schedules = table(report, "Optimizers"), table(report, "Learning-rate schedules")
     assert optimizers.data["test_accuracy"].tolist() == pytest.approx([0.25, 0.25])
     assert optimizers.data["n"].tolist() == [3, 3]
+    assert "The headline is on fresh seeds" in schedules.caption and "headline" not in optimizers.caption
     adam = optimizers.data.set_index("optimizer").loc["adam"]
     assert adam["configuration"].startswith(f"lr={best['adam']:g}, schedule=")
     # The other tables show the tuning seeds, one row for each schedule, whatever was drawn for it.

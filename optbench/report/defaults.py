@@ -62,7 +62,7 @@ def _caption(results: Results, data: pd.DataFrame) -> Iterator[str]:
         "sweep fixes stays, and of every other axis the first value is taken. Rank: among the defaults. Gain: how much "
         "better the tuned configuration is, seed by seed, with its own 95 % interval; lost seeds count as guessing in "
         "it. p: paired t test with moderated variances, corrected for "
-        f"{count(int(data['p'].notna().sum()), 'test')} (Holm)."
+        f"{count(int(data['p'].notna().sum()), 'test')} (Holm). All of it is about other seeds on the same images."
     )
     if results.confirming is None:
         yield "The seeds of the tuned scores also selected them, which flatters the gain."

@@ -209,7 +209,7 @@ def _out_of_the_box(score: Score, defaults: pd.DataFrame) -> Iterator[str]:
     if len(tied):
         text += f"; {names(tied['optimizer'].tolist())} cannot be told apart from it"
     elif len(worse):
-        text += f"; {names(worse['optimizer'].tolist())} {_are(worse)} worse ({_p(worse)})"
+        text += f"; {names(worse['optimizer'].tolist())} {_are(worse)} worse ({_p(worse)}), on these images"
     yield f"{text}."
 
 
@@ -220,7 +220,7 @@ def _gains(score: Score, defaults: pd.DataFrame) -> Iterator[str]:
     better, worse = (tested[differs & (sign * tested["gain"] > 0)] for sign in (1, -1))
     for verb, rows in (("gains", better), ("costs", worse)):
         if len(rows):
-            yield f"Tuning {verb} {_by_how_much(score, rows)} ({_p(rows)})."
+            yield f"Tuning {verb} {_by_how_much(score, rows)} ({_p(rows)}), on these images."
     unclear = tested[~differs]["optimizer"].tolist()
     if unclear:
         yield f"Whether tuning helps {names(unclear)} cannot be told."

@@ -27,35 +27,44 @@ def gains(tuned: pd.DataFrame, defaults: pd.DataFrame, score: Score) -> pd.DataF
     Where the defaults are what was selected, the gain is 0, and there is nothing to test: NaN, as with fewer than two
     common seeds.
     """
-    from scipy.special import stdtrit
+    ids, scores, lost = _sides(tuned, defaults, score)
+    found = _tested(differences(scores, lost)).reindex(ids.index)
+    found.loc[ids["tuned"] == ids["default"], "gain"] = 0.0
+    return found
 
+
+def _sides(
+    tuned: pd.DataFrame, defaults: pd.DataFrame, score: Score
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The configurations of each optimizer, tuned and default; and where these differ, their scores and lost seeds.
+
+    The latter two have a row for each seed and a column for each optimizer and side; of scores, more is better.
+    """
     trials = pd.concat([tuned.assign(side="tuned"), defaults.assign(side="default")], ignore_index=True)
     trials = trials[trials["status"] != "stopped"]
     trials = trials.assign(expected=score.sign * with_worst(trials, score))
-    ids = (
-        trials.groupby(["optimizer", "side"], sort=False)["configuration_id"].first().unstack().reindex(columns=_SIDES)
-    )
-    ids = ids.dropna()
-    differing = ids.index[ids["tuned"] != ids["default"]]
-    columns = pd.MultiIndex.from_product([differing, _SIDES])
-    wide = [
+    ids = trials.groupby(["optimizer", "side"], sort=False)["configuration_id"].first().unstack()
+    ids = ids.reindex(columns=_SIDES).dropna()
+    columns = pd.MultiIndex.from_product([ids.index[ids["tuned"] != ids["default"]], _SIDES])
+    scores, lost = (
         trials.pivot(index="seed", columns=["optimizer", "side"], values=name).reindex(columns=columns)
         for name in ("expected", "lost")
-    ]
-    pairs = differences(*wide)
-    pairs = pairs[pairs["first"].str[0] == pairs["second"].str[0]]  # tuned comes first
-    n, freedom = (pairs[name].to_numpy(dtype=float) for name in ("n", "freedom"))
-    enough = n > 1
-    error = pairs["sd"].to_numpy() / np.sqrt(np.where(enough, n, np.nan))
-    half = stdtrit(np.where(enough, freedom, np.nan), 0.975) * error
-    gain = pairs["difference"].to_numpy()
-    found = {
-        "gain": gain,
-        "gain_low": gain - half,
-        "gain_high": gain + half,
-        "p": np.where(enough, holm(pairs["p"]), np.nan),
-        "n_both": n,
+    )
+    return ids, scores, lost
+
+
+def _tested(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Of the differences of all pairs of optimizers and sides those within an optimizer, as `gains` has them."""
+    from scipy.special import stdtrit
+
+    mine = pairs[pairs["first"].str[0] == pairs["second"].str[0]]  # tuned comes first
+    n = mine["n"].where(mine["n"] > 1)
+    half = stdtrit(mine["freedom"].where(mine["n"] > 1), 0.975) * mine["sd"] / np.sqrt(n)
+    columns = {
+        "gain": mine["difference"],
+        "gain_low": mine["difference"] - half,
+        "gain_high": mine["difference"] + half,
+        "p": pd.Series(holm(mine["p"]), mine.index).where(mine["n"] > 1),
+        "n_both": mine["n"].astype(float),
     }
-    table = pd.DataFrame(found, index=pd.Index(pairs["first"].str[0], name="optimizer")).reindex(ids.index)
-    table.loc[~ids.index.isin(differing), "gain"] = 0.0
-    return table
+    return pd.DataFrame(columns).set_axis(pd.Index(mine["first"].str[0], name="optimizer"))
