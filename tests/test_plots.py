@@ -188,6 +188,7 @@ def test_curves_of_confirmed_configurations_are_of_their_fresh_seeds(confirmed):
             assert one.points["y"].tolist() == pytest.approx(fresh[chosen[one.label]].tolist())
             assert one.points["n"].tolist() == [4] * 5
     # The others show the seeds that selected.
+    assert "The headline is on fresh seeds" in named(explorer)["batch_size_rate"].caption
     assert all((one.points["n"] == 3).all() for one in named(explorer)["lr"].series)
     assert explorer.axis("optimizer").values == tuple(
         explorer.fresh.sort_values("test_accuracy", ascending=False)["optimizer"]

@@ -30,7 +30,7 @@ def defaults(results: Results, optimizers: pd.DataFrame) -> Table | None:
         Column(str(score), f"{score.heading}, defaults", kind),
         Column("tuned", "tuned", kind),
         Column.of_difference(score, "gain", "gain"),
-        Column("p", "p", "p"),
+        *([Column("p", "p", "p")] if data["p"].notna().any() else []),
         Column("n", "n", "count"),
         Column("lost_of", "lost", "count"),
         Column("configuration", "defaults", "prose"),
@@ -61,9 +61,12 @@ def _caption(results: Results, data: pd.DataFrame) -> Iterator[str]:
         "Defaults: lr, and the hyperparameters that the sweep varies, as the optimizer itself sets them; what the "
         "sweep fixes stays, and of every other axis the first value is taken. Rank: among the defaults. Gain: how much "
         "better the tuned configuration is, seed by seed, with its own 95 % interval; lost seeds count as guessing in "
-        "it. p: paired t test with moderated variances, corrected for "
-        f"{count(int(data['p'].notna().sum()), 'test')} (Holm). All of it is about other seeds on the same images."
+        "it."
     )
+    tests = int(data["p"].notna().sum())
+    if tests:
+        yield f"p: paired t test with moderated variances, corrected for {count(tests, 'test')} (Holm)."
+    yield "All of it is about other seeds on the same images."
     if results.confirming is None:
         yield "The seeds of the tuned scores also selected them, which flatters the gain."
     without, there = results.outline.without_defaults, set(data["optimizer"])

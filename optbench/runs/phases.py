@@ -164,7 +164,7 @@ class Phase(ABC):
 
     @property
     def _total(self) -> int:
-        """How many trials the sweep has."""
+        """How many trials the sweep has, not counting those that are timed once more."""
         return sum(len(phase.trials) for phase in [*self._earlier, self]) + self.to_follow
 
 
@@ -378,4 +378,4 @@ class Timing(Phase):
         return f"{self._earlier[-1].progress()}, {len(self.settled())}/{len(self.trials)} timed"
 
     def nothing_to_do(self) -> str:
-        return f"{super().nothing_to_do()}, {len(self.trials)} of them timed"
+        return f"{self._earlier[-1].nothing_to_do()}, {len(self.trials)} of them timed"
