@@ -113,4 +113,4 @@ def budgets_in_words(budgets: Mapping[str, int]) -> str:
     by_size: dict[int, list[str]] = {}
     for label, n in sorted(budgets.items(), key=lambda item: -item[1]):
         by_size.setdefault(n, []).append(label)
-    return "; ".join(f"{n} configurations of {', '.join(labels)}" for n, labels in by_size.items())
+    return "; ".join(f"{count(n, 'configuration')} of {', '.join(labels)}" for n, labels in by_size.items())
