@@ -40,6 +40,7 @@ LINE = {
             "selection",
             "tuning",
             "importance",
+            "cost",
             "targets",
             "workloads",
             "pairing",
@@ -47,8 +48,8 @@ LINE = {
         ),
     ],
     "report": [
-        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "explanations", "build"),
-        *("plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
+        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "costs", "explanations"),
+        *("build", "plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
     ],
     "runs": ["job", "halving", "phases", "run", "estimate", "progress", "screen"],
     "export": [],

@@ -266,7 +266,7 @@ def prepare(store: Store, query: Query) -> Results:
         tuning=tuning,
         confirming=confirming if len(confirming) else None,
         failed=failed,
-        timed=store.timed(_COLUMNS),
+        timed=store.timed([*_COLUMNS, "cpu"]),
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),

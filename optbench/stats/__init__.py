@@ -11,11 +11,13 @@ verdicts    is each group better or worse than one of them, or as good?
 selection   which configuration of each optimizer is best, and how good is it?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
+cost        what does it take in state, gradients, seconds and memory, and who is best at equal seconds?
 targets     how soon is a trial good enough?
 workloads   which optimizer is best over several workloads?
 pairing     what changed between two results of the same trials?
 """
 
+from optbench.stats.cost import Costs, after, costs, pareto
 from optbench.stats.finals import (
     HYPERPARAMETER,
     SCORES,
@@ -53,10 +55,12 @@ __all__ = [
     "ROUNDING",
     "SCORES",
     "Correct",
+    "Costs",
     "Estimate",
     "Friedman",
     "Matched",
     "Reference",
+    "after",
     "aggregate",
     "at_epoch",
     "budgets_in_words",
@@ -66,6 +70,7 @@ __all__ = [
     "changes",
     "chosen",
     "compare",
+    "costs",
     "differences",
     "divergence",
     "estimate",
@@ -80,6 +85,7 @@ __all__ = [
     "median",
     "moderate",
     "on_other_images",
+    "pareto",
     "performance_profile",
     "profile_score",
     "ranked",
