@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "adagrad": ("adagrad", 0.01, {"eps": 1e-10, "lr_decay": 0.0}),
     "lion": ("lion", 2e-4, {"betas": [0.9, 0.99], "weight_decay": 0.0}),
 }
+_STATE = {"sgd": 0.0, "nesterov": 1.0, "rmsprop": 1.0, "adagrad": 1.0, "lion": 1.0}  # per parameter; else 2
 SCHEDULES = ("constant", "cosine", "linear", "step(step_size=3, gamma=0.3)")
 BATCH_SIZES = (32, 128)
 DROPOUTS = ((0.0, 0.0), (0.25, 0.25), (0.1, 0.25), (0.5, 0.5))
@@ -112,6 +113,8 @@ def write(
         "device": "cpu",
         "cpu": "a made-up CPU",
         "precision": "fp32",
+        "gradients_per_step": 1.0,
+        "peak_memory_bytes": None,
         "convolution": "loop",
         "error": None,
         "optbench_version": "0.1.0",
@@ -130,6 +133,7 @@ def write(
         "dropout": [values[2][0] if len({*values[2]}) == 1 else None for values in grid],
         "dropout_conv": [values[2][0] for values in grid],
         "dropout_linear": [values[2][1] for values in grid],
+        "state_per_parameter": [_STATE.get(values[3], 2.0) for values in grid],
     }
     arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in of_grid.items()}
     stack_ids = pa.array([_hash("stack", seed, int(i)) for i in range(stacks[-1] + 1)])

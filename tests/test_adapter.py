@@ -382,6 +382,68 @@ def test_state_survives_a_checkpoint(name, problem, tmp_path):
     second_TP = first_TP.clone()
     second = StackedOptimizer(second_TP, SHAPES, [hyperparameters], [0])
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert second.state_size() == first.state_size()
+    assert second.costs() == first.costs()
     steps(second_TP, second, 5)
     assert torch.equal(second_TP, whole_TP)
+
+
+# ---------------------------------------------------------------- what optimizers cost
+
+
+def stepped(given, problem, n=5):
+    """Optimizers of one stack after n steps, and how often each asked for another gradient."""
+    start_P, goal_P = problem
+    flat_TP, calls = start_P.repeat(len(given), 1), [0] * len(given)
+    optimizer = StackedOptimizer(flat_TP, SHAPES, given, [0] * len(given))
+
+    def again(t):
+        calls[t] += 1
+        return loss_and_gradient(flat_TP[t], goal_P)
+
+    for _ in range(n):
+        losses, gradients = zip(*(loss_and_gradient(flat_P, goal_P) for flat_P in flat_TP), strict=True)
+        lr_T1 = torch.full((len(given), 1), 0.05, dtype=torch.float64)
+        optimizer.step(torch.stack(losses), torch.stack(gradients), lr_T1, [0.05] * len(given), again)
+    return optimizer, calls
+
+
+def kept(optimizer, leaves):
+    """The buffers of a genuine optimizer that are as large as its parameters, after a step."""
+    sum(leaf.sum() for leaf in leaves).backward()
+    optimizer.step()
+    states = [(leaf, value) for leaf in leaves for value in optimizer.state[leaf].values()]
+    numbers = [value.numel() for leaf, value in states if isinstance(value, torch.Tensor) and value.shape == leaf.shape]
+    return sum(numbers) / PARAMETERS
+
+
+def test_state_is_that_of_torch_and_not_that_of_neighbours(problem):
+    """A stack has room for momentum as soon as one of its trials has any."""
+    given = [
+        ("sgd", {"momentum": 0.0}, 0),
+        ("sgd", {"momentum": 0.9}, 1),
+        ("adagrad", {}, 1),
+        ("rmsprop", {}, 1),
+        ("rmsprop", {"centered": True, "momentum": 0.9}, 3),
+        ("adam", {"amsgrad": True}, 3),
+        ("adam", {}, 2),
+    ]
+    classes = {"sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop", "adam": "Adam"}
+    leaves = [nn.Parameter(part) for part in views(torch.ones(PARAMETERS))]
+    optimizer, calls = stepped([OPTIMIZERS[name](lr=0.05, **more) for name, more, _ in given], problem)
+    for (name, more, state), cost in zip(given, optimizer.costs(), strict=True):
+        assert cost == (state, 1.0)
+        assert kept(getattr(torch.optim, classes[name])(leaves, lr=0.05, **more), leaves) == state
+    assert sum(calls) == 0
+
+
+def test_gradients_are_those_that_an_optimizer_asked_for(folder, problem):
+    names = ["torch.optim:Adam", "sam", "lbfgs", "./own.py:Clips"]
+    optimizer, calls = stepped([find(name, folder)(lr=0.05) for name in names], problem)
+    adam, sam, lbfgs, clips = costs = optimizer.costs()
+    assert adam.state_per_parameter == pytest.approx(2 + len(SHAPES) / PARAMETERS)  # torch counts each tensor's steps
+    assert [cost.gradients_per_step for cost in costs] == [1 + n / 5 for n in calls]
+    assert (adam.gradients_per_step, sam.gradients_per_step, clips.gradients_per_step) == (1, 2, 1)
+    assert (sam.state_per_parameter, clips.state_per_parameter) == (0, 0)
+    (own,) = optimizer.state_dict()["singles"][2]["optimizers"]
+    assert lbfgs.gradients_per_step == own["state"][0]["func_evals"] / 5 > 2  # by its own count
+    assert lbfgs.state_per_parameter > 2  # up to 100 pairs of vectors

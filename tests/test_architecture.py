@@ -41,6 +41,7 @@ LINE = {
             "gains",
             "tuning",
             "importance",
+            "cost",
             "targets",
             "workloads",
             "pairing",
@@ -48,7 +49,7 @@ LINE = {
         ),
     ],
     "report": [
-        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "defaults"),
+        *("tables", "characters", "formats", "query", "results", "findings", "rankings", "defaults", "costs"),
         *("explanations", "build"),
         *("plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
     ],

@@ -146,6 +146,9 @@ def test_rows_say_where_a_trial_is(trials_of, tiny):
     assert [row["step"] for row in rows] == [0, 8, 16]
     assert [row["status"] for row in rows] == ["running", "running", "finished"]
     assert [row["scheduled_lr"] for row in rows] == [1e-3, 1e-3, 0.5e-3]
+    assert [row["state_per_parameter"] for row in rows] == [None, 2.0, 2.0]
+    assert [row["gradients_per_step"] for row in rows] == [None, 1.0, 1.0]
+    assert {row["peak_memory_bytes"] for row in rows} == {None}  # of a CPU it is not known
 
 
 def test_the_seconds_of_training_are_those_of_its_epochs_without_evaluation(trials_of, tiny, monkeypatch):
@@ -153,6 +156,29 @@ def test_the_seconds_of_training_are_those_of_its_epochs_without_evaluation(tria
     monkeypatch.setattr(engine, "clock", lambda device: next(times))
     rows = [row for (row,) in engine.train(Stack(tuple(trials_of("{adam: }", *LINES))), tiny, "cpu")]
     assert [row["train_seconds"] for row in rows] == [0.0, 3.0, 5.0]
+
+
+def test_the_peak_of_memory_is_that_of_its_epochs_without_evaluation(trials_of, tiny, monkeypatch):
+    training = engine.Training(Stack(tuple(trials_of("{adam: }", *LINES))), tiny, "cpu")
+    training._is_memory_its_own = True  # as on a GPU
+    allocated = [50]
+
+    def allocate(bytes_of_step, step=engine.Training.step):
+        def watched(training):
+            allocated.append(bytes_of_step)
+            return step(training)
+
+        monkeypatch.setattr(engine.Training, "step", watched)
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: allocated.clear())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: max(allocated))
+    found = []
+    for bytes_of_step in (30, 20):
+        allocate(bytes_of_step)
+        training.epoch()
+        allocated.append(90)  # as evaluation does
+        found += [row["peak_memory_bytes"] for row in training.rows()]
+    assert found == [30, 30]
 
 
 @pytest.mark.parametrize("name", MODULES)

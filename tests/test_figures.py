@@ -22,7 +22,8 @@ HOSTILE = ["$x_1$ & {50%}", "_hidden", "a <b> 'label' that is much longer than i
 @pytest.fixture(scope="module")
 def explorer():
     labels = ["adam", "sgd", *HOSTILE]
-    return explored(made_up(dict.fromkeys(labels, LRS), seeds=2, epochs=3, status=some_diverged, **GRID))
+    frames = made_up(dict.fromkeys(labels, LRS), seeds=2, epochs=3, status=some_diverged, **GRID)
+    return explored(frames, seconds={label: 1.0 + i for i, label in enumerate(labels)})
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def texts(content):
 
 def test_every_plot_is_a_pdf_and_an_svg(explorer, written):
     names = [plot.name for plot in plots.plots(explorer)]
-    assert len(names) == 8 and names[0] == "ranking"
+    assert len(names) == 9 and names[0] == "ranking"
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
     for path in written:
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")
@@ -169,6 +170,24 @@ def test_a_folder_that_cannot_be_written_is_named(explorer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written"):
         figures.write(explorer, tmp_path / "file")
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")
+def test_names_of_points_hide_neither_points_nor_one_another(explorer):
+    from matplotlib.figure import Figure
+
+    (plot,) = (plot for plot in plots.plots(explorer) if plot.name == "cost")
+    figure = Figure(figsize=(figures.WIDTH, 2.4), layout="constrained")
+    figures._draw(plot, figure, explorer)
+    (axes,) = figure.axes
+    names = {name.get_text(): name for name in axes.texts}
+    low, high = plot.view
+    seen = [one for one in plot.series if low <= one.points["y"].iloc[0] <= high]
+    assert set(names) <= {figures._short(one.label) for one in seen} and len(names) > 3
+    markers = [line.get_window_extent() for line in axes.lines if line.get_marker() != "None"]
+    boxes = [name.get_window_extent() for name in names.values()]
+    assert not any(box.count_overlaps(markers) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_without_matplotlib_the_extra_is_named(explorer, tmp_path, monkeypatch):

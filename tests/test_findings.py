@@ -141,14 +141,15 @@ def random_report(folder, seed, query=None, defaults=False):
     }
     lost = {key for key in scores if generator.random() < generator.choice([0.0, 0.15])}
     hard = generator.random(300)  # how hard the images are, for all
+    seconds = {label: math.exp(generator.normal(0, 0.2)) for label in labels}
     lower = {label: 0.001 if defaults and generator.random() < 0.2 else 0.01 for label in labels}
     gains = {label: gap * generator.normal(1, 2) for label in labels}
     noise = gap * generator.standard_normal((len(labels), seeds)) / 3
 
-    def value(trial, epoch=None):
+    def value(trial, epoch=2):
         place = labels.index(trial.optimizer), trial.seed
         cost = {0.01: gap, 0.001: gains[trial.optimizer] + noise[place], 0.1: 0.0}[trial.hyperparameters.lr]
-        return float(np.clip(scores[trial.optimizer, trial.seed] - cost, 0.2, 0.99))
+        return float(np.clip(scores[trial.optimizer, trial.seed] - cost - 0.1 * (2 - epoch), 0.2, 0.99))
 
     def correct(trial):
         order = np.argsort(hard + 0.1 * np.random.default_rng([seed, int(trial.trial_id, 16)]).standard_normal(300))
@@ -164,6 +165,9 @@ def random_report(folder, seed, query=None, defaults=False):
         value,
         lambda trial: "diverged" if (trial.optimizer, trial.seed) in lost else "finished",
         correct=correct if seed % 2 else None,
+        cost=lambda trial, epoch: {"train_seconds": epoch * seconds[trial.optimizer]},
+        stack_size=1,
+        workers=1,
     )
     return build.build(store, query)
 
@@ -262,10 +266,21 @@ def test_every_sentence_agrees_with_its_table(seed, tmp_path):
         elif match := re.fullmatch(r"Lost seeds, which count as guessing: (.*)\.", sentence):
             for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
                 assert (int(lost), int(of)) == (rows.lost[label], rows.seeds[label])
+        elif match := re.fullmatch(r"At equal seconds \((.*) s\) (opt\d) is ahead of (opt\d): (.*)\.", sentence):
+            said.add("ahead")
+            data = {table.title: table.data for table in report.tables}["Cost"].set_index("optimizer")
+            shown = [f"{100 * data.at_equal_seconds[label]:.2f}" for label in match.groups()[1:3]]
+            assert match[3] == best and data["best"][match[2]] and data["p"][best] <= 0.05
+            assert float(match[1]) == pytest.approx(data["seconds"].min(), rel=5e-3)
+            assert re.findall(r"(\d+\.\d+)(?: ± [\d.]+)? %", match[4]) == shown and float(shown[0]) > float(shown[1])
         elif match := re.fullmatch(r"Trials that diverged: (.*)\.", sentence):
             for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
                 assert (int(lost), int(of)) == (rows.diverged[label], rows.trials[label])
-    assert said == {name for name, found in (("worse", worse), ("better", better), ("tied", tied)) if len(found)}
+    costs = {table.title: table.data for table in report.tables}["Cost"].set_index("optimizer")
+    costs = costs.assign(leader=costs["at_equal_seconds"][costs["best"]].max()).loc[[best]]
+    ahead = costs[(costs["p"] <= 0.05) & (costs["difference"] < 0) & (costs["next_epoch"] < costs["leader"])]
+    found = {"worse": worse, "better": better, "tied": tied, "ahead": ahead}
+    assert said == {name for name, rows in found.items() if len(rows)}
 
 
 @pytest.mark.parametrize("metric", [Score.test_accuracy, Score.test_loss])

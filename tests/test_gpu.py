@@ -58,6 +58,14 @@ def test_rows_are_those_of_a_cpu(mixed, tiny):
         assert gpu[key]["val_accuracy"] == pytest.approx(row["val_accuracy"], abs=0.05), key
 
 
+def test_the_peak_of_memory_is_known_of_a_trial_that_trains_alone(mixed, tiny):
+    (adam,) = (trial for trial in mixed if trial.optimizer == "adam")
+    peaks = [row["peak_memory_bytes"] for row in rows_of([adam], tiny).values()]
+    numbers = 4 * Network().architecture.size  # weights, gradient and two moments
+    assert peaks[0] is None and all(peak >= 4 * numbers for peak in peaks[1:])
+    assert {row["peak_memory_bytes"] for row in rows_of(mixed, tiny).values()} == {None}
+
+
 def test_the_same_stack_twice_gives_identical_rows(mixed, tiny):
     first, second = rows_of(mixed, tiny), rows_of(mixed, tiny)
     assert all(equal(first[key], second[key]) for key in first)

@@ -61,7 +61,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def explorer(frames):
-    return explored(frames)
+    return explored(frames, seconds={label: 40 / (1 + i) + 30 * (i % 2) for i, label in enumerate(LABELS)})
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,22 @@ def assert_lines(drawn, plot, explorer, dashed=False):
             assert bands[one.label]["y"] == pytest.approx([scale * v for v in polygon], rel=DIGITS)
 
 
+def assert_points(drawn, plot, explorer):
+    """The points and intervals that the page draws are those of the plot, and the steps join those on the front."""
+    values = explorer.axis("optimizer").values
+    found = {(t["role"], values[t["v"]]): t for t in drawn if t["role"] != "front"}
+    assert {label for _, label in found} == {one.label for one in plot.series}
+    points = pd.concat([one.points for one in plot.series], ignore_index=True)
+    points[["y", "low", "high"]] *= plots.SCALES[plot.unit]
+    for one, point in zip(plot.series, points.itertuples(), strict=True):
+        dot, bar = found["line", one.label], found["band", one.label]
+        assert [*dot["x"], *dot["y"], *bar["y"]] == pytest.approx([point.x, point.y, point.low, point.high], rel=DIGITS)
+    front = points[~points["hollow"].astype(bool)].sort_values("x")
+    (steps,) = (t for t in drawn if t["role"] == "front")
+    assert 1 < len(front) < len(points) and steps["x"] == pytest.approx(front["x"].tolist(), rel=DIGITS)
+    assert steps["y"] == pytest.approx(front["y"].tolist(), rel=DIGITS)
+
+
 def assert_view(page, plot):
     """The page begins with the same range of y."""
     if plot.view:
@@ -204,6 +220,9 @@ def test_without_filters_the_page_draws_what_python_plots(page, explorer):
             scale, (low, high) = plots.SCALES[plot.unit], plot.view or (-math.inf, math.inf)
             drawn_at = {label: scale * min(high, max(low, x)) for label, x in expected.items() if math.isfinite(x)}
             assert {label: dots[label] for label in drawn_at} == pytest.approx(drawn_at, rel=DIGITS)
+        elif plot.kind == "points":
+            assert_points(drawn, plot, explorer)
+            assert_view(page, plot)
         else:
             xs = plots.rates(explorer) if plot.x == "learning rate" else explorer.axis("dropout").values
             table = plot.grid.pivot(index="y", columns="x", values="score")

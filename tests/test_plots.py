@@ -31,6 +31,7 @@ DEFAULTS = {
     "stack_size": 1,
     "workers": 1,
 }
+COSTS = {"device": "cpu", "cpu": None, "peak_memory_bytes": None, "state_per_parameter": 1.0, "gradients_per_step": 1.0}
 
 
 def made_up(optimizers, epochs=4, seeds=3, confirm=0, status=None, seed=0, **axes):
@@ -65,6 +66,7 @@ def made_up(optimizers, epochs=4, seeds=3, confirm=0, status=None, seed=0, **axe
                 | {"epoch": epoch, "step": 10 * epoch, "status": state, "train_seconds": 2.0 * epoch}
                 | {"dropout": conv if conv == linear else None, "dropout_conv": conv, "dropout_linear": linear}
                 | scores
+                | COSTS
             )
 
     configurations = [
@@ -102,9 +104,14 @@ def confirmed():
     return made_up({"adam": LRS, "sgd": LRS}, confirm=4, **GRID)
 
 
-def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyperparameters=(), **options):
-    """What `results.prepare` makes of a folder."""
+def results_of(
+    frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyperparameters=(), seconds=None, **options
+):
+    """What `results.prepare` makes of a folder; `seconds` maps optimizers to those of an epoch, if they were timed."""
     rows, finals = frames
+    timed = rows[:0]
+    if seconds is not None:
+        timed = rows.assign(train_seconds=rows["epoch"] * rows["optimizer"].map(seconds))
     tuning, confirming = (finals[finals["phase"] == phase] for phase in ("tune", "confirm"))
     return Results(
         name="sweep",
@@ -117,7 +124,7 @@ def results_of(frames, metric=Score.val_accuracy, score=Score.test_accuracy, hyp
         confirming=confirming if len(confirming) else None,
         defaults=finals[:0],
         failed=finals[:0],
-        timed=finals[:0],
+        timed=timed,
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=("lr", *hyperparameters) if tuning["lr"].nunique() > 1 else hyperparameters,

@@ -55,18 +55,20 @@ def test_the_schema_is_explicit_and_versioned(store):
 
 
 def test_rows_from_before_a_column_was_added_are_null_there_and_merge_with_newer_ones(store):
-    added = ["cpu", "python_version", "os"]
+    of_run = {"cpu": "X", "python_version": "3.11.7", "os": "Linux 6.1"}
+    measured = {"state_per_parameter": 2.0, "gradients_per_step": 1.0, "peak_memory_bytes": 2**33}
+    added = [*of_run, *measured]
     part(store, "one", ids=("a",)).add(rows(0, "finished", ids=("a",)))
     (path,) = store.parts()
     pq.write_table(pq.read_table(path).drop_columns(added), path)  # as an older version wrote it
-    new = Part(store, "two", {"b": columns("b") | {"cpu": "X", "python_version": "3.11.7", "os": "Linux 6.1"}})
+    new = Part(store, "two", {"b": columns("b") | of_run | measured})
     new.add(rows(0, "finished", ids=("b",)))
 
     def found():
         frame = store.rows(["trial_id", *added]).astype(object).set_index("trial_id")
         return frame.where(frame.notna(), None).loc[["a", "b"]].to_numpy().tolist()
 
-    expected = [[None, None, None], ["X", "3.11.7", "Linux 6.1"]]
+    expected = [[None] * len(added), [*of_run.values(), *measured.values()]]
     assert found() == expected
     assert store.compact() == (2, 1)
     assert found() == expected

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optbench import stats
+from optbench.report import build
 from optbench.results.store import SCHEMA, Store
 from optbench.runs.job import Job
 from optbench.runs.phases import Timing, Tune
@@ -97,6 +98,17 @@ def test_its_scores_are_those_of_the_sweep_bit_for_bit(complete):
     rows = rows[rows["trial_id"].isin(again["trial_id"])]
     assert set(rows["stack_size"]) == {4}
     pd.testing.assert_frame_equal(by_trial(again), by_trial(rows), check_exact=True)
+
+
+def test_cost_stands_beside_accuracy(complete):
+    folder, *_ = complete
+    report = build.build(Store(folder))
+    (cost,) = (table for table in report.tables if table.title == "Cost")
+    data = cost.data.set_index("optimizer")
+    assert data["state_per_parameter"].to_dict() == {"sgd": 1.0, "adam": 2.0, "waits": 0.0}
+    assert data["gradients_per_step"].tolist() == [1.0] * 3
+    assert data["ratio"]["sgd"] == 1 and (data["ratio"] > 0).all()
+    assert data["pareto"][data["seconds"].idxmin()]
 
 
 def test_what_is_timed_is_not_timed_again(complete):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optbench import stats
-from optbench.report import explanations, findings, rankings
+from optbench.report import costs, explanations, findings, rankings
 from optbench.report.defaults import defaults
 from optbench.report.query import Query
 from optbench.report.results import Results, prepare
@@ -77,8 +77,8 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
     optimizers = rankings.optimizers(results)
     sensitivity, shares = explanations.sensitivity(results), explanations.importance(results)
     targets, curse = explanations.targets(results, optimizers.data), explanations.selection(results)
-    untuned = defaults(results, optimizers.data)
-    sentences = findings.sentences(results, optimizers, untuned, targets, sensitivity, shares, curse)
+    untuned, cost = defaults(results, optimizers.data), costs.table(results, optimizers.data)
+    sentences = findings.sentences(results, optimizers, untuned, targets, cost, sensitivity, shares, curse)
     by = _by(results)
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
@@ -93,6 +93,7 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
             explanations.divergence(results),
             explanations.failures(results),
             targets,
+            cost,
             explanations.workloads(results),
             shares,
             curse,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from optbench.report.plots import MAX_BANDS, SCALES, Explorer, Plot, Series, col
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import Bbox
 
 WIDTH = 3.4  # inches, a column of two
 _HEIGHT = 2.4
@@ -23,6 +26,11 @@ _ROW = 0.15  # inches, of dots
 _LABEL = 0.11  # inches, the height of a label beside a line
 _SHORT = 20  # characters of a label
 _MAX_BARS = 5  # of groups, beside one another
+# Where the name of a point may stand: how far from it, in points, and aligned how.
+_PLACES = (
+    (5, 0, "left", "center"), (-5, 0, "right", "center"), (0, 5, "center", "bottom"), (0, -5, "center", "top"),
+    (5, 4, "left", "bottom"), (-5, 4, "right", "bottom"), (5, -4, "left", "top"), (-5, -4, "right", "top"),
+)  # fmt: skip
 _MAX_DASHED = 3  # lines whose training curves are drawn as well
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -88,6 +96,8 @@ def _draw(plot: Plot, figure: Figure, explorer: Explorer) -> None:
     elif plot.kind == "dots":
         figure.set_size_inches(WIDTH, 0.5 + _ROW * max(4, len(plot.series)))
         _dots(plot, axes)
+    elif plot.kind == "points":
+        _points(plot, figure, axes)
     else:
         places = list(explorer.axis(plot.over).values) if plot.over else []
         plot = replace(plot, series=tuple(_placed(one, places) for one in plot.series))
@@ -218,6 +228,60 @@ def _dots(plot: Plot, axes: Axes) -> None:
     axes.set_yticks(range(len(plot.series)), [_short(one.label) for one in plot.series], parse_math=False)
     axes.set_ylim(len(plot.series) - 0.4, -0.6)
     axes.set_xlim(scale * left, scale * right)
+
+
+def _points(plot: Plot, figure: Figure, axes: Axes) -> None:
+    """A marker for each, hollow if it says so, with its interval and its name; the others are joined by steps."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    scale = SCALES[plot.unit]
+    points = pd.concat([one.points for one in plot.series], ignore_index=True)
+    front = points[~points["hollow"].astype(bool)].sort_values("x")
+    axes.plot(front["x"], scale * front["y"], color="#3d4650", linewidth=0.6, drawstyle="steps-post", zorder=1)
+    for one, row in zip(plot.series, points.to_dict("records"), strict=True):
+        shade, fill = colour(one.style), "none" if row["hollow"] else "full"
+        axes.plot([row["x"]] * 2, [scale * row["low"], scale * row["high"]], color=shade, linewidth=1)
+        axes.plot(row["x"], scale * row["y"], _marker(one), color=shade, markersize=5, fillstyle=fill)
+    if plot.is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    if plot.view:
+        axes.set_ylim(*(scale * end for end in plot.view))
+    axes.margins(x=0.15)
+    figure.draw_without_rendering()  # only then is it known where all this is
+    taken = [line.get_window_extent() for line in axes.lines if line.get_marker() != "None"]
+    lines = [box for line in axes.lines if line.get_marker() == "None" for box in _boxes(line)]
+    for one, row in zip(plot.series, points.to_dict("records"), strict=True):
+        at = row["x"], scale * row["y"]
+        _name(_short(one.label), at, axes, taken, lines) or _name(_short(one.label), at, axes, taken, [])
+
+
+def _boxes(line: Line2D) -> list[Bbox]:
+    """Where each part of a line of steps is, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    corners = line.get_transform().transform(line.get_path().vertices).tolist()
+    return [Bbox([a, b]).padded(1) for a, b in pairwise(corners)]
+
+
+def _name(label: str, at: tuple[float, float], axes: Axes, taken: list[Bbox], lines: list[Bbox]) -> bool:
+    """Name a point where that hides neither what is taken nor lines; returns whether there is such a place."""
+    inside = axes.get_window_extent()
+    for dx, dy, side, height in _PLACES:
+        name = axes.annotate(
+            label, at, (dx, dy), textcoords="offset points", ha=side, va=height, fontsize=7, parse_math=False
+        )
+        box = name.get_window_extent()
+        is_inside = inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
+        if is_inside and not box.count_overlaps([*taken, *lines]):
+            taken.append(box)
+            return True
+        name.remove()
+    return False
 
 
 def _grid(plot: Plot, grid: pd.DataFrame, axes: Axes, xs: list[str], ys: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ def sentences(
     optimizers: Table,
     defaults: Table | None,
     targets: Table | None,
+    costs: Table | None,
     sensitivity: Table | None,
     shares: Table | None,
     curse: Table | None,
@@ -44,6 +46,8 @@ def sentences(
         found += _gains(results.score, defaults.data)
     if targets is not None:
         found += _epochs_to(results.metric, targets.data)
+    if costs is not None and "equal_seconds" in costs.data:
+        found += _at_equal_seconds(results.score, costs.data, best)
     if sensitivity is not None:
         found += _edges(sensitivity.data)
     found += _diverged(optimizers.data)
@@ -267,6 +271,20 @@ def _epochs_to(metric: Score, targets: pd.DataFrame) -> Iterator[str]:
     if missed:
         parts.append(f"{names(missed)} mostly do{'es' * (len(missed) == 1)} not get there")
     yield "; ".join(parts) + "."
+
+
+def _at_equal_seconds(score: Score, costs: pd.DataFrame, best: Mapping[str, Any]) -> Iterator[str]:
+    """Who is surely ahead of the best one when all have had the same seconds, even if that could end its epoch."""
+    (mine,) = costs[costs["optimizer"] == best["optimizer"]].to_dict("records")
+    ahead = next((row for row in costs.to_dict("records") if row["best"]), mine)
+    behind = (mine["difference"], mine["next_epoch"] - ahead["at_equal_seconds"])  # 0 or NaN if it is ahead itself
+    if mine["p"] <= ALPHA and all(score.sign * difference < 0 for difference in behind):
+        column = replace(Column.of(score), name="at_equal_seconds")
+        first, second = (cell(column, row) + ("" if score.is_loss else " %") for row in (ahead, mine))
+        yield (
+            f"At equal seconds ({mine['equal_seconds']:.3g} s) {ahead['optimizer']} is ahead of {mine['optimizer']}: "
+            f"{first} to {second} {score.words} ({p_in_words(mine['p'])})."
+        )
 
 
 def _edges(sensitivity: pd.DataFrame) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from optbench import stats
-from optbench.report import explanations, rankings
+from optbench.report import costs, explanations, rankings
 from optbench.report.findings import ALPHA
 from optbench.report.formats import cell
 from optbench.report.results import Results
@@ -44,6 +44,7 @@ _INTERVAL = "95 % interval of the mean (Student’s t, from 20 seeds on a BCa bo
 _BAND = "The bands, drawn for the best two lines only, show the "
 _RANK_ROOM = 0.25
 _MIN_WORKLOADS = 6  # with fewer, no signed-rank test can find a difference
+_WIDE = 5  # times as long as the fastest: more needs a logarithmic axis
 _MAX_RATES = 12  # columns of a heat map; more learning rates share columns
 
 
@@ -59,8 +60,8 @@ class Axis:
 @dataclass(frozen=True)
 class Series:
     """A line. `points` has columns x, y, low and high (an interval; NaN where there is none), and, where known, n, the
-    seeds, `trials` and how many of them `diverged`, or `about`, which describes the point in words. Dots have `hollow`:
-    whether only their outline is drawn.
+    seeds, `trials` and how many of them `diverged`, or `about`, which describes the point in words. Dots and points
+    have `hollow`: whether only their outline is drawn.
 
     `style` numbers colour and marker, see `styles`. Dashed lines show training.
     """
@@ -75,8 +76,9 @@ class Series:
 class Plot:
     """A plot as it is without filters.
 
-    kind: "lines"; "dots", each series being a single one, from low to high in x, below each other; or a `grid` of cells
-    with the columns x and y as text, label, score and those of `Series`.
+    kind: "lines"; "dots", each series being a single one, from low to high in x, below each other; "points", each
+    series being a single one, from low to high in y, and those that are not hollow joined by steps; or a `grid` of
+    cells with the columns x and y as text, label, score and those of `Series`.
     unit: "percent" (shares, shown × 100), "points" (differences of shares, likewise) or "number".
     by: the axis that tells its lines apart.   over: the axis along x, where x is one.
     view: the range of y, of x for dots, or of the cells, that is shown first; None shows everything.
@@ -208,7 +210,8 @@ def explore(results: Results) -> Explorer:
     explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
     whole = [_mean_ranks(explorer, results), _profile(explorer, results)]
     if "dataset" not in names:
-        whole = [_ranking(explorer, results), _tuning(explorer, tuning), _targets(explorer, results), *whole]
+        own = [_ranking(explorer, results), _tuning(explorer, tuning), _targets(explorer, results)]
+        whole = [*own, _cost(explorer, results), *whole]
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
 
@@ -354,6 +357,8 @@ def _viewed(series: Sequence[Series], plot: Plot) -> tuple[float, float]:
         if plot.groups is not None:  # ranks, of which none is too bad to compare
             return points["x"].min() - _RANK_ROOM, points["x"].max() + _RANK_ROOM
         return framed(points["x"], points["low"], points["high"], plot.is_loss)
+    if plot.kind == "points":
+        return framed(points["y"], points["low"], points["high"], plot.is_loss)
     sure = pd.concat(solid[:MAX_BANDS])
     return view(points["y"], sure["low"], sure["high"], plot.is_loss)
 
@@ -663,6 +668,46 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
         kind="dots",
         series=_of_optimizers(explorer, found[["optimizer", "x", "low", "high", "hollow", "about"]]),
         is_whole=True,
+    )
+
+
+def _cost(explorer: Explorer, results: Results) -> Plot | None:
+    """How good each optimizer is for the seconds that it takes, and the Pareto front of these."""
+    if results.timed.empty:
+        return None
+    ranked, score = rankings.axis(results, ["optimizer"]).data, explorer.score
+    table = costs.table(results, ranked)
+    if table is None or "pareto" not in table.data:
+        return None
+    ends = {f"{score}{end}": name for end, name in (("", "y"), ("_low", "low"), ("_high", "high"))}
+    found = table.data[["optimizer", "seconds", "seconds_per_step", "pareto"]].dropna(subset="seconds")
+    found = found.merge(ranked[["optimizer", "n", *ends]].rename(columns=ends), on="optimizer").dropna(subset="y")
+    found = found.rename(columns={"seconds": "x"}).assign(hollow=~found["pareto"].astype(bool))
+    found["about"] = [
+        f"n = {n}, {1000 * step:.3g} ms per step" for n, step in zip(found["n"], found["seconds_per_step"], strict=True)
+    ]
+    series = _of_optimizers(explorer, found[["optimizer", "x", "y", "low", "high", "hollow", "about"]])
+    caption = (
+        f"{score.words.capitalize()} {explorer.when} of each optimizer’s selected configuration over the seconds of "
+        "its training, evaluation excluded, measured on trials that ran alone on the machine: mean over its n seeds, "
+        f"and {_INTERVAL}. Filled and joined by steps: the Pareto front, where none of the others is at least as good "
+        "for as few seconds, by means. The seconds have no interval: most are those of one trial."
+    )
+    return _shown(
+        Plot(
+            "cost",
+            "Score and seconds",
+            caption,
+            "seconds of training",
+            score.words,
+            "optimizer",
+            unit(score),
+            kind="points",
+            series=tuple(sorted(series, key=lambda one: bool(one.points["hollow"].iloc[0]))),
+            is_log=bool(found["x"].max() > _WIDE * found["x"].min()),
+            is_loss=score.is_loss,
+            is_whole=True,
+        )
     )
 
 

@@ -275,7 +275,7 @@ def prepare(store: Store, query: Query) -> Results:
         confirming=confirming if len(confirming) else None,
         defaults=defaults,
         failed=failed,
-        timed=store.timed(_COLUMNS),
+        timed=store.timed([*_COLUMNS, "cpu"]),
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),

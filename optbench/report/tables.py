@@ -15,8 +15,8 @@ class Column:
 
     kind, of words: "text", "prose" (that may fold between words), or "yes" (for what is true, else "no").
     Of numbers: "count"; "number"; "percent" (a share, shown × 100); "points" (a difference of shares, likewise, with
-    its sign); "loss"; "change" (a difference of losses); "seconds"; "p"; "effect" (in standard deviations, with its
-    sign); "decades"; "times" (∞ is "never"); "seeds".
+    its sign); "loss"; "change" (a difference of losses); "seconds"; "milliseconds" (of seconds); "mebibytes" (of
+    bytes); "ratio"; "p"; "effect" (in standard deviations, with its sign); "decades"; "times" (∞ is "never"); "seeds".
     Of several columns: "rank" (`rank` to `rank_to`); "pair" (two shares, `<name> train_accuracy` and
     `<name> val_accuracy`); "curve" (a tuple of shares, drawn small).
     The interval from `<name>_low` to `<name>_high`, where the data have one, is shown with a value.

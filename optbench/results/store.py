@@ -66,6 +66,13 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("test_loss", _real, "the same on the test set"),
     ("test_accuracy", _real, "the same on the test set"),
     ("train_seconds", _real, "seconds of training so far, evaluation excluded, of the whole stack"),
+    (
+        "state_per_parameter",
+        _real,
+        "numbers that the optimizer keeps between steps, per parameter of the network; null at epoch 0",
+    ),
+    ("gradients_per_step", _real, "gradients evaluated per update so far, 1 for most optimizers; null at epoch 0"),
+    ("peak_memory_bytes", pa.int64(), "most GPU memory allocated while it trained; null unless it trained alone"),
     ("stack", _text, "id of the stack"),
     ("stack_size", pa.int32(), "trials that trained together and share the seconds"),
     ("workers", pa.int32(), "processes that trained at the same time on this machine"),
@@ -79,7 +86,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("python_version", _text, "version of Python; null in rows of older versions"),
     ("os", _text, "operating system and architecture; null in rows of older versions"),
 )
-_ADDED = ("cpu", "python_version", "os")  # since the parts of this schema version that were written first
+# Since the parts of this schema version that were written first.
+_ADDED = ("cpu", "python_version", "os", "state_per_parameter", "gradients_per_step", "peak_memory_bytes")
 # The values in parts that are older than a column; the axes that are in all ids existed from the beginning.
 _DEFAULTS = {name: {parts.DEFAULT_KEY: json.dumps(None)} for name in _ADDED} | {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}

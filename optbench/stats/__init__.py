@@ -12,11 +12,13 @@ selection   which configuration of each optimizer is best, and how good is it?
 gains       what does tuning gain over an optimizer's defaults?
 tuning      what does a tuning budget buy, how much does lr matter, what diverges, what was luck?
 importance  which choices matter?
+cost        what does it take in state, gradients, seconds and memory, and who is best at equal seconds?
 targets     how soon is a trial good enough?
 workloads   which optimizer is best over several workloads?
 pairing     what changed between two results of the same trials?
 """
 
+from optbench.stats.cost import Costs, after, costs, pareto
 from optbench.stats.finals import (
     HYPERPARAMETER,
     SCORES,
@@ -55,10 +57,12 @@ __all__ = [
     "ROUNDING",
     "SCORES",
     "Correct",
+    "Costs",
     "Estimate",
     "Friedman",
     "Matched",
     "Reference",
+    "after",
     "aggregate",
     "at_epoch",
     "budgets_in_words",
@@ -68,6 +72,7 @@ __all__ = [
     "changes",
     "chosen",
     "compare",
+    "costs",
     "differences",
     "divergence",
     "estimate",
@@ -83,6 +88,7 @@ __all__ = [
     "median",
     "moderate",
     "on_other_images",
+    "pareto",
     "performance_profile",
     "profile_score",
     "ranked",

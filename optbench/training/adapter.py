@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ Shape = tuple[int, ...]
 LossAndGradient = Callable[[], tuple[Tensor, Tensor]]
 
 
+class Cost(NamedTuple):
+    """What a trial's optimizer keeps and asks for, None where that is not known: columns of the rows."""
+
+    state_per_parameter: float | None
+    gradients_per_step: float | None
+
+
 class LeafOptimizer:
     """Steps one trial. The caller catches whatever the optimizer raises.
 
@@ -34,7 +41,7 @@ class LeafOptimizer:
     def __init__(self, flat_P: Tensor, shapes: Sequence[Shape], hyperparameters: Hyperparameters, seed: int) -> None:
         if isinstance(hyperparameters, Muon):  # takes only two dimensions
             shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape for shape in shapes]
-        self._shapes, self._seed, self._steps = shapes, seed, 0
+        self._shapes, self._seed, self._steps, self._gradients = shapes, seed, 0, 0
         self._leaves = [nn.Parameter(view) for view in self._views(flat_P)]
         self._attach(flat_P)
         with self._own_randomness():
@@ -80,12 +87,14 @@ class LeafOptimizer:
 
         def closure() -> Tensor:  # a step may change the gradient that it is given
             here = torch.equal(self._flat_P, before_P)
+            self._gradients += not here
             loss_here, gradient_P = (loss, known_P.clone()) if here else again()
             self._set_gradient(gradient_P)
             return loss_here
 
         self._set_gradient(gradient_P)
         self._steps += 1
+        self._gradients += 1
         with self._own_randomness():
             for optimizer in self._optimizers:
                 optimizer.step(closure)  # type: ignore[arg-type]
@@ -126,17 +135,18 @@ class LeafOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         own = [optimizer.state_dict() for optimizer in self._optimizers]
-        return {"steps": self._steps, "lr": self._lr, "optimizers": own}
+        return {"steps": self._steps, "gradients": self._gradients, "lr": self._lr, "optimizers": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._steps, self._lr = state["steps"], state["lr"]
+        self._steps, self._gradients, self._lr = state["steps"], state["gradients"], state["lr"]
         for optimizer, own in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
         self._groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
-    def state_size(self) -> int:
-        """How many numbers the optimizer keeps between steps."""
-        return sum(_numbers(optimizer.state.values()) for optimizer in self._optimizers)
+    def cost(self) -> Cost:
+        """Its state now, and the gradients of its steps so far; the same one again does not count."""
+        numbers = sum(_numbers(optimizer.state.values()) for optimizer in self._optimizers)
+        return Cost(numbers / self._flat_P.numel(), self._gradients / self._steps if self._steps else None)
 
 
 def _numbers(state: Any) -> int:

@@ -180,8 +180,8 @@ def _learns(trial: Trial, training: _Training) -> Finding:
 
 
 def _state(training: _Training) -> Finding:
-    share = training.optimizer.state_size() / training.parameters_TP.numel()
-    return Finding("state", True, f"{share:.2f} numbers for each parameter")
+    (cost,) = training.optimizer.costs()
+    return Finding("state", True, f"{cost.state_per_parameter:.2f} numbers for each parameter")
 
 
 def _cost(trial: Trial) -> Finding:

@@ -19,6 +19,7 @@ from optbench.machine.device import allow_tf32, clock, memory_bytes, precision_o
 from optbench.networks.network import Network
 from optbench.optimizers.schedules import LearningRate
 from optbench.sweep.stacks import Stack
+from optbench.training.adapter import Cost
 from optbench.training.autotune import with_convolution
 from optbench.training.stacked import StackedOptimizer
 from optbench.training.step import Steps, distinct_seeds
@@ -50,7 +51,8 @@ class Training:
     """A stack on a device: the trials that still train, their weights, optimizers and schedules, and how far they are.
 
     `step` or `epoch` trains, `rows` evaluates, `keep` drops trials. `epoch_number` counts the epochs that are over,
-    `train_seconds` the time that `epoch` took for them.
+    `train_seconds` the time that `epoch` took for them; `peak_memory_bytes` is the most that was allocated on a GPU
+    meanwhile, known of a trial that trains alone.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Training:
         self.device, self.epochs = torch.device(device), stack.epochs
         self.trials = list(stack.trials)
         self.epoch_number, self.train_seconds = 0, 0.0
+        self.peak_memory_bytes: int | None = None
+        # Stacks that wait at a rung would count with it, and a CPU's allocator does not tell what is in use.
+        self._is_memory_its_own = self.device.type == "cuda" and len(stack) == 1 and not stack.rungs
         self._data, self._dtype = dataset.to(device), dtype
         network = network_of(stack, device)
         allow_tf32(network.precision == "tf32")
@@ -100,11 +105,15 @@ class Training:
     def epoch(self) -> None:
         """The steps of the next epoch, or those that are left of it."""
         allow_tf32(self.network.precision == "tf32")  # another stack may have trained in this process meanwhile
+        if self._is_memory_its_own:
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._steps.prepare()
         epoch, started = self.epoch_number, clock(self.device)
         while self.epoch_number == epoch:
             self.step()
         self.train_seconds += clock(self.device) - started
+        if self._is_memory_its_own:
+            self.peak_memory_bytes = max(self.peak_memory_bytes or 0, torch.cuda.max_memory_allocated(self.device))
 
     def _begin_epoch(self, done: int = 0) -> None:
         lrs_NT = list(zip(*(rate.of_epoch(self.epoch_number) for rate in self._rates), strict=True))
@@ -134,6 +143,7 @@ class Training:
             for rate, val_loss in zip(self._rates, columns["val_loss"], strict=True):
                 rate.observe(val_loss)
         masks = {split: correct[split].cpu().numpy() for split in _KEPT} if self.epoch_number == self.epochs else {}
+        costs = self.optimizer.costs()
         return [
             {
                 "trial_id": trial.trial_id,
@@ -142,6 +152,8 @@ class Training:
                 **self._status(t, finite[t]),
                 "scheduled_lr": self._scheduled_lrs[t],
                 "train_seconds": self.train_seconds,
+                **(costs[t] if finite[t] and self.step_number > 0 else Cost(None, None))._asdict(),
+                "peak_memory_bytes": self.peak_memory_bytes,
                 "convolution": self.network.convolution if self.network.ways else None,
                 **{name: values[t] for name, values in columns.items()},
                 **{f"{split}_images": mask_TN.shape[1] for split, mask_TN in masks.items()},
@@ -204,12 +216,13 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     """Train a stack; yields one row for each trial, first for epoch 0 (before training), then after each epoch.
 
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
-    far, evaluation excluded), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed
-    slice of the training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is
-    "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a
-    row is a trial's last, and so is that of a trial whose id is sent into the generator. The stack goes on without
-    them. Rows of the last epoch also hold which of the `val_images` and `test_images` were classified correctly, as
-    bits, eight in a byte: `val_correct` and `test_correct`.
+    far, evaluation excluded), `state_per_parameter`, `gradients_per_step` and `peak_memory_bytes` (None where they are
+    not known), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed slice of the
+    training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its
+    numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's
+    last, and so is that of a trial whose id is sent into the generator. The stack goes on without them. Rows of the
+    last epoch also hold which of the `val_images` and `test_images` were classified correctly, as bits, eight in a
+    byte: `val_correct` and `test_correct`.
     """
     training = Training(stack, dataset, device, dtype)
     while True:

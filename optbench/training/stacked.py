@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optbench.errors import warn_slower
 from optbench.optimizers.hyperparameters import Hyperparameters
-from optbench.training.adapter import LeafOptimizer, Shape
+from optbench.training.adapter import Cost, LeafOptimizer, Shape
 from optbench.training.rules import RULES, Tensors, Update
 
 # Terms that vanish at 0 are left out of the update when they are 0 for every trial of the group.
@@ -60,12 +60,25 @@ def _columns(hyperparameters: Sequence[Mapping[str, Any]], like: Tensor) -> dict
 
 @dataclass
 class _Group:
-    """Neighbouring trials with one rule; their state and hyperparameters are rows of tensors."""
+    """Neighbouring trials with one rule; their state and hyperparameters are rows of tensors.
+
+    `needed_by` names the hyperparameter without which a buffer of the state is not needed.
+    """
 
     rows: slice
     update: Update
     hyperparameters: Tensors
     state: Tensors
+    needed_by: Mapping[str, str]
+
+    def state_sizes(self) -> list[int]:
+        """How many numbers the rule of each trial keeps; a buffer that only a neighbour needs is not its own."""
+        sizes = [0] * (self.rows.stop - self.rows.start)
+        for name, buffer in self.state.items():
+            option = self.needed_by.get(name)
+            is_own = [True] * len(sizes) if option is None else self.hyperparameters[option].bool().flatten().tolist()
+            sizes = [size + own * buffer[0].numel() for size, own in zip(sizes, is_own, strict=True)]
+        return sizes
 
 
 @dataclass
@@ -114,7 +127,8 @@ class StackedOptimizer:
         needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
         state = {buffer: torch.zeros_like(self.parameters_TP[rows]) for buffer in needed}
         state |= {scalar: torch.zeros_like(self.parameters_TP[rows, :1]) for scalar in rule.scalars}
-        return _Group(rows, self._kernel(name, columns) or rule.update, columns, state)
+        needed_by = {buffer: option for option, buffer in rule.optional.items()}
+        return _Group(rows, self._kernel(name, columns) or rule.update, columns, state, needed_by)
 
     def _kernel(self, name: str, columns: Tensors) -> Update | None:
         """The rule as one kernel, if there is one for this device and type; a warning says why it cannot be used."""
@@ -220,10 +234,16 @@ class StackedOptimizer:
             if single.optimizer is not None and own is not None:
                 single.optimizer.load_state_dict(own)
 
-    def state_size(self) -> int:
-        """How many numbers all optimizers keep between steps."""
-        singles = sum(single.optimizer.state_size() for single in self._singles if single.optimizer)
-        return singles + sum(buffer.numel() for group in self._groups for buffer in group.state.values())
+    def costs(self) -> list[Cost]:
+        """What each trial's optimizer costs, by row; a rule needs the gradient of the step and no other."""
+        trials, parameters = self.parameters_TP.shape
+        costs = [Cost(None, None)] * trials
+        for group in self._groups:
+            costs[group.rows] = [Cost(size / parameters, 1.0) for size in group.state_sizes()]
+        for single in self._singles:
+            if single.optimizer is not None:
+                costs[single.row] = single.optimizer.cost()
+        return costs
 
     def keep(self, rows: Sequence[int], parameters_TP: Tensor) -> None:
         """Go on with only these rows; `parameters_TP` are their weights, at another place in memory."""

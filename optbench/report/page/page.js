@@ -466,6 +466,77 @@
     return ends.every(isNumber) ? "" : "At the right edge: not reached.";
   }
 
+  /** Each point with its interval, hollow if it says so, and, where there is room, its name; the others are joined. */
+  function drawPoints(plot, canvas, { series }) {
+    const scale = styles.scales[plot.unit], names = series.map((one) => axes[0].values[one.v]);
+    const heights = series.map((one) => one.y[0]), isCut = plot.isViewed && !state.full;
+    const dots = series.map(({ y, low, high }) => ({ x: y, low, high }));
+    const ends = dots.flatMap((one) => [one.x[0], one.low[0], one.high[0]]);
+    const [low, high] = isCut ? framed(dots, plot.isLoss) : around(ends);
+    const at = (one) => (plot.isLog ? Math.log10(one.x[0]) : one.x[0]), [left, right] = around(series.map(at), 1 / 8);
+    const x = { range: [left, right], type: plot.isLog ? "log" : "linear" }, y = { range: [scale * low, scale * high] };
+    const looks = layout(plot, { x, y });
+    const { width = canvas.clientWidth, height = canvas.clientHeight, margin } = looks;
+    const size = [width - margin.l - margin.r, height - margin.t - margin.b];
+    const across = (one) => (size[0] * (at(one) - left)) / (right - left);
+    const down = (value) => (size[1] * (high - value)) / (high - low);
+    const front = series.filter((one) => !one.hollow[0]).sort((one, other) => one.x[0] - other.x[0]);
+    const places = series.map((one) => [across(one), down(one.y[0])]);
+    const lines = [
+      ...series.filter((one) => isNumber(one.low[0]))
+        .map((one) => [across(one) - 2, down(one.high[0]), across(one) + 2, down(one.low[0])]),
+      ...front.slice(1).flatMap((one, i) => {
+        const [x, y, before] = [across(one), down(one.y[0]), down(front[i].y[0])];
+        return [[across(front[i]), before, x, before], [x, Math.min(y, before), x, Math.max(y, before)]];
+      }),
+    ];
+    const sides = named(names, places, size, lines);
+    const steps = {
+      x: front.map((one) => one.x[0]), y: front.map((one) => scale * one.y[0]), mode: "lines",
+      line: { color: colours().ink, width: 1, shape: "hv" }, hoverinfo: "skip", meta: { role: "front" },
+    };
+    const traces = series.flatMap(({ v, x, y, low, high, hollow, about }, i) => [
+      {
+        x: isNumber(low[0]) ? [x[0], x[0]] : [], y: [scale * low[0], scale * high[0]], mode: "lines",
+        line: { color: colour(v), width: 2 }, hoverinfo: "skip", meta: { role: "band", v },
+      },
+      {
+        x, y: [scale * y[0]], mode: sides[i] ? "markers+text" : "markers",
+        texttemplate: escape(shorten(names[i])), textposition: sides[i], textfont: { size: 11 }, hoverinfo: "text",
+        hovertext: [
+          told(names[i], `${plot.x}: ${x[0]}`, `${plot.y}: ${interval(plot, y[0], low[0], high[0])}`, about[0]),
+        ],
+        marker: {
+          symbol: symbol(v) + (hollow[0] ? "-open" : ""), size: 9, color: colour(v), line: { width: hollow[0] ? 2 : 0 },
+        },
+        meta: { role: "line", v },
+      },
+    ]);
+    Plotly.react(canvas, [steps, ...traces], looks, config);
+    if (!sides.every(Boolean)) $(".keys", canvas.parentNode).replaceChildren(...series.map((one) => key(one.v, 0)));
+    return isCut ? outside(heights, low, high) : "";
+  }
+
+  /** On which side of each point its name hides neither points nor names, nor lines if it can; undefined: on none. */
+  function named(names, places, [width, height], lines) {
+    const taken = places.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+    return names.map((name, i) => {
+      const [x, y] = places[i], wide = 6.4 * shorten(name).length, tall = 14;
+      const corners = {
+        "middle right": [x + 7, y - tall / 2], "middle left": [x - 7 - wide, y - tall / 2],
+        "top center": [x - wide / 2, y - 7 - tall], "bottom center": [x - wide / 2, y + 7],
+        "top right": [x + 7, y - 5 - tall], "top left": [x - 7 - wide, y - 5 - tall],
+        "bottom right": [x + 7, y + 5], "bottom left": [x - 7 - wide, y + 5],
+      };
+      const isFree = (...others) => ([, [a, b]]) =>
+        a >= 0 && a + wide <= width - 4 && b >= 0 && b + tall <= height &&
+        others.flat().every(([from, top, to, bottom]) => to < a || a + wide < from || bottom < b || b + tall < top);
+      const sides = Object.entries(corners), found = sides.find(isFree(taken, lines)) ?? sides.find(isFree(taken));
+      if (found) taken.push([...found[1], found[1][0] + wide, found[1][1] + tall]);
+      return found?.[0];
+    });
+  }
+
   function outside(values, low, high) {
     const hidden = values.filter((value) => isNumber(value) && (value < low || value > high)).length;
     return hidden ? `${hidden} ${hidden > 1 ? "points lie" : "point lies"} outside what is shown: see “Whole range”.` : "";
@@ -548,7 +619,8 @@
     const { heading, values } = axes[result.by], count = new Set(result.series.map((one) => one.v)).size;
     const all = plot.series ? plot.series.filter((one) => state.chosen[0].has(one.v)).length : view.all.length;
     const few = `${count} ${count === 1 ? heading : plural(heading)}`;
-    const parts = [all > count ? `The ${count} best of ${all} ${plural(heading)}` : few];
+    const best = plot.kind === "points" ? "on the front or best" : "best";
+    const parts = [all > count ? `The ${count} ${best} of ${all} ${plural(heading)}` : few];
     if (result.where) parts.push(result.where);
     const n = plot.series ? [] : result.series.flatMap((one) => one.n).filter(Boolean);
     if (n.length) parts.push(`n = ${[...new Set([Math.min(...n), Math.max(...n)])].join("–")}`);
@@ -567,7 +639,7 @@
       canvas.hidden = isEmpty;
       $(".keys", figure).replaceChildren();
       styleOf = styled([...new Set((result.series ?? []).map((one) => one.v))]);
-      const draw = { lines: drawLines, dots: drawDots, grid: drawGrid }[plot.kind];
+      const draw = { lines: drawLines, dots: drawDots, points: drawPoints, grid: drawGrid }[plot.kind];
       const said = isEmpty ? [] : [draw(plot, canvas, result), explain(view, result, plot)].reverse();
       $(".shown", figure).textContent = said.filter(Boolean).join(" ");
     }
