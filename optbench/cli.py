@@ -698,9 +698,9 @@ def init(
     if not optimizer:
         print(f"wrote {path}; next: optbench run {path}")
         return
-    steps = {f"optbench check-optimizer {name}": "says in seconds whether it works here" for name in optimizer}
-    steps |= {f"optbench run {path}": "trains what is missing; run it again to resume"}
-    steps |= {starter.ask(beside): "says whether it is better, worse or neither"}
+    steps = {f"optbench check-optimizer {name}": "does it work here?" for name in optimizer}
+    steps |= {f"optbench run {path}": "train it; again to resume"}
+    steps |= {starter.ask(beside): "better, worse or neither?"}
     width = max(map(len, steps))
     print(f"wrote {path}; next:", *(f"{step:{width}}  {why}" for step, why in steps.items()), sep="\n  ")
 

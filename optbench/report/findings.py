@@ -137,6 +137,9 @@ def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
         return
     is_own = compared["optimizer"].isin(results.own)  # what the author asks about comes first
     compared, n_own = pd.concat([compared[is_own], compared[~is_own]]), int(is_own.sum())
+    pending = [label for label in results.own if label not in {results.baseline, *compared["optimizer"]}]
+    if pending:
+        yield f"{names(pending)} cannot be compared with {results.baseline} yet."
     most = next((n for n in (len(compared), n_own) if n <= _NAMED), 0)  # that have a sentence each
     column = Column.of_difference(results.score, "difference", "")
     for row in compared[:most].to_dict("records"):
