@@ -3,17 +3,21 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optbench import stats
 from optbench.errors import UserError
 from optbench.report import agreement, build, formats
 from optbench.report.query import Query
 from optbench.report.results import prepare
+from optbench.results.correct import SPLITS
 from optbench.results.joined import Joined
 from optbench.results.store import SCHEMA, Store
+from optbench.scores import Score
 from optbench.sweep import axes
 from tests.generate import write
 
@@ -78,13 +82,12 @@ def refused(*stores):
     return str(error.value)
 
 
-@pytest.mark.parametrize("query", [Query(), Query(baseline="adam", at="best")])
+@pytest.mark.parametrize("query", [Query(), Query(metric=Score.val_loss, at="best")])
 def test_the_report_of_the_parts_is_that_of_the_undivided_sweep(whole, own, theirs, query):
     undivided, joined = prepare(whole, query), prepare(agreement.beside(own, [theirs]), query)
     expected, report = build.report(undivided), build.report(joined)
     assert report.note.replace(" From all: adam, adamw.", "") == expected.note != report.note
-    assert sorted(report.findings) == sorted(expected.findings)  # those about his own come first
-    report = replace(report, note=expected.note, findings=expected.findings)
+    report = replace(report, note=expected.note)
     for text in (formats.to_json, formats.markdown):  # all numbers, and all that is shown
         assert text(report) == text(expected)
     for name in ("rows", "finals", "tuning", "confirming", "timed"):  # what plots are made from
@@ -97,10 +100,49 @@ def test_the_first_folders_optimizers_have_sentences_of_their_own(tmp_path):
     others = part(whole, tmp_path / "others", lambda row: row["optimizer"] != "lion")
     joined = Joined([part(whole, tmp_path / "lion", lambda row: row["optimizer"] == "lion"), others])
     ask = Query(baseline="adamw")
-    first, second, *_ = build.build(joined, ask).findings
+    report = build.build(joined, ask)
+    first, second, *_ = report.findings
     assert first.startswith("lion is ") and "adamw: " in first
-    assert second.startswith("Against adamw: ") and "lion" not in second
-    assert build.build(whole, ask).findings[0].startswith("Against adamw: ")
+    assert second.startswith("Against adamw, ") and "lion" not in second
+    assert build.build(whole, ask).findings[0].startswith("Against adamw, ")
+    corrected = "corrected for 1 comparison of lion with adamw, and apart from them for 6 others."
+    assert corrected in " ".join(table.caption for table in report.tables)
+    # What one family corrects for are the p that each comparison has by itself.
+    results = prepare(whole, ask)
+    labels = sorted(set(results.tuning["optimizer"]) - {"adamw"})
+    by_itself = [of_asked(results, label)[label] for label in labels]
+    assert of_asked(results)[labels].tolist() == pytest.approx(stats.holm(by_itself))
+    p = report.tables[0].data.set_index("optimizer")["p"]
+    assert p["lion"] == by_itself[labels.index("lion")]
+    rest = [label for label in labels if label != "lion"]
+    assert p[rest].tolist() == pytest.approx(stats.holm([by_itself[labels.index(label)] for label in rest]))
+
+
+def of_asked(results, *asked):
+    """The p of the comparisons with adamw where these are asked about."""
+    reference = stats.Reference("adamw", asked=frozenset(asked))
+    table = stats.compare(results.tuning, ["optimizer"], results.metric, results.confirming, reference=reference)
+    return table.set_index("optimizer")["p"]
+
+
+def test_which_images_were_right_is_read_from_each_folder(whole, own, theirs):
+    def masks(store, seed):
+        rows, generator = store.rows(last=True).to_dict("records"), np.random.default_rng(seed)
+        return {row["trial_id"]: generator.random(16) < 0.9 for row in rows}, rows
+
+    written = {}
+    for store in (own, theirs):
+        found, rows = masks(store, len(written))
+        bits = [
+            row | {f"{split}_images": 16 for split in SPLITS}
+            | {f"{split}_correct": np.packbits(found[row["trial_id"]]).tobytes() for split in SPLITS}
+            for row in rows
+        ]  # fmt: skip
+        store.correct.replace("all", bits)
+        written |= found
+    asked = list(written)[::3]
+    read = Joined([own, theirs]).correct.of(asked, "test")
+    assert read.keys() == set(asked) and all((read[i] == written[i]).all() for i in asked)
 
 
 def test_all_that_differs_is_named_at_once(whole, own, tmp_path):

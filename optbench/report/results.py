@@ -88,7 +88,7 @@ class Results:
     @property
     def reference(self) -> stats.Reference:
         """What rows are compared with, and which differences matter."""
-        return stats.Reference(self.baseline, self.rope)
+        return stats.Reference(self.baseline, self.rope, frozenset(self.own))
 
     @cached_property
     def rope(self) -> float:

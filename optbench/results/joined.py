@@ -5,13 +5,15 @@ Whether they may be compared is not decided here, but in `report/agreement.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pandas import DataFrame
 from pandas.api.types import union_categoricals
 
@@ -112,10 +114,20 @@ class Joined:
             networks=_first(outline.networks for outline in outlines),
         )
 
+    @cached_property
+    def parts(self) -> list[tuple[Store, set[str]]]:
+        """Each folder with the ids of the trials that are read from it."""
+        trials = self._trials
+        return [(store, set(trials["trial_id"][trials["place"] == i])) for i, store in enumerate(self.stores)]
+
     def rows(self, columns: Sequence[str] | None = None) -> DataFrame:
         """The rows of all trials, or some columns of them, as `Store.rows` gives them."""
-        ids = [set(self._trials["trial_id"][self._trials["place"] == place]) for place, _ in enumerate(self.stores)]
-        return _concat([store.rows(columns, own) for store, own in zip(self.stores, ids, strict=True)])
+        return _concat([store.rows(columns, ids) for store, ids in self.parts])
+
+    @property
+    def correct(self) -> JoinedImages:
+        """Which images the finished trials classified correctly."""
+        return JoinedImages(self)
 
     def timed(self, columns: Sequence[str]) -> DataFrame:
         """These columns of the rows of trials that trained alone, as `Store.timed` gives them.
@@ -129,6 +141,20 @@ class Joined:
             again = [rows["trial_id"].isin(earlier["trial_id"]) for earlier in found]
             found.append(rows[~pd.concat(again, axis=1).any(axis=1)] if again else rows)
         return _concat(found)[list(columns)]
+
+
+class JoinedImages:
+    """Which images the trials of several folders classified correctly, to be read like `CorrectImages`."""
+
+    def __init__(self, joined: Joined) -> None:
+        self._joined = joined
+
+    def of(self, trial_ids: Collection[str], split: str) -> dict[str, NDArray[np.bool_]]:
+        """For each of these trials that has them a mask (N,): which images of the split it classified correctly."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        for store, ids in self._joined.parts:
+            found |= store.correct.of(ids & set(trial_ids), split)
+        return found
 
 
 def _concat(frames: Sequence[DataFrame]) -> DataFrame:
