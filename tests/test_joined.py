@@ -112,6 +112,7 @@ def test_the_first_folders_optimizers_have_sentences_of_their_own(tmp_path):
     labels = sorted(set(results.tuning["optimizer"]) - {"adamw"})
     by_itself = [of_asked(results, label)[label] for label in labels]
     assert of_asked(results)[labels].tolist() == pytest.approx(stats.holm(by_itself))
+    assert prepare(Joined([whole, others]), ask).reference.asked == {*labels}  # the baseline may be his own, too
     p = report.tables[0].data.set_index("optimizer")["p"]
     assert p["lion"] == by_itself[labels.index("lion")]
     rest = [label for label in labels if label != "lion"]
@@ -259,7 +260,7 @@ def test_another_kind_of_machine_is_named_and_its_seconds_are_left_out(whole, ow
              (("alike", alike), ("apart", apart))}  # fmt: skip
     assert timed == {"alike": {*OWN, "adam", "adamw"}, "apart": set(OWN)}
     assert build.build(Joined([mine, apart])).findings[-1] == (
-        f"adam and adamw are those of all, measured on {called} with torch 2.13.0+cpu, the others on a made-up CPU "
+        f"adam and adamw are from all, measured on {called} with torch 2.13.0+cpu, the others on a made-up CPU "
         "with torch 2.13.0+cpu: on another kind of machine an lr near the edge of stability may round to other scores, "
         "as with another seed."
     )

@@ -341,6 +341,6 @@ def _machines(results: Results) -> Iterator[str]:
             there, here = share.measured, results.shares[0].measured
             where = f"measured on {there}, the others on {here}" if there != here else f"all measured on {there}"
             yield (
-                f"{names(share.optimizers)} are those of {share.name}, {where}: on another kind of machine an lr near "
+                f"{names(share.optimizers)} {'is' if len(share.optimizers) == 1 else 'are'} from {share.name}, {where}: on another kind of machine an lr near "
                 "the edge of stability may round to other scores, as with another seed."
             )

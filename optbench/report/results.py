@@ -88,7 +88,7 @@ class Results:
     @property
     def reference(self) -> stats.Reference:
         """What rows are compared with, and which differences matter."""
-        return stats.Reference(self.baseline, self.rope, frozenset(self.own))
+        return stats.Reference(self.baseline, self.rope, frozenset(self.own) - {self.baseline})
 
     @cached_property
     def rope(self) -> float:
