@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+import pandas as pd
+
 from optbench import baselines, stats
 from optbench.errors import UserError
 from optbench.report.findings import names
@@ -50,10 +52,15 @@ class _Side:
         """Whether all its trials have begun."""
         return len(self.trials) >= sum(self.outline.optimizers.values())
 
+    @property
+    def tuning(self) -> pd.DataFrame:
+        """The trials that select."""
+        return self.trials[self.trials["phase"] == "tune"]
+
     @cached_property
     def trained(self) -> dict[str, list[Any]]:
         """The values, in order, of what its trials vary, by name: their seeds, and every axis of `AXES`."""
-        found = {name.replace("_", " "): self.trials[name] for name in AXES}
+        found = {name.replace("_", " "): self.tuning[name] for name in AXES}
         for phase, what in (("tune", "seeds"), ("confirm", "fresh seeds")):
             found[what] = self.trials["seed"][self.trials["phase"] == phase]
         return {what: values.drop_duplicates().sort_values().tolist() for what, values in found.items()}
@@ -61,7 +68,7 @@ class _Side:
     @property
     def combinations(self) -> set[Any]:
         """The combinations of these axes that it trains."""
-        return set(self.trials[list(AXES)].itertuples(index=False, name=None))
+        return set(self.tuning[list(AXES)].itertuples(index=False, name=None))
 
     @property
     def planned(self) -> dict[str, list[Any]]:
@@ -80,7 +87,7 @@ class _Side:
     @cached_property
     def configurations(self) -> dict[str, set[str]]:
         """Ids of the configurations of each optimizer."""
-        return {str(label): set(ids) for label, ids in self.trials.groupby("optimizer")["configuration_id"]}
+        return {str(label): set(ids) for label, ids in self.tuning.groupby("optimizer")["configuration_id"]}
 
 
 def _refused(a: _Side, b: _Side) -> str:

@@ -340,7 +340,8 @@ def _machines(results: Results) -> Iterator[str]:
         if share.optimizers and not share.is_as(results.shares[0]):
             there, here = share.measured, results.shares[0].measured
             where = f"measured on {there}, the others on {here}" if there != here else f"all measured on {there}"
+            be = "is" if len(share.optimizers) == 1 else "are"
             yield (
-                f"{names(share.optimizers)} {'is' if len(share.optimizers) == 1 else 'are'} from {share.name}, {where}: on another kind of machine an lr near "
-                "the edge of stability may round to other scores, as with another seed."
+                f"{names(share.optimizers)} {be} from {share.name}, {where}: on another kind of machine an lr near the "
+                "edge of stability may round to other scores, as with another seed."
             )

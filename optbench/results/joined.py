@@ -105,6 +105,8 @@ class Joined:
             name="+".join(_each([outline.name] for outline in outlines)),
             trial_ids=_each(outline.trial_ids for outline in outlines),
             confirm_ids=_each(outline.confirm_ids for outline in outlines),
+            default_ids=_each(outline.default_ids for outline in outlines),
+            without_defaults=_first(outline.without_defaults for outline in outlines),
             optimizers=_first(outline.optimizers for outline in outlines),
             budgets=_first(outline.budgets for outline in outlines),
             searched=_each(outline.searched for outline in outlines),
@@ -116,9 +118,9 @@ class Joined:
 
     @cached_property
     def parts(self) -> list[tuple[Store, set[str]]]:
-        """Each folder with the ids of the trials that are read from it."""
-        trials = self._trials
-        return [(store, set(trials["trial_id"][trials["place"] == i])) for i, store in enumerate(self.stores)]
+        """Each folder that trials are read from, with their ids."""
+        ids = self._trials.groupby("place")["trial_id"].agg(set).to_dict()
+        return [(store, ids[place]) for place, store in enumerate(self.stores) if place in ids]
 
     def rows(self, columns: Sequence[str] | None = None) -> DataFrame:
         """The rows of all trials, or some columns of them, as `Store.rows` gives them."""
