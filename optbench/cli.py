@@ -238,7 +238,17 @@ def _leave_report(store: Store, console: Console) -> None:
 
 @app.command()
 def report(
-    results: Annotated[Path | None, typer.Argument(help="Folder of one sweep. [default: the newest]")] = None,
+    results: Annotated[
+        str | None, typer.Argument(help="Folder of one sweep, or a baseline. [default: the newest]")
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="BASELINE",
+            help="Show it with these results, too: a name of 'optbench baselines', or a folder of results. Repeatable.",
+        ),
+    ] = None,
     by: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMNS", help="One table with a row for each value, e.g. --by optimizer,schedule."),
@@ -280,7 +290,8 @@ def report(
     """Which optimizer, at which learning rate, how sure: comparison tables, a page, figures."""
     console = _console(stderr=True)
     with _waiting(console, "computing …"):
-        from optbench.report import build, formats, query
+        from optbench import baselines
+        from optbench.report import agreement, build, formats, query
         from optbench.report.results import prepare
         from optbench.results.store import Store, newest
 
@@ -295,7 +306,9 @@ def report(
             baseline=baseline,
             rope=query.parse_rope(rope, score) if rope else None,
         )
-        loaded = prepare(Store(results or newest(Path("results"))), asked)
+        others = [Store(baselines.locate(name)) for name in beside or []]
+        own = Store(baselines.folder(results) if results else newest(Path("results")))
+        loaded = prepare(agreement.beside(own, others), asked)
         built = build.report(loaded)
     name = format.value if format else formats.by_ending(output)
     if name == "figures":
@@ -500,6 +513,18 @@ def list_(
         formats.print_table(table, console)
 
 
+@app.command("baselines")
+def baselines_(format: AsTable = TableFormat.table) -> None:
+    """What the project has measured: show your own results with it, and train only your own optimizer."""
+    from optbench.report import baselines, formats
+
+    table = baselines.table()
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text({"tables": [formats.content(table)]}))
+    else:
+        formats.print_table(table, _console())
+
+
 @app.command()
 def check_optimizer(
     optimizer: Annotated[
@@ -646,12 +671,23 @@ def init(
             help="Compare it with adamw and sgd: ./my_opt.py:MyOptimizer, or another name of a sweep file. Repeatable.",
         ),
     ] = None,
+    beside: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="BASELINE",
+            help="Compare it with what this baseline, or folder of results, has trained already.",
+            show_default=False,
+        ),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
 ) -> None:
     """Write a commented sweep file to start from, or one that compares an optimizer of your own with the usual ones."""
+    if beside and not optimizer:
+        raise UserError(f"say what to compare with {beside}: optbench init --optimizer NAME --with {beside}")
     from optbench.sweep import starter
 
-    text = starter.comparison(optimizer, path) if optimizer else starter.example()
+    text = starter.comparison(optimizer, path, beside) if optimizer else starter.example()
     try:
         with path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(text)
@@ -662,9 +698,9 @@ def init(
     if not optimizer:
         print(f"wrote {path}; next: optbench run {path}")
         return
-    steps = {f"optbench check-optimizer {name}": "says in seconds whether it works here" for name in optimizer}
-    steps |= {f"optbench run {path}": "trains what is missing; run it again to resume"}
-    steps |= {"optbench report --baseline adamw": "says whether it is better, worse or neither"}
+    steps = {f"optbench check-optimizer {name}": "does it work here?" for name in optimizer}
+    steps |= {f"optbench run {path}": "train it; again to resume"}
+    steps |= {starter.ask(beside): "better, worse or neither?"}
     width = max(map(len, steps))
     print(f"wrote {path}; next:", *(f"{step:{width}}  {why}" for step, why in steps.items()), sep="\n  ")
 

@@ -22,13 +22,14 @@ LINE = {
         *("initial", "layers", "architecture", "cnn", "deepobs_2c2d", "lenet5", "mlp", "rnn", "softmax", ""),
         *("activations", "losses", "functions", "convolution", "trunk_kernels", "forward", "network"),
     ],
-    "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "starter"],
+    "baselines": [],
+    "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "settings", "starter"],
     "training": [
         *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "speed", "fit"),
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],
     "bench": [],
-    "results": ["parts", "correct", "store"],
+    "results": ["parts", "correct", "store", "joined"],
     "stats": [
         *(
             "finals",
@@ -51,7 +52,7 @@ LINE = {
     "report": [
         *("tables", "characters", "formats", "query", "results", "findings", "rankings", "defaults", "costs"),
         *("explanations", "build"),
-        *("plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
+        *("agreement", "baselines", "plots", "html", "figures", "status", "comparison", "catalogue", "checks"),
     ],
     "runs": ["job", "halving", "phases", "run", "estimate", "progress", "screen"],
     "export": [],

@@ -9,15 +9,16 @@ from optbench import stats
 from optbench.report import costs, explanations, findings, rankings
 from optbench.report.defaults import defaults
 from optbench.report.query import Query
-from optbench.report.results import Results, prepare
+from optbench.report.results import Results, prepare, seeds_in_words
 from optbench.report.tables import Report, Table
+from optbench.results.joined import Joined
 from optbench.results.store import Store
 from optbench.sweep.axes import COMPARED
 from optbench.wording import count
 
 
-def build(store: Store, query: Query | None = None) -> Report:
-    """The report of a folder of results. Raises `UserError` when nothing in it can be shown."""
+def build(store: Store | Joined, query: Query | None = None) -> Report:
+    """The report of a folder of results, or of several. Raises `UserError` when nothing in it can be shown."""
     return report(prepare(store, query or Query()))
 
 
@@ -51,12 +52,9 @@ def _about(results: Results) -> str:
     for name, plural in several.items():
         values = finals[name].unique()
         what[name] = str(values[0]) if len(values) == 1 else f"{len(values)} {plural}"
-    seeds = count(results.tuning["seed"].nunique(), "seed")
-    if results.confirming is not None:
-        seeds += f" and {results.confirming['seed'].nunique()} fresh"
     epochs = count(int(finals["epochs"].max()), "epoch")
     where = sorted(finals["device"].dropna().unique())
-    return ", ".join([f"{what['model']} on {what['dataset']}", epochs, seeds, *where])
+    return ", ".join([f"{what['model']} on {what['dataset']}", epochs, seeds_in_words(finals), *where])
 
 
 def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[str], list[Table]]:
@@ -117,6 +115,8 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
         )
     else:
         text += " The same seeds select and score."
+    for share in results.shares[1:]:
+        text += f" From {share.name}: {', '.join(share.optimizers) or 'nothing that is not in yours'}."
     budgets = parts[0].outline.budgets
     if budgets and len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."

@@ -54,6 +54,7 @@ def sentences(
     if shares is not None:
         found += _causes(results.metric, shares.data)
     found += _selection(results, curse)
+    found += _machines(results)
     return found
 
 
@@ -134,18 +135,21 @@ def _against(results: Results, optimizers: pd.DataFrame) -> Iterator[str]:
     if compared.empty:
         yield f"Nothing can be compared with {results.baseline}: it takes two seeds that both have."
         return
-    if len(compared) > _NAMED:
-        parts = [
-            f"{verdict}: {names(part['optimizer'].tolist())}"
-            for verdict, part in compared.groupby("verdict", sort=False)
-        ]
-        yield f"Against {results.baseline}, on these images: {'; '.join(parts)}."
-        return
+    is_own = compared["optimizer"].isin(results.own)  # what the author asks about comes first
+    compared, n_own = pd.concat([compared[is_own], compared[~is_own]]), int(is_own.sum())
+    pending = [label for label in results.own if label not in {results.baseline, *compared["optimizer"]}]
+    if pending:
+        yield f"{names(pending)} cannot be compared with {results.baseline} yet."
+    most = next((n for n in (len(compared), n_own) if n <= _NAMED), 0)  # that have a sentence each
     column = Column.of_difference(results.score, "difference", "")
-    for row in compared.to_dict("records"):
+    for row in compared[:most].to_dict("records"):
         difference = cell(column, row) + ("" if results.score.is_loss else " points")
         verdict = _THAN.get(row["verdict"], f"{row['verdict']} than")
         yield f"{row['optimizer']} is {verdict} {results.baseline}: {difference} ({p_in_words(row['p'])}{_for(row)})."
+    if most < len(compared):
+        verdicts = compared[most:].groupby("verdict", sort=False)["optimizer"]
+        parts = [f"{verdict}: {names(labels.tolist())}" for verdict, labels in verdicts]
+        yield f"Against {results.baseline}, on these images: {'; '.join(parts)}."
 
 
 def _for(row: Mapping[Any, Any]) -> str:
@@ -328,3 +332,16 @@ def _selection(results: Results, curse: Table | None) -> Iterator[str]:
             "Selection and score share their seeds, which flatters what won: 'confirm: {seeds: 10}' scores it on fresh "
             "ones."
         )
+
+
+def _machines(results: Results) -> Iterator[str]:
+    """The optimizers whose rows another kind of machine measured, or may have."""
+    for share in results.shares[1:]:
+        if share.optimizers and not share.is_as(results.shares[0]):
+            there, here = share.measured, results.shares[0].measured
+            where = f"measured on {there}, the others on {here}" if there != here else f"all measured on {there}"
+            be = "is" if len(share.optimizers) == 1 else "are"
+            yield (
+                f"{names(share.optimizers)} {be} from {share.name}, {where}: on another kind of machine an lr near the "
+                "edge of stability may round to other scores, as with another seed."
+            )

@@ -133,6 +133,10 @@ def _caption_of_differences(results: Results, others: int, knows_images: bool) -
 
 def _family(results: Results, others: int) -> str:
     """The tests that are corrected for together."""
+    own = [label for label in results.tuning["optimizer"].unique() if label in results.reference.asked]
+    if results.baseline and own:
+        also = f", and apart from them for {count(others - len(own), 'other')}" if others > len(own) else ""
+        return f"{count(len(own), 'comparison')} of {', '.join(own)} with {results.baseline}{also}"
     if results.baseline:
         return f"{count(others, 'comparison')} with {results.baseline}"
     return f"all {others * (others + 1) // 2:,} pairs of rows"

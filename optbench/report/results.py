@@ -15,9 +15,11 @@ from optbench.data.datasets import DATASETS
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching, meeting
+from optbench.results.joined import Joined, Share
 from optbench.results.store import COLUMNS, Outline, Store
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
+from optbench.wording import count as plural
 
 # What tables, plots and sentences are not made from.
 _NOT_SHOWN = {"sweep", "scheduled_lr", "stack", "convolution", "cpu", "os"}
@@ -44,6 +46,7 @@ class Results:
     varying: the compared axes with more than one value.   hyperparameters: those that vary within an optimizer.
     searched: hyperparameters whose values were drawn; each draw is a value of its own.
     read_correct: which images of a split some trials classified correctly, as far as that is known.
+    shares: what each of several folders holds, the author's own first; empty where all is of one folder.
     """
 
     name: str
@@ -62,6 +65,12 @@ class Results:
     hyperparameters: tuple[str, ...]
     searched: frozenset[str]
     read_correct: Callable[[Collection[str], str], stats.Correct] = _nothing_known
+    shares: tuple[Share, ...] = ()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The optimizers that others, of other folders, stand beside; none where all are of one folder."""
+        return self.shares[0].optimizers if self.shares else ()
 
     @property
     def score(self) -> Score:
@@ -79,7 +88,7 @@ class Results:
     @property
     def reference(self) -> stats.Reference:
         """What rows are compared with, and which differences matter."""
-        return stats.Reference(self.baseline, self.rope)
+        return stats.Reference(self.baseline, self.rope, frozenset(self.own) - {self.baseline})
 
     @cached_property
     def rope(self) -> float:
@@ -230,7 +239,7 @@ class Results:
         return [name for name in self.hyperparameters if name.removeprefix(stats.HYPERPARAMETER) not in self.searched]
 
 
-def prepare(store: Store, query: Query) -> Results:
+def prepare(store: Store | Joined, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
     outline = store.outline()
     rows, metric = store.rows(_COLUMNS), outline.metric
@@ -281,6 +290,7 @@ def prepare(store: Store, query: Query) -> Results:
         hyperparameters=tuple(hyperparameters),
         searched=searched,
         read_correct=store.correct.of,
+        shares=store.shares if isinstance(store, Joined) else (),
     )
 
 
@@ -331,7 +341,14 @@ def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:
         raise ArgumentError("at", f"epoch={at}", f"the trials have {most} epochs")
 
 
-def under_way(store: Store) -> str:
+def seeds_in_words(trials: pd.DataFrame) -> str:
+    """How many seeds select, and how many confirm: "5 seeds and 10 fresh"."""
+    seeds = {phase: part["seed"].nunique() for phase, part in trials.groupby("phase")}
+    fresh = f" and {seeds['confirm']} fresh" if "confirm" in seeds else ""
+    return f"{plural(seeds.get('tune', 0), 'seed')}{fresh}"
+
+
+def under_way(store: Store | Joined) -> str:
     """What to call trials that have neither finished nor failed, by whether a run still trains them."""
     return "running" if store.is_locked() else "interrupted"
 

@@ -120,7 +120,8 @@ class Outline:
     many trials each optimizer has in all phases, and how many configurations were tuned; which hyperparameters and
     which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race;
     the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
-    wrote the folder; a version with a single dataset left out its name).
+    wrote the folder; a version with a single dataset left out its name); the `trials.NUMERICS` that is in the ids
+    (versions that did not say so had 1).
     """
 
     name: str
@@ -137,6 +138,7 @@ class Outline:
     races: tuple[str, ...] = ()
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
+    numerics: int = 1
 
     @property
     def ids(self) -> tuple[str, ...]:

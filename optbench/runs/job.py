@@ -13,7 +13,7 @@ from optbench.data.datasets import DATASETS
 from optbench.machine.device import precision_on, resolve_device
 from optbench.results.store import Outline, Store
 from optbench.sweep.spec import Halving, Sweep
-from optbench.sweep.trials import Trial, budgets, defaults, expand
+from optbench.sweep.trials import NUMERICS, Trial, budgets, defaults, expand
 
 
 class Job:
@@ -111,6 +111,7 @@ class Job:
             races=tuple(sorted(set(self.races.values()))) if halving else (),
             splits={name: DATASETS[name].splits for name in sweep.datasets},
             networks={trial.model: _parameters(trial) for trial in self.tuning},
+            numerics=NUMERICS,
         )
 
 

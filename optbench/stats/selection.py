@@ -220,7 +220,9 @@ def _ranked(
     best = alive[0] if alive else None
     is_given = reference.baseline in table.index
     against = reference.baseline if is_given else best
-    compared = verdicts(pairs, against, is_given, reference.rope).rename(columns={"n": "n_both"})
+    families = _families(pairs, reference) if is_given else [pairs]
+    compared = pd.concat([verdicts(family, against, is_given, reference.rope) for family in families])
+    compared = compared.rename(columns={"n": "n_both"})
     may_be_best = table.index.isin(list(candidates(pairs))) & table["rank"].notna()
     table = table.join(compared).assign(best=table.index == best, may_be_best=may_be_best)
     table.loc[table.index == against, ["difference", "n_both"]] = [
@@ -246,6 +248,13 @@ def _masks(block: pd.DataFrame, inner: str, scores: pd.DataFrame, correct: Corre
     for group, seed, trial_id, is_lost, expected in trials:
         masks[group, seed] = expected if is_lost else correct[trial_id]
     return masks
+
+
+def _families(pairs: pd.DataFrame, reference: Reference) -> list[pd.DataFrame]:
+    """The comparisons that are corrected for together: of the groups that were asked about, and of the others."""
+    pairs = pairs[(pairs["first"] == reference.baseline) | (pairs["second"] == reference.baseline)]
+    is_asked = pairs["first"].isin(reference.asked) | pairs["second"].isin(reference.asked)
+    return [pairs] if is_asked.all() or not is_asked.any() else [pairs[is_asked], pairs[~is_asked]]
 
 
 def by_epoch(rows: pd.DataFrame, configurations: Sequence[str]) -> pd.DataFrame:

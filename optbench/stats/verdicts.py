@@ -26,10 +26,13 @@ class Reference:
     baseline: a group chosen in advance, so that only the comparisons with it count as tests; None: the best one, which
     the same data choose, so that all pairs count.
     rope: differences smaller than this do not matter (the "region of practical equivalence"); NaN: that is not known.
+    asked: the groups that the question is about, if not about all: their comparisons with the baseline are corrected
+    for by themselves, and so are those of the others.
     """
 
     baseline: Hashable | None = None
     rope: float = math.nan
+    asked: frozenset[Hashable] = frozenset()
 
 
 def verdicts(

@@ -410,17 +410,18 @@ def matches(actual: Any, wanted: Any) -> bool:
 # ---------------------------------------------------------------- Sweep → YAML
 
 
-def _plain(name: str, value: Any) -> Any:
+def plain(name: str, value: Any) -> Any:
+    """A value of an axis or a hyperparameter, as YAML holds it."""
     if isinstance(value, Schedule):
         parameters = value.model_dump(exclude_defaults=True, exclude={"name"})
         return {"name": value.name} | parameters if parameters else value.name
     if isinstance(value, SearchedSchedule):
         # A list here would be a grid axis, and this one's axes are unfolded already.
-        return {"name": value.name} | {k: [_plain(k, v)] for k, v in value.parameters}
+        return {"name": value.name} | {k: [plain(k, v)] for k, v in value.parameters}
     if isinstance(value, Range):
         return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
     if isinstance(value, tuple):
-        return value[0] if name == "dropout" and value[0] == value[1] else [_plain("", part) for part in value]
+        return value[0] if name == "dropout" and value[0] == value[1] else [plain("", part) for part in value]
     return value
 
 
@@ -429,7 +430,7 @@ def to_yaml(sweep: Sweep) -> str:
     blocks = {
         label: {"optimizer": grid.algorithm}
         | ({"num_samples": grid.num_samples} if grid.num_samples else {})
-        | {k: [_plain(k, v) for v in values] for k, values in grid.axes.items()}
+        | {k: [plain(k, v) for v in values] for k, values in grid.axes.items()}
         for label, grid in sweep.optimizers.items()
     }
     data = {
@@ -443,6 +444,6 @@ def to_yaml(sweep: Sweep) -> str:
         "search": sweep.search.model_dump() if sweep.search else None,
         "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,
         "defaults": sweep.defaults,
-        "exclude": [{k: [_plain(k, v) for v in values] for k, values in entry.items()} for entry in sweep.exclude],
+        "exclude": [{k: [plain(k, v) for v in values] for k, values in entry.items()} for entry in sweep.exclude],
     }
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
