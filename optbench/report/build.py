@@ -73,10 +73,16 @@ def _by(results: Results) -> list[str]:
 def _answer(results: Results) -> tuple[list[str], list[Table]]:
     """The findings and the tables of one dataset."""
     optimizers = rankings.optimizers(results)
-    sensitivity, shares = explanations.sensitivity(results), explanations.importance(results)
-    targets, curse = explanations.targets(results, optimizers.data), explanations.selection(results)
-    untuned, cost = defaults(results, optimizers.data), costs.table(results, optimizers.data)
-    sentences = findings.sentences(results, optimizers, untuned, targets, cost, sensitivity, shares, curse)
+    evidence = findings.Evidence(
+        optimizers=optimizers,
+        defaults=defaults(results, optimizers.data),
+        targets=explanations.targets(results, optimizers.data),
+        costs=costs.table(results, optimizers.data),
+        sensitivity=explanations.sensitivity(results),
+        shares=explanations.importance(results),
+        curse=explanations.selection(results),
+    )
+    sentences = findings.sentences(results, evidence)
     by = _by(results)
     if by:
         tables: list[Table | None] = [optimizers if by == ["optimizer"] else rankings.axis(results, by)]
@@ -85,16 +91,16 @@ def _answer(results: Results) -> tuple[list[str], list[Table]]:
         tables = [
             optimizers,
             rankings.differences(results, optimizers.data),
-            untuned,
+            evidence.defaults,
             *(rankings.axis(results, columns) for columns in others),
-            sensitivity,
+            evidence.sensitivity,
             explanations.divergence(results),
             explanations.failures(results),
-            targets,
-            cost,
+            evidence.targets,
+            evidence.costs,
             explanations.workloads(results),
-            shares,
-            curse,
+            evidence.shares,
+            evidence.curse,
             explanations.tuning(results),
             explanations.epochs(results, optimizers.data),
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -20,40 +20,45 @@ _NAMED = 4  # the most optimizers that a sentence names
 _WORTH_SAYING = 0.05  # a smaller share of the variance explains little
 
 
-def sentences(
-    results: Results,
-    optimizers: Table,
-    defaults: Table | None,
-    targets: Table | None,
-    costs: Table | None,
-    sensitivity: Table | None,
-    shares: Table | None,
-    curse: Table | None,
-) -> list[str]:
-    """The findings of a sweep, the most important first, from the tables of these names."""
-    rows = [{str(name): value for name, value in row.items()} for row in optimizers.data.to_dict("records")]
+@dataclass(frozen=True)
+class Evidence:
+    """The tables that sentences are about; None is one that the sweep does not have."""
+
+    optimizers: Table
+    defaults: Table | None
+    targets: Table | None
+    costs: Table | None
+    sensitivity: Table | None
+    shares: Table | None
+    curse: Table | None
+
+
+def sentences(results: Results, evidence: Evidence) -> list[str]:
+    """The findings of a sweep, the most important first."""
+    optimizers = evidence.optimizers.data
+    rows = [{str(name): value for name, value in row.items()} for row in optimizers.to_dict("records")]
     best = next((row for row in rows if row["best"]), None)
     if best is None:
         return ["No configuration can be recommended: no trial was trained to its end without diverging."]
     if results.baseline:
-        found = [*_against(results, optimizers.data), f"The best mean is that of {_best(results, best)}."]
+        found = [*_against(results, optimizers), f"The best mean is that of {_best(results, best)}."]
     else:
-        found = _ranked(results, best, optimizers.data[~optimizers.data["best"]])
-    found += _lost(results, optimizers.data)
+        found = _ranked(results, best, optimizers[~optimizers["best"]])
+    found += _lost(results, optimizers)
     found += _tied_in_selection(results)
-    if defaults is not None:
-        found += _out_of_the_box(results.score, defaults.data)
-        found += _gains(results.score, defaults.data)
-    if targets is not None:
-        found += _epochs_to(results.metric, targets.data)
-    if costs is not None and "equal_seconds" in costs.data:
-        found += _at_equal_seconds(results.score, costs.data, best)
-    if sensitivity is not None:
-        found += _edges(sensitivity.data)
-    found += _diverged(optimizers.data)
-    if shares is not None:
-        found += _causes(results.metric, shares.data)
-    found += _selection(results, curse)
+    if evidence.defaults is not None:
+        found += _out_of_the_box(results.score, evidence.defaults.data)
+        found += _gains(results.score, evidence.defaults.data)
+    if evidence.targets is not None:
+        found += _epochs_to(results.metric, evidence.targets.data)
+    if evidence.costs is not None and "equal_seconds" in evidence.costs.data:
+        found += _at_equal_seconds(results.score, evidence.costs.data, best)
+    if evidence.sensitivity is not None:
+        found += _edges(evidence.sensitivity.data)
+    found += _diverged(optimizers)
+    if evidence.shares is not None:
+        found += _causes(results.metric, evidence.shares.data)
+    found += _selection(results, evidence.curse)
     found += _machines(results)
     return found
 
