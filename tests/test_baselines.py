@@ -41,7 +41,7 @@ def test_a_baseline_is_complete_and_what_its_sweep_file_says(name):
     assert read(folder / "_optbench" / "sweep.yaml") == read(REPOSITORY / file)
     report = build.build(Store(folder))
     assert re.search(r"; (\d+) trials: ", report.summary) and not re.search("missing|failed|running", report.summary)
-    assert {path.name for path in folder.glob("_optbench/*")} <= {"outline.json", "sweep.yaml", "lock"}
+    assert {path.name for path in folder.glob("_optbench/*")} <= {"outline.json", "sweep.yaml", "lock", "correct"}
     assert len(Store(folder).parts()) == 1
 
 

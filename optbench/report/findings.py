@@ -292,7 +292,7 @@ def _at_equal_seconds(score: Score, costs: pd.DataFrame, best: Mapping[str, Any]
         first, second = (cell(column, row) + ("" if score.is_loss else " %") for row in (ahead, mine))
         yield (
             f"At equal seconds ({mine['equal_seconds']:.3g} s) {ahead['optimizer']} is ahead of {mine['optimizer']}: "
-            f"{first} to {second} {score.words} ({p_in_words(mine['p'])})."
+            f"{first} to {second} {score.words} ({p_in_words(mine['p'])}), on these images."
         )
 
 
