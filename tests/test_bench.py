@@ -153,6 +153,7 @@ def test_json_holds_everything_that_was_measured():
         assert re.search(rf"^{name}, repeat 2/2: [\d,.]+ (GB/s|GFLOP/s|images × trials per second)$", err, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_what_it_measured_as_json(tmp_path):
     path = tmp_path / "throughput.json"
     path.write_text("of an earlier run", encoding="utf-8")
@@ -206,6 +207,7 @@ def test_the_table_goes_to_a_file(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it():
     with start(*TINY, "--repeats", "1000") as process:
         assert [process.stderr.readline().split(":")[0] for _ in range(2)] == ["starting\n", "copy, repeat 1/1000"]

@@ -312,7 +312,12 @@ STATEFUL = """
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("made up", 8), ("made up", 13), pytest.param("made up", 1, marks=SLOW), pytest.param("cnn", 13, marks=SLOW)],
+    [
+        pytest.param("made up", 8, marks=SLOW),
+        ("made up", 13),
+        pytest.param("made up", 1, marks=SLOW),
+        pytest.param("cnn", 13, marks=SLOW),
+    ],
 )
 def test_a_training_goes_on_bit_by_bit_from_its_state(name, steps, trials_of, tiny, made_up):
     """At any step of an epoch, or between two, through a file."""

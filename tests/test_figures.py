@@ -74,6 +74,7 @@ def inflated(stream):
         return b""
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_whatever_the_users_own_settings(explorer, written, tmp_path):
     import matplotlib as mpl
 

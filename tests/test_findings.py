@@ -266,7 +266,9 @@ def test_every_sentence_agrees_with_its_table(seed, tmp_path):
         elif match := re.fullmatch(r"Lost seeds, which count as guessing: (.*)\.", sentence):
             for label, lost, of in re.findall(r"(opt\d) (\d+) of (\d+)", match[1]):
                 assert (int(lost), int(of)) == (rows.lost[label], rows.seeds[label])
-        elif match := re.fullmatch(r"At equal seconds \((.*) s\) (opt\d) is ahead of (opt\d): (.*), on these images\.", sentence):
+        elif match := re.fullmatch(
+            r"At equal seconds \((.*) s\) (opt\d) is ahead of (opt\d): (.*), on these images\.", sentence
+        ):
             said.add("ahead")
             data = {table.title: table.data for table in report.tables}["Cost"].set_index("optimizer")
             shown = [f"{100 * data.at_equal_seconds[label]:.2f}" for label in match.groups()[1:3]]

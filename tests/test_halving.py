@@ -210,6 +210,7 @@ def test_interrupted_among_trials_that_diverged_it_goes_on_to_the_same_rows(tmp_
         pd.testing.assert_frame_equal(content(run(folder, exploding, workers=1)), content(whole))
 
 
+@pytest.mark.slow
 def test_a_longer_search_keeps_what_was_trained_to_its_end_and_races_the_others_again(undisturbed, tmp_path):
     run(tmp_path)
     longer = SWEEP.replace("num_samples: 4", "num_samples: 6")

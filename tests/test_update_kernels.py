@@ -147,6 +147,7 @@ def test_a_stack_without_triton_trains_and_says_so(monkeypatch):
         torch.testing.assert_close(stepped(), STEPPED)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_it_once_in_one_line():
     """Triton itself refuses: the tensors that say they are on a GPU are in the CPU's memory."""
     script = "import torch, sys; torch.Tensor.is_cuda = True; from optbench.cli import app; app(sys.argv[1:])"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -162,10 +162,17 @@ class JoinedImages:
 def _concat(frames: Sequence[DataFrame]) -> DataFrame:
     """The rows of all, whose texts stay categoricals in alphabetical order."""
     names = frames[0].select_dtypes("category").columns
-    texts = {name: union_categoricals([frame[name] for frame in frames], sort_categories=True) for name in names}
+    texts = {name: _categories([frame[name] for frame in frames]) for name in names}
     return pd.concat([frame.drop(columns=names) for frame in frames], ignore_index=True).assign(**texts)[
         frames[0].columns
     ]
+
+
+def _categories(columns: Sequence[pd.Series[Any]]) -> pd.Categorical[Any]:
+    """Texts one after another; where all of a folder are null, its categories have no type of their own."""
+    kind = next((each.cat.categories.dtype for each in columns if len(each.cat.categories)), object)
+    alike = [pd.Categorical.from_codes(each.cat.codes, each.cat.categories.astype(kind)) for each in columns]
+    return union_categoricals(alike, sort_categories=True)
 
 
 def _each(lists: Iterable[Iterable[_Value]]) -> tuple[_Value, ...]:
