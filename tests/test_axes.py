@@ -273,12 +273,14 @@ def test_the_report_on_several_datasets_says_of_each_what_its_own_sweep_would_sa
     folder, _ = both
     report, alone = read(folder / "both.json"), read(folder / "alone.json")
     assert f"On letters: {alone['findings'][0]}" in report["findings"]
-    assert set(alone["findings"][1:]) <= set(report["findings"])
+    assert {said for said in alone["findings"][1:] if "seconds" not in said} <= set(report["findings"])
     found, expected = tables_of(report), tables_of(alone)
     for title, table in expected.items():
         part = found.pop(f"{title} (letters)")
         assert part.pop("dataset").eq("letters").all()
-        columns = [name for name in table if not name.startswith("seconds")]
+        columns = [name for name in table if not name.startswith("seconds")]  # those are never the same twice
+        if title == "Cost":
+            columns = ["optimizer", "configuration_id", "state_per_parameter", "gradients_per_step"]
         pd.testing.assert_frame_equal(part[columns], table[columns])
     assert all(title.endswith(" (digits)") for title in found if title != "Across workloads")
     assert {"Optimizers (digits)", "Batch sizes and training time (digits)", "Across workloads"} <= set(found)
