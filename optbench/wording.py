@@ -5,6 +5,7 @@ A validator that has the words itself raises `wrong`, and may add the key inside
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -81,6 +82,11 @@ def show(value: Any) -> str:
         return f"[{', '.join(map(show, value))}]"
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def out_of(parts: Iterable[int], wholes: Iterable[int]) -> list[str]:
+    """How many of how many there are, each as "3/8"."""
+    return [f"{part}/{whole}" for part, whole in zip(parts, wholes, strict=True)]
 
 
 def count(n: int, noun: str, plural: str = "") -> str:

@@ -10,7 +10,7 @@ from optbench import stats
 from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.sweep.axes import COMPARED
-from optbench.wording import count
+from optbench.wording import count, out_of
 
 
 def defaults(results: Results, optimizers: pd.DataFrame) -> Table | None:
@@ -21,8 +21,7 @@ def defaults(results: Results, optimizers: pd.DataFrame) -> Table | None:
     data, tuned = _ranked(results), optimizers.set_index("optimizer")
     for end in ("", "_low", "_high"):
         data[f"tuned{end}"] = data["optimizer"].map(tuned[f"{score}{end}"])
-    selected = results.scoring[results.scoring["configuration_id"].isin(tuned["configuration_id"])]
-    data = data.join(stats.gains(selected, results.defaults, score), on="optimizer")
+    data = data.join(stats.gains(results.selected, results.defaults, score), on="optimizer")
     data["is_selected"] = data["configuration_id"] == data["optimizer"].map(tuned["configuration_id"])
     kind = Column.of(score).kind
     columns = [
@@ -51,7 +50,7 @@ def _ranked(results: Results) -> pd.DataFrame:
     varying = stats.varying(pd.concat([results.tuning, results.defaults]), axes)
     choices = ["lr", *varying, *(name for name in results.hyperparameters if name != "lr")]
     data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
-    data["lost_of"] = [f"{k}/{n}" for k, n in zip(data["lost"], data["seeds"], strict=True)]
+    data["lost_of"] = out_of(data["lost"], data["seeds"])
     return data
 
 

@@ -11,7 +11,7 @@ from optbench import stats
 from optbench.report.findings import error_in_words, names, p_in_words
 from optbench.report.results import Results, reason
 from optbench.report.tables import Column, Table
-from optbench.wording import count
+from optbench.wording import count, out_of
 
 _MAX_CURVES = 10  # columns; nobody compares more
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -51,7 +51,7 @@ def divergence(results: Results) -> Table | None:
     data = data[data["diverged"] > 0].reset_index(drop=True)
     if data.empty:
         return None
-    data["diverged_of"] = [f"{k}/{n}" for k, n in zip(data["diverged"], data["trials"], strict=True)]
+    data["diverged_of"] = out_of(data["diverged"], data["trials"])
     data = data.rename(columns={"low": "probability_low", "high": "probability_high"})
     columns = [
         Column("optimizer", "optimizer"),

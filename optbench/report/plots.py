@@ -210,8 +210,9 @@ def explore(results: Results) -> Explorer:
     explorer = Explorer(metric, score, tuple(axes), points, fresh, _curves_of(of, kind), results.query.when)
     whole = [_mean_ranks(explorer, results), _profile(explorer, results)]
     if "dataset" not in names:
-        own = [_ranking(explorer, results), _tuning(explorer, tuning), _targets(explorer, results)]
-        whole = [*own, _cost(explorer, results), *whole]
+        ranked = rankings.axis(results, ["optimizer"]).data
+        own = [_ranking(explorer, results, ranked), _tuning(explorer, tuning), _targets(explorer, results)]
+        whole = [*own, _cost(explorer, results, ranked), *whole]
     return replace(explorer, whole=tuple(plot for plot in whole if plot is not None))
 
 
@@ -550,12 +551,12 @@ def _gap(explorer: Explorer) -> Plot | None:
 # ---------------------------------------------------------------- plots of the whole sweep
 
 
-def _ranking(explorer: Explorer, results: Results) -> Plot | None:
+def _ranking(explorer: Explorer, results: Results, ranked: pd.DataFrame) -> Plot | None:
     """The result: the score of each optimizer's selected configuration."""
     if not explorer.varies("optimizer"):
         return None
     score = explorer.score
-    data = rankings.axis(results, ["optimizer"]).data.dropna(subset=[score])
+    data = ranked.dropna(subset=[score])
     if data.empty:
         return None
     found = data.rename(columns={score: "x", f"{score}_low": "low", f"{score}_high": "high"})
@@ -671,12 +672,11 @@ def _targets(explorer: Explorer, results: Results) -> Plot | None:
     )
 
 
-def _cost(explorer: Explorer, results: Results) -> Plot | None:
+def _cost(explorer: Explorer, results: Results, ranked: pd.DataFrame) -> Plot | None:
     """How good each optimizer is for the seconds that it takes, and the Pareto front of these."""
     if results.timed.empty:
         return None
-    ranked, score = rankings.axis(results, ["optimizer"]).data, explorer.score
-    table = costs.table(results, ranked)
+    score, table = explorer.score, costs.table(results, ranked)
     if table is None or "pareto" not in table.data:
         return None
     ends = {f"{score}{end}": name for end, name in (("", "y"), ("_low", "low"), ("_high", "high"))}

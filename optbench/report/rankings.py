@@ -13,7 +13,7 @@ from optbench.report.results import Results
 from optbench.report.tables import Column, Table
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
-from optbench.wording import count
+from optbench.wording import count, out_of
 
 # For each axis the title of its table, and its name as a heading.
 _AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | {"lr": ("Learning rates", "lr")}
@@ -182,7 +182,7 @@ def axis(results: Results, by: Sequence[str]) -> Table:
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]
     data["configuration"] = [results.in_words(i, choices) for i in data["configuration_id"]]
-    data["lost_of"] = [f"{k}/{n}" for k, n in zip(data["lost"], data["seeds"], strict=True)]
+    data["lost_of"] = out_of(data["lost"], data["seeds"])
     plain = {name: name.removeprefix(stats.HYPERPARAMETER) for name in by}
     data = data.rename(columns={name: short for name, short in plain.items() if short not in data})
     by = [short if short in data else name for name, short in plain.items()]

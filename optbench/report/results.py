@@ -104,10 +104,7 @@ class Results:
     @cached_property
     def error_of_images(self) -> float:
         """The standard error of the best accuracy that comes from having only so many images, √(p (1 − p) / images)."""
-        chosen = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
-        means = (
-            self.scoring[self.scoring["configuration_id"].isin(chosen)].groupby("configuration_id")[self.score].mean()
-        )
+        means = self.selected.groupby("configuration_id")[self.score].mean()
         best, images = float(means.max()), self.images
         # As if one image more were right and one more wrong (Agresti and Coull 1998): 100 % is not certain either.
         share = (best * images + 1) / (images + 2)
@@ -122,8 +119,7 @@ class Results:
         split = str(self.score).partition("_")[0]
         if self.score.is_loss or split == "train" or self.query.at != "last":
             return None
-        ids = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
-        trials = self.scoring[self.scoring["configuration_id"].isin(ids) & (self.scoring["status"] == "finished")]
+        trials = self.selected[self.selected["status"] == "finished"]
         if trials["split_seed"].nunique() != 1:  # other images for each
             return None
         found = self.read_correct(trials["trial_id"].tolist(), split)
@@ -152,6 +148,12 @@ class Results:
     def scoring(self) -> pd.DataFrame:
         """The trials that score the optimizers: on fresh seeds, if there are any."""
         return self.tuning if self.confirming is None else self.confirming
+
+    @cached_property
+    def selected(self) -> pd.DataFrame:
+        """Those of them that are of an optimizer's selected configuration."""
+        ids = stats.chosen(self.tuning, ["optimizer"], self.metric, self.confirming)
+        return self.scoring[self.scoring["configuration_id"].isin(ids)]
 
     @property
     def scored_rows(self) -> pd.DataFrame:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from optbench.results import parts
@@ -54,12 +53,12 @@ class CorrectImages:
             return
         parts.recover(self._folder, self._meta)
         for path in self._parts():
-            table = parts.read([path], SCHEMA)
-            kept = pc.invert(pc.is_in(table.column("trial_id").cast(pa.string()), pa.array(trial_ids, pa.string())))
-            if not pc.any(kept).as_py():
+            found = set(parts.read([path], SCHEMA, ["trial_id"]).column("trial_id").to_pylist())
+            kept = found.difference(trial_ids)
+            if not kept:
                 path.unlink()
-            elif not pc.all(kept).as_py():
-                self._write(path, table.filter(kept))
+            elif kept != found:  # only then are the bits read
+                self._write(path, parts.read([path], SCHEMA, trial_ids=kept))
 
     def compact(self) -> None:
         """Merge the parts into few."""

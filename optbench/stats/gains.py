@@ -6,11 +6,11 @@ deep learning optimizers".
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from optbench.scores import Score
 from optbench.stats.finals import with_worst
+from optbench.stats.intervals import t_interval
 from optbench.stats.ranking import differences, holm
 
 _SIDES = ("tuned", "default")
@@ -55,15 +55,12 @@ def _sides(
 
 def _tested(pairs: pd.DataFrame) -> pd.DataFrame:
     """Of the differences of all pairs of optimizers and sides those within an optimizer, as `gains` has them."""
-    from scipy.special import stdtrit
-
     mine = pairs[pairs["first"].str[0] == pairs["second"].str[0]]  # tuned comes first
-    n = mine["n"].where(mine["n"] > 1)
-    half = stdtrit(mine["freedom"].where(mine["n"] > 1), 0.975) * mine["sd"] / np.sqrt(n)
+    low, high = t_interval(mine["difference"], mine["sd"], mine["n"], mine["freedom"])
     columns = {
         "gain": mine["difference"],
-        "gain_low": mine["difference"] - half,
-        "gain_high": mine["difference"] + half,
+        "gain_low": low,
+        "gain_high": high,
         "p": pd.Series(holm(mine["p"]), mine.index).where(mine["n"] > 1),
         "n_both": mine["n"].astype(float),
     }

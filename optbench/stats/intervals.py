@@ -48,17 +48,19 @@ def estimate(values: Sequence[float], step: float = 0.0) -> Estimate:
     return Estimate(mean, float(low), float(high), n)
 
 
-def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ends of the 95 % interval of a mean, ± t · sd / √n with n − 1 degrees of freedom (Student, 1908).
+def t_interval(
+    mean: ArrayLike, sd: ArrayLike, n: ArrayLike, freedom: ArrayLike | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of the 95 % interval of a mean, ± t · sd / √n (Student, 1908).
 
-    Arrays of any shapes that broadcast: means, sample standard deviations (of n − 1) and numbers of values. NaN where
-    n < 2.
+    Arrays of any shapes that broadcast: means, sample standard deviations (of n − 1) and numbers of values; `freedom`,
+    the degrees of freedom of the standard deviations, is n − 1 by default. NaN where n < 2.
     """
     from scipy.special import stdtrit
 
     mean, sd, n = (np.asarray(value, dtype=float) for value in (mean, sd, n))
     n = np.where(n < 2, math.nan, n)
-    half = stdtrit(n - 1, 1 - _TAIL) * sd / np.sqrt(n)
+    half = stdtrit(n - 1 if freedom is None else freedom, 1 - _TAIL) * sd / np.sqrt(n)
     return mean - half, mean + half
 
 

@@ -240,10 +240,8 @@ def _ranked(
 def _masks(block: pd.DataFrame, inner: str, scores: pd.DataFrame, correct: Correct) -> NDArray[np.float32]:
     """Which images were right, (G, S, N) in the order of `scores`; a lost trial's are all as if it guessed."""
     masks = np.full((scores.shape[1], scores.shape[0], len(next(iter(correct.values())))), np.nan, np.float32)
-    groups, seeds = (
-        scores.columns.get_indexer(pd.Index(block[inner])),
-        scores.index.get_indexer(pd.Index(block["seed"])),
-    )
+    groups = scores.columns.get_indexer(pd.Index(block[inner]))
+    seeds = scores.index.get_indexer(pd.Index(block["seed"]))
     trials = zip(groups, seeds, block["trial_id"], block["lost"], block["expected"], strict=True)
     for group, seed, trial_id, is_lost, expected in trials:
         masks[group, seed] = expected if is_lost else correct[trial_id]
