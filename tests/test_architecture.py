@@ -15,6 +15,7 @@ LINE = {
     "errors": [],
     "wording": [],
     "scores": [],
+    "elsewhere": [],
     "machine": ["device", "isolation", "randomness", "launch"],
     "data": ["datasets"],
     "optimizers": ["bounds", "hyperparameters", "schedules", "", "library", "foreign"],
@@ -132,7 +133,9 @@ def test_messages_outside_the_command_line_do_not_speak_in_its_options():
 
 def test_what_sweep_files_are_checked_against_is_known_without_torch():
     names = [
-        name for name in ORDER if name.split(".")[0] in ("errors", "wording", "scores", "data", "optimizers", "sweep")
+        name
+        for name in ORDER
+        if name.split(".")[0] in ("errors", "wording", "scores", "elsewhere", "data", "optimizers", "sweep")
     ]
     names += [f"networks.{name}" for name in LINE["networks"][: LINE["networks"].index("")]]
     script = "import importlib, sys\n[importlib.import_module(f'optbench.{name}') for name in sys.argv[1:]]\n"

@@ -210,7 +210,9 @@ def test_the_trials_of_committed_results_have_kept_their_ids_and_their_order(fol
 # ---------------------------------------------------------------- several datasets
 
 FIRST = '    "digits": DatasetInfo('
-LETTERS = """    "letters": DatasetInfo("Digits, otherwise split", "", 10, 1_000, 297, 500, 0.3053, 0.3247, (), {}, {}),
+LETTERS = """    "letters": DatasetInfo(
+        "Digits, otherwise split", "", 10, 1_000, 297, 500, (0.3053,), (0.3247,), (), {}, {}
+    ),
 """
 BOTH = """
 dataset: [digits, letters]

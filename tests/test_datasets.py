@@ -144,13 +144,13 @@ def mirrors(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 def test_digits_have_the_declared_sizes_and_statistics() -> None:
     digits = load("digits")
     for split, n in ((digits.train, 1200), (digits.train_eval, 297), (digits.val, 297), (digits.test, 300)):
-        assert split.images.shape == (n, 28, 28) and split.images.dtype == torch.uint8
+        assert split.images.shape == (n, 1, 28, 28) and split.images.dtype == torch.uint8
         assert split.labels.shape == (n,) and split.labels.dtype == torch.int64
         assert set(split.labels.tolist()) == set(range(10))
     assert [int(extreme) for extreme in digits.train.images.aminmax()] == [0, 255]
     pixels = digits.train.images.double() / 255
-    assert pixels.mean() == pytest.approx(digits.info.mean, abs=1e-3)
-    assert pixels.std() == pytest.approx(digits.info.std, abs=1e-3)
+    assert pixels.mean() == pytest.approx(digits.info.mean[0], abs=1e-3)
+    assert pixels.std() == pytest.approx(digits.info.std[0], abs=1e-3)
 
 
 def test_digits_are_the_same_pixels_in_the_same_split_everywhere() -> None:
@@ -171,7 +171,9 @@ def test_digits_are_packaged() -> None:
 def test_splits_are_disjoint_and_complete(tmp_path: Path, packed: dict[str, bytes]) -> None:
     put(tmp_path / "mnist", packed)
     data = load("mnist", tmp_path)
-    numbers = {split: getattr(data, split).images[:, 0, 0].tolist() for split in ("train", "train_eval", "val", "test")}
+    numbers = {
+        split: getattr(data, split).images[:, 0, 0, 0].tolist() for split in ("train", "train_eval", "val", "test")
+    }
     assert {split: len(of_split) for split, of_split in numbers.items()} == {
         "train": 30,
         "train_eval": 10,
@@ -183,14 +185,14 @@ def test_splits_are_disjoint_and_complete(tmp_path: Path, packed: dict[str, byte
     assert numbers["train_eval"] == numbers["train"][:10]
     assert numbers["test"] == list(range(100, 108))
     for split in (data.train, data.train_eval, data.val, data.test):
-        assert split.labels.tolist() == [number % 10 for number in split.images[:, 5, 7].tolist()]
+        assert split.labels.tolist() == [number % 10 for number in split.images[:, 0, 5, 7].tolist()]
 
 
 def test_another_seed_splits_otherwise_and_leaves_the_test_images(tmp_path: Path, packed: dict[str, bytes]) -> None:
     put(tmp_path / "mnist", packed)
     first, again, other = (load("mnist", tmp_path, seed) for seed in (0, 0, 1))
     numbers = [
-        {split: getattr(data, split).images[:, 0, 0].tolist() for split in ("train", "val", "test")}
+        {split: getattr(data, split).images[:, 0, 0, 0].tolist() for split in ("train", "val", "test")}
         for data in (first, again, other)
     ]
     assert numbers[0] == numbers[1]

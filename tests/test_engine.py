@@ -193,7 +193,7 @@ def test_training_equals_a_plain_loop(name, trials_of, tiny, made_up):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=8)
 
     def scaled(images):
-        return ((images.double() / 255 - tiny.info.mean) / tiny.info.std)[:, None]
+        return (images.double() / 255 - tiny.info.mean[0]) / tiny.info.std[0]
 
     units = sum(units for _, units in network.architecture.dropout.values())
     ones = scales_of(network, torch.ones(1, units, dtype=torch.float64))

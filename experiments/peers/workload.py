@@ -103,7 +103,7 @@ class DeviceData:
 
     def __init__(self, data: Dataset, device: str) -> None:
         def normalised(images: Tensor) -> Tensor:
-            return ((images.to(device).float() / 255 - data.info.mean) / data.info.std).unsqueeze(1)
+            return data.normalise(images.to(device), torch.float32)
 
         self.images, self.labels = normalised(data.train.images), data.train.labels.to(device)
         # All contestants measure what the engine of optbench measures after every epoch.

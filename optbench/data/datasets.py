@@ -1,7 +1,7 @@
 """Named datasets: found on disk or downloaded, verified, and cut into fixed splits of uint8 images.
 
 Everything is identical on every machine: each file is checked by its sha256, and the split is drawn with a fixed
-seed. Shapes: N examples, H W image (28×28).
+seed. Shapes: N examples, C H W image.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from optbench.errors import UserError
 
@@ -38,8 +39,8 @@ class DatasetInfo:
     train: int  # sizes of the splits; train_eval has the size of val
     val: int
     test: int
-    mean: float  # of the pixels of the train split, scaled to [0, 1]
-    std: float
+    mean: tuple[float, ...]  # of each channel's pixels in the train split, scaled to [0, 1]
+    std: tuple[float, ...]
     mirrors: tuple[str, ...]  # base URLs, tried in this order
     files: Mapping[str, str]  # name → sha256: training images, training labels, test images, test labels; {}: packaged
     unpacked: Mapping[str, str]  # the same for the files without .gz
@@ -59,8 +60,8 @@ DATASETS: dict[str, DatasetInfo] = {
         train=1_200,
         val=297,
         test=300,
-        mean=0.3053,
-        std=0.3247,
+        mean=(0.3053,),
+        std=(0.3247,),
         mirrors=(),
         files={},
         unpacked={},
@@ -72,8 +73,8 @@ DATASETS: dict[str, DatasetInfo] = {
         train=55_000,
         val=5_000,
         test=10_000,
-        mean=0.1307,
-        std=0.3081,
+        mean=(0.1307,),
+        std=(0.3081,),
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -98,8 +99,8 @@ DATASETS: dict[str, DatasetInfo] = {
         train=55_000,
         val=5_000,
         test=10_000,
-        mean=0.2858,
-        std=0.3529,
+        mean=(0.2858,),
+        std=(0.3529,),
         mirrors=(
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -120,9 +121,35 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
+class OwnData(str):
+    """Data of the user's own, as text by which sweep files, rows and tables name it, "./flowers.npz".
+
+    `info` is what is known of it, `digest` is of its content, and `folder` is where a relative name begins.
+    """
+
+    __slots__ = ("digest", "folder", "info")
+
+    info: DatasetInfo
+    digest: str
+    folder: Path
+
+    def __new__(cls, name: str, info: DatasetInfo, digest: str, folder: Path) -> Self:
+        made = super().__new__(cls, name)
+        made.info, made.digest, made.folder = info, digest, folder
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:  # text alone would be copied without its attributes
+        return type(self), (str(self), self.info, self.digest, self.folder)
+
+
+def info_of(name: str) -> DatasetInfo:
+    """What is known of a data set, with a name of `DATASETS` or of the user's own."""
+    return name.info if isinstance(name, OwnData) else DATASETS[name]
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 (N, 28, 28), 0 black to 255; labels, int64 (N,), 0 to 9."""
+    """Images, uint8 (N, C, H, W), 0 black to 255; labels, int64 (N,), from 0 on."""
 
     images: Tensor
     labels: Tensor
@@ -154,8 +181,19 @@ class Dataset:
         return Dataset(self.name, self.info, train, train_eval, self.val.to(device), self.test.to(device))
 
     def normalise(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """uint8 images (…, H, W) → (…, C, H, W) with mean 0 and standard deviation 1 over the training set."""
-        return images.to(dtype).div_(255).sub_(self.info.mean).div_(self.info.std).unsqueeze(-3)
+        """uint8 images (…, C, H, W) → numbers with mean 0 and standard deviation 1 in the training set, by channel."""
+        mean, std = (_by_channel(values, dtype, images.device) for values in (self.info.mean, self.info.std))
+        return images.to(dtype).div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _by_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor | float:
+    """(C, 1, 1); or just the number, where there is one channel: dividing by a tensor may round differently."""
+    import torch
+
+    if len(values) == 1:
+        return values[0]
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def load(name: str, data_dir: Path | None = None, split_seed: int = 0) -> Dataset:
@@ -254,7 +292,8 @@ def _sha256(path: Path) -> str:
 
 
 def _read_split(images: Path, labels: Path, n: int, info: DatasetInfo) -> Split:
-    split = Split(_read_idx(images, (n, *info.image[1:]), info), _read_idx(labels, (n,), info).long())
+    pixels = _read_idx(images, (n, *info.image[1:]), info).unsqueeze(1)
+    split = Split(pixels, _read_idx(labels, (n,), info).long())
     largest = int(split.labels.max())
     if largest >= info.classes:
         raise UserError(f"{labels} has the label {largest}, but {info.title} has the labels 0 to {info.classes - 1}")
@@ -285,12 +324,12 @@ def _read_digits(folder: Path) -> Split:
 
     with np.load(folder / "digits.npz") as arrays:
         images_NHW, labels_N = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
-    larger_N1HW = torch.nn.functional.interpolate(
+    larger_NCHW = torch.nn.functional.interpolate(
         images_NHW.unsqueeze(1).double(), size=(28, 28), mode="bilinear", align_corners=False
     )
     # Ties (127.5) do occur; the nudge rounds them up, whatever the last bit of the interpolation is on this machine.
-    pixels_NHW = (larger_N1HW.squeeze(1) * (255 / 16) + 0.5 + 1e-6).floor()
-    return Split(pixels_NHW.to(torch.uint8), labels_N.long())
+    pixels_NCHW = (larger_NCHW * (255 / 16) + 0.5 + 1e-6).floor()
+    return Split(pixels_NCHW.to(torch.uint8), labels_N.long())
 
 
 def _download(name: str, file: str, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optbench.networks.layers import FIRST, Dropout, Flatten, Hidden, Linear, Sequence
 
 
-def layers(classes: int) -> Sequence:
+def layers(classes: int, *, widths: tuple[int, ...] = (500, 300)) -> Sequence:
     """Linear 500, dropout, linear 300, dropout, linear."""
     return Sequence(
         Flatten(),

@@ -6,22 +6,19 @@ A sweep file names them `package.module:Class`, `./file.py:Class` (beside the sw
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import create_model, model_validator
 from torch import nn
 
-from optbench.errors import UserError, did_you_mean
+from optbench import elsewhere
+from optbench.errors import UserError
 from optbench.optimizers import IMPOSSIBLE, library
 from optbench.optimizers.bounds import NonNegative
 from optbench.optimizers.hyperparameters import Hyperparameters
@@ -58,7 +55,7 @@ class Foreign(Hyperparameters):
         try:
             self.make([nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4))])
         except Exception as error:
-            raise ValueError(_one_line(error)) from None
+            raise ValueError(elsewhere.one_line(error)) from None
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:  # a class made at run time cannot be pickled by name
@@ -79,23 +76,11 @@ def find_foreign(name: str, folder: Path, reserved: frozenset[str] = frozenset()
     Raises `UserError` when there is no such class, or when it cannot train or requires such an argument.
     """
     if ":" in name:
-        module_name, _, class_name = name.rpartition(":")
-        module = _file(folder / module_name) if module_name.endswith(".py") else _module(module_name)
-        found = module
-        for part in class_name.split("."):
-            if not hasattr(found, part):
-                classes = [n for n, c in vars(module).items() if _is_optimizer(c)]
-                hint = did_you_mean(class_name, classes) if classes else "it has no optimizers"
-                raise UserError(f"{module_name} has no '{class_name}'; {hint}")
-            found = getattr(found, part)
+        found = elsewhere.named(name, folder, _is_optimizer, "optimizers")
     else:
         found = _of_library(name.removeprefix(f"{library.NAME}."))
     if not _is_optimizer(found):
-        if isinstance(found, type):
-            what = f"a class derived from {' and '.join(base.__name__ for base in found.__bases__)}"
-        else:
-            what = f"a {type(found).__name__}"
-        raise UserError(f"{name} is {what}, not a torch.optim.Optimizer")
+        raise UserError(f"{name} is {elsewhere.in_words(found)}, not a torch.optim.Optimizer")
     optimizer_class = cast(type[torch.optim.Optimizer], found)
     if issubclass(optimizer_class, torch.optim.SparseAdam):
         raise UserError(f"{name} cannot train here: {IMPOSSIBLE['sparseadam']}")
@@ -104,46 +89,6 @@ def find_foreign(name: str, folder: Path, reserved: frozenset[str] = frozenset()
 
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-# A script that ends with sys.exit cannot be imported any more than one that raises.
-_IMPORT_ERRORS = (Exception, SystemExit)
-
-
-def _on_path(folder: Path) -> None:
-    """Let imports find modules in the folder, after all others. Programs installed by pip do not search it."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
-def _module(name: str) -> ModuleType:
-    _on_path(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except _IMPORT_ERRORS as error:
-        raise UserError(f"cannot import {name}: {_one_line(error)}") from None
-
-
-def _file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    _on_path(path.parent.resolve())
-    name = f"optbench_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except _IMPORT_ERRORS as error:
-        del sys.modules[name]
-        raise UserError(f"cannot import {path}: {_one_line(error)}") from None
-    return module
 
 
 def _of_library(name: str) -> Any:
@@ -165,7 +110,6 @@ def _of_library(name: str) -> Any:
 
 # Arguments that a sweep file cannot set either: pydantic or `Foreign` uses these words.
 _TAKEN = {*dir(Foreign), *Foreign.__class_vars__}
-_Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 
 
 def _hyperparameters(
@@ -173,7 +117,7 @@ def _hyperparameters(
 ) -> type[Foreign]:
     fields: dict[str, Any] = {}
     for argument in _arguments(optimizer_class):
-        kind, default = _kind(argument), argument.default
+        kind, default = elsewhere.kind(argument), argument.default
         is_required = default is argument.empty or type(default).__name__ == "_RequiredParameter"
         if argument.name in _TAKEN | reserved or argument.name.startswith(("_", "model_")):
             if is_required:
@@ -191,17 +135,8 @@ def _hyperparameters(
     made.provider = (
         optimizer_class.__module__.partition(".")[0] if not name.rpartition(":")[0].endswith(".py") else "file"
     )
-    made.source = hashlib.sha256(_source(optimizer_class)).hexdigest()[:16]
+    made.source = elsewhere.source(optimizer_class)
     return made
-
-
-def _source(optimizer_class: type) -> bytes:
-    """The text of the file that defines a class, so that changed code is trained again."""
-    try:
-        path = inspect.getsourcefile(optimizer_class)
-    except TypeError:
-        path = None
-    return Path(path).read_bytes().replace(b"\r\n", b"\n") if path else b""
 
 
 def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
@@ -222,27 +157,3 @@ def _arguments(optimizer_class: type) -> list[inspect.Parameter]:
         if not any(argument.kind is argument.VAR_KEYWORD for argument in given):
             break
     return list(found.values())
-
-
-def _kind(argument: inspect.Parameter) -> Any:
-    """The type of one value, from the default: annotations are too often missing, or wrong.
-
-    A whole number as default, without annotation, may well mean a real number (`weight_decay=0`). None for arguments
-    that a sweep file cannot express, such as a dtype or a function.
-    """
-    default = argument.default
-    match default:
-        case bool() | str():
-            return type(default)
-        case float():
-            return float
-        case int():
-            annotation = getattr(argument.annotation, "__name__", str(argument.annotation))
-            return {"int": int, "float": float}.get(annotation, _Whole)
-        case tuple() | list() if default and all(type(part) in (int, float) for part in default):
-            parts = tuple(float if isinstance(part, float) else _Whole for part in default)
-            return Annotated[tuple[parts], Field(strict=False)]  # type: ignore[valid-type]
-        case tuple() | list() | None | argument.empty:
-            return Any
-    is_required_by_old_convention = type(default).__name__ == "_RequiredParameter"
-    return Any if is_required_by_old_convention else None

@@ -82,6 +82,7 @@ class _Side:
         }
         for name, splits in outline.splits.items():
             found |= {f"{name or 'data'}, images of the {split} split": [n] for split, n in splits.items()}
+        found |= {f"content of {name}": [digest] for name, digest in outline.digests.items()}
         return found | {f"parameters of {name}": [n] for name, n in outline.networks.items()}
 
     @cached_property

@@ -139,7 +139,7 @@ def workload_scores(results: Results) -> pd.DataFrame:
         if results.score.is_loss:
             scaled = means.min() / values
         else:
-            guess = data["dataset"].astype(object).map(stats.chance)
+            guess = stats.chance(data)
             scaled = (values - guess) / (means.max() - guess)
         parts.append(data[["optimizer", "seed"]].assign(workload=_named(key), score=scaled.fillna(0.0)))
     return pd.concat(parts, ignore_index=True).astype({"optimizer": str})

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.data.datasets import DATASETS
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching, meeting
@@ -137,7 +136,7 @@ class Results:
     def images(self) -> int:
         """How many images the score is measured on; of several datasets, on the smallest."""
         split = str(self.score).partition("_")[0].replace("train", "val")  # of the training set a slice of that size
-        return min(DATASETS[name].splits[split] for name in self.tuning["dataset"].unique())
+        return int(stats.images_of(self.tuning, split).min())
 
     @property
     def tuning_rows(self) -> pd.DataFrame:

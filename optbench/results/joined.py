@@ -114,6 +114,7 @@ class Joined:
             races=_each(outline.races for outline in outlines),
             splits=_first(outline.splits for outline in outlines),
             networks=_first(outline.networks for outline in outlines),
+            digests=_first(outline.digests for outline in outlines),
         )
 
     @cached_property

@@ -55,6 +55,10 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
     *_of_axes(is_resolved=False),
+    ("classes", pa.int32(), "classes of the data; null in rows of older versions, as are the next three"),
+    ("train_images", pa.int32(), "images that are trained on"),
+    ("val_images", pa.int32(), "images of the validation set"),
+    ("test_images", pa.int32(), "images of the test set"),
     ("epoch", pa.int32(), "epochs trained; 0 is before training"),
     ("step", pa.int64(), "updates made"),
     ("status", _text, "finished, running, diverged, stopped or failed; the same in all rows of a trial"),
@@ -87,7 +91,10 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("os", _text, "operating system and architecture; null in rows of older versions"),
 )
 # Since the parts of this schema version that were written first.
-_ADDED = ("cpu", "python_version", "os", "state_per_parameter", "gradients_per_step", "peak_memory_bytes")
+_ADDED = (
+    *("cpu", "python_version", "os", "state_per_parameter", "gradients_per_step", "peak_memory_bytes"),
+    *("classes", "train_images", "val_images", "test_images"),
+)
 # The values in parts that are older than a column; the axes that are in all ids existed from the beginning.
 _DEFAULTS = {name: {parts.DEFAULT_KEY: json.dumps(None)} for name in _ADDED} | {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
@@ -120,8 +127,8 @@ class Outline:
     many trials each optimizer has in all phases, and how many configurations were tuned; which hyperparameters and
     which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race;
     the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
-    wrote the folder; a version with a single dataset left out its name); the `trials.NUMERICS` that is in the ids
-    (versions that did not say so had 1).
+    wrote the folder; a version with a single dataset left out its name); a digest of each of the user's own data and
+    networks, by name; the `trials.NUMERICS` that is in the ids (versions that did not say so had 1).
     """
 
     name: str
@@ -138,6 +145,7 @@ class Outline:
     races: tuple[str, ...] = ()
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     networks: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     numerics: int = 1
 
     @property

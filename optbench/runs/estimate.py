@@ -6,7 +6,6 @@ from statistics import median
 
 import torch
 
-from optbench.data.datasets import DATASETS
 from optbench.machine.device import is_out_of_memory, make_deterministic, settings_given_back
 from optbench.networks.network import Network
 from optbench.runs.phases import Phase
@@ -26,7 +25,7 @@ _Kind = tuple[Network, int, int]
 def disk_bytes(phase: Phase) -> int:
     """Size of the rows that the phase will add, and of the bits beside them."""
     rows = sum(len(stack) * (stack.epochs + 1) for stack in phase.stacks)
-    images = sum(len(stack) * (DATASETS[stack.dataset].val + DATASETS[stack.dataset].test) for stack in phase.stacks)
+    images = sum(len(stack) * (stack.data.val + stack.data.test) for stack in phase.stacks)
     return len(phase.stacks) * _BYTES_PER_PART + rows * _BYTES_PER_ROW + images // 8
 
 
@@ -53,7 +52,7 @@ def _seconds(phase: Phase) -> float:
         if singles not in rates and len(rates) < _TIMED:
             rates[singles] = _seconds_per_image(stack, device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
-        info = DATASETS[stack.dataset]
+        info = stack.data
         evaluated = 2 * info.val + info.test
         seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
         whole += seconds

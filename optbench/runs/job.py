@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from optbench import execution, networks
-from optbench.data.datasets import DATASETS
+from optbench.data.datasets import OwnData
 from optbench.machine.device import precision_on, resolve_device
 from optbench.results.store import Outline, Store
 from optbench.sweep.spec import Halving, Sweep
@@ -109,13 +109,15 @@ class Job:
             searched_schedules=sweep.searched_schedules,
             halving=halving.model_dump() if halving else None,
             races=tuple(sorted(set(self.races.values()))) if halving else (),
-            splits={name: DATASETS[name].splits for name in sweep.datasets},
+            splits={trial.dataset: trial.data.splits for trial in self.tuning},
             networks={trial.model: _parameters(trial) for trial in self.tuning},
+            digests={
+                name: name.digest for t in self.tuning for name in (t.dataset, t.model) if isinstance(name, OwnData)
+            },
             numerics=NUMERICS,
         )
 
 
 def _parameters(trial: Trial) -> int:
     """How many parameters the trial's network has."""
-    data = DATASETS[trial.dataset]
-    return networks.architecture(trial.model, data.image, data.classes).size
+    return networks.architecture(trial.model, trial.data.image, trial.data.classes).size

@@ -140,6 +140,8 @@ def _columns(phase: Phase, stack: Stack) -> dict[str, dict[str, Any]]:
         "sweep": phase.job.sweep.name,
         "stack": stack.stack_id,
         "stack_size": len(stack),
+        "classes": stack.data.classes,
+        **{f"{split}_images": images for split, images in stack.data.splits.items()},
         "workers": phase.workers,
         "device": device_name(device),
         "cpu": cpu_name(),

@@ -82,22 +82,30 @@ def _guesses(finals: pd.DataFrame) -> pd.Series:
     """Whose validation accuracy is not above what guessing reaches with probability 0.999 on so many images."""
     from scipy.stats import binom
 
-    most = {}
-    for name in finals["dataset"].unique():
-        images = DATASETS[name].val
-        most[name] = binom.ppf(1 - _BY_LUCK, images, chance(name)) / images
-    return finals["val_accuracy"] <= finals["dataset"].map(most).astype(float)
+    images = images_of(finals, "val")
+    return finals["val_accuracy"].le(binom.ppf(1 - _BY_LUCK, images, chance(finals)) / images)
 
 
-def chance(dataset: str) -> float:
-    """The accuracy of guessing: one in so many classes."""
-    return 1 / DATASETS[dataset].classes
+def images_of(rows: pd.DataFrame, split: str) -> pd.Series:
+    """How many images the split, train, val or test, of each row's data has."""
+    return _of_data(rows, f"{split}_images", {name: info.splits[split] for name, info in DATASETS.items()})
+
+
+def chance(rows: pd.DataFrame) -> pd.Series:
+    """The accuracy of guessing on each row's data: one in so many classes."""
+    return 1 / _of_data(rows, "classes", {name: info.classes for name, info in DATASETS.items()})
+
+
+def _of_data(rows: pd.DataFrame, column: str, named: Mapping[str, int]) -> pd.Series:
+    """A column about the data, which rows of older versions do not have: they are of a data set with a name."""
+    known = rows["dataset"].astype(object).map(named).astype(float)
+    return rows[column].astype(float).fillna(known) if column in rows else known
 
 
 def with_worst(finals: pd.DataFrame, score: Score) -> pd.Series:
     """The score of each trial, where a lost one has the worst: that of guessing, or of the largest loss there is."""
     values = finals[score].astype(float)
-    worst = values.max() if score.is_loss else finals["dataset"].map(chance).astype(float)
+    worst = values.max() if score.is_loss else chance(finals)
     return values.mask(finals["lost"], worst)
 
 

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from pydantic import BeforeValidator, Field
 
-from optbench.data.datasets import DATASETS
+from optbench.data.datasets import DATASETS, OwnData
 from optbench.errors import did_you_mean
-from optbench.networks import NETWORKS
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
 from optbench.wording import wrong
@@ -97,6 +96,7 @@ class Axes:
 
     dataset: Dataset = axis(
         Column("dataset", "string", "digits, mnist or fashion_mnist"),
+        hashed=lambda name: name.digest if isinstance(name, OwnData) else name,
         title="Datasets",
         is_workload=True,
     )
@@ -155,8 +155,8 @@ class Axes:
         is_per_trial=True,
         is_always_hashed=True,
     )
-    model: Literal[tuple(NETWORKS)] = axis(  # type: ignore[valid-type]
-        Column("model", "string", "name of the network"),
+    model: str = axis(
+        Column("model", "string", "name of the network, with the arguments that differ from its defaults"),
         default="cnn",
         title="Model accuracy comparison",
         is_workload=True,

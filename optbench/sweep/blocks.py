@@ -5,7 +5,7 @@ The types are those of `axes`, `optimizers` and `schedules`; in the latter two a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import product
 from types import UnionType
@@ -23,8 +23,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from optbench import optimizers
-from optbench.errors import did_you_mean
+from optbench import networks, optimizers
+from optbench.errors import UserError, did_you_mean
 from optbench.optimizers import OPTIMIZERS, schedules
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
@@ -155,75 +155,104 @@ def _number_or_range(value: Any, validate: Callable[[Any], Any], kind: Any) -> A
     return Range(bounds["min"], bounds["max"], log, is_whole)
 
 
-# ---------------------------------------------------------------- schedules
+# ---------------------------------------------------------------- what has a name and arguments
 
 
-@cache
-def _schedule_grid(name: str) -> type[Grid]:
-    kinds = _fields(SCHEDULES[name])
-    return _grid(kinds | {"name": str}, [SCHEDULES[name]])
-
-
-def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
-    """An entry of the axis `schedule`: a name, or a mapping whose lists are axes of their own."""
+def _name_and_arguments(value: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """An entry of an axis whose values have arguments: a name, or a mapping with it."""
     name = value.get("name") if isinstance(value, dict) else value
     if not isinstance(name, str):
-        raise wrong("must be a schedule's name or a mapping with 'name'")
-    if name in schedules.IMPOSSIBLE:
-        raise wrong(f"{name} cannot be used in a sweep file: {schedules.IMPOSSIBLE[name]}")
-    known = schedules.ALIASES.get(name, name)
-    if known not in SCHEDULES:
-        raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")
-    given = dict(value) if isinstance(value, dict) else {}
-    # Milestones are a list themselves: one list of them is one value.
-    if "milestones" in given and not any(isinstance(m, list) for m in as_list(given["milestones"])):
-        given["milestones"] = [as_list(given["milestones"])]
-    grid, problems = _schedule_grid(known), []
-    for parameter, info in SCHEDULES[known].model_fields.items():
-        if info.is_required() and parameter not in given:
-            problems.append(wrong_at((parameter,), f"missing key '{parameter}'", given))
+        raise wrong(f"must be a {what}'s name or a mapping with 'name'")
+    return name, {key: own for key, own in value.items() if key != "name"} if isinstance(value, dict) else {}
+
+
+def _unfolded(
+    name: str, given: Mapping[str, Any], grid: type[Grid], required: Iterable[str], lists: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Every combination of the arguments given: a list is an axis of its own.
+
+    A value of `lists` is a list itself: one list of them is one value.
+    """
+    wrapped = {key: [as_list(given[key])] for key in lists if key in given and not _has_lists(given[key])}
+    problems = [wrong_at((key,), f"missing key '{key}'", given) for key in required if key not in given]
     try:
-        axes = grid.model_validate(given | {"name": known})
+        axes = grid.model_validate({**given, **wrapped})
     except ValidationError as error:
         for detail in worth_saying(error):
             loc, is_key = location(detail)
             problems.append(wrong_at(loc, grid.in_words(detail), detail["input"], is_key))
     if problems:
-        raise ValidationError.from_exception_data(known, problems)
-    names = [parameter for parameter in given if parameter != "name"]
-    return [
-        make_schedule(known, dict(zip(names, values, strict=True)))
-        for values in product(*(getattr(axes, parameter) for parameter in names))
-    ]
+        raise ValidationError.from_exception_data(name, problems)
+    for values in product(*(getattr(axes, key) for key in given)):
+        yield dict(zip(given, values, strict=True))
+
+
+def _has_lists(value: Any) -> bool:
+    return any(isinstance(part, list) for part in as_list(value))
+
+
+@cache
+def _schedule_grid(name: str) -> type[Grid]:
+    return _grid(_fields(SCHEDULES[name]) | {"name": str}, [SCHEDULES[name]])
+
+
+def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
+    """An entry of the axis `schedule`."""
+    name, given = _name_and_arguments(value, "schedule")
+    if name in schedules.IMPOSSIBLE:
+        raise wrong(f"{name} cannot be used in a sweep file: {schedules.IMPOSSIBLE[name]}")
+    known = schedules.ALIASES.get(name, name)
+    if known not in SCHEDULES:
+        raise wrong(f"unknown schedule '{name}'; {did_you_mean(name, [*SCHEDULES, *schedules.ALIASES])}")
+    required = [key for key, info in SCHEDULES[known].model_fields.items() if info.is_required() and key != "name"]
+    unfolded = _unfolded(known, given, _schedule_grid(known), required, ["milestones"])
+    return [make_schedule(known, arguments) for arguments in unfolded]
+
+
+def _models(value: Any) -> list[str]:
+    """An entry of the axis `model`."""
+    name, given = _name_and_arguments(value, "network")
+    try:
+        taken = networks.arguments(name)
+        grid = _grid({"name": str} | {key: kind for key, (kind, _) in taken.items()}, [])
+        lists = [key for key, (_, default) in taken.items() if isinstance(default, tuple)]
+        return [networks.model(name, arguments) for arguments in _unfolded(name, given, grid, [], lists)]
+    except UserError as error:
+        raise wrong(str(error)) from None
 
 
 def _flat(values: tuple[list[Any], ...]) -> tuple[Any, ...]:
     return tuple(part for value in values for part in value)
 
 
-Schedules = Annotated[
-    tuple[Annotated[Any, AfterValidator(_schedules)], ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(as_list),
-    AfterValidator(_flat),
-    AfterValidator(distinct),
-]
-SchedulesOrNames = Annotated[
-    tuple[Annotated[Any, AfterValidator(lambda v: [v] if isinstance(v, str) else _schedules(v))], ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(as_list),
-    AfterValidator(_flat),
-    AfterValidator(distinct),
-]
+def _unfolding_axis(entry: Callable[[Any], list[Any]]) -> Any:
+    """A grid axis each entry of which may stand for several values."""
+    return Annotated[
+        tuple[Annotated[Any, AfterValidator(entry)], ...],
+        Field(strict=False, min_length=1),
+        BeforeValidator(as_list),
+        AfterValidator(_flat),
+        AfterValidator(distinct),
+    ]
+
+
+def _or_name(entry: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+    """A bare name stands for itself, whatever arguments go with it."""
+    return lambda value: [value] if isinstance(value, str) else entry(value)
+
+
+_UNFOLDING: dict[str, Callable[[Any], list[Any]]] = {"schedule": _schedules, "model": _models}
 
 
 # ---------------------------------------------------------------- blocks
 
 
-def _block_grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], schedule: Any) -> type[Grid]:
-    shared = {name: axis.kind for name, axis in PARAMETERS.items() if name != "schedule"}
-    base = _grid({**shared, **kinds}, of)
-    return create_model("Block", __base__=base, schedule=(schedule, None))
+def _block_grid(
+    kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], unfolding: Mapping[str, Callable[[Any], list[Any]]]
+) -> type[Grid]:
+    shared = {name: axis.kind for name, axis in PARAMETERS.items() if name not in unfolding}
+    fields: dict[str, Any] = {name: (_unfolding_axis(entry), None) for name, entry in unfolding.items()}
+    return create_model("Block", __base__=_grid({**shared, **kinds}, of), **fields)
 
 
 @cache
@@ -232,7 +261,7 @@ def block_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
     ordered = sorted(of, key=lambda model: model.algorithm)
     each = [_fields(model) for model in ordered]
     common = {name: kind for name, kind in each[0].items() if all(name in other for other in each)}
-    return _block_grid(common, ordered, Schedules)
+    return _block_grid(common, ordered, _UNFOLDING)
 
 
 @cache
@@ -240,4 +269,4 @@ def exclusion_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
     """An entry of `exclude`, which may name every parameter that any of these optimizers has."""
     kinds = {name: kind for model in of for name, kind in _fields(model).items()}
     named = {name: AXES[name].kind for name in ("dataset", "optimizer")}
-    return _block_grid(kinds | named, of, SchedulesOrNames)
+    return _block_grid(kinds | named, of, {name: _or_name(entry) for name, entry in _UNFOLDING.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -101,9 +102,13 @@ def _at(start: Place, mark: yaml.Mark) -> Place:
 
 
 class Document:
-    """Plain data of a YAML text, and for each path through it the place of its value and of its key."""
+    """Plain data of a YAML text, and for each path through it the place of its value and of its key.
 
-    def __init__(self) -> None:
+    `folder` is where the files that it names are looked for.
+    """
+
+    def __init__(self, folder: Path = Path()) -> None:
+        self.folder = folder
         self.data: Any = None
         self.values: dict[Key, Place] = {}
         self.keys: dict[Key, Place] = {}

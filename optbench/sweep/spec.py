@@ -13,8 +13,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from optbench.data.datasets import DATASETS
+from optbench.data.datasets import info_of
 from optbench.errors import UserError, did_you_mean
+from optbench.networks import Model
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
@@ -199,9 +200,9 @@ def parse(
 ) -> Sweep:
     """Sweep text → `Sweep`. Raises `SweepError` with all problems.
 
-    `folder` is where optimizers in a file are looked for.
+    `folder` is where optimizers, networks and data in files are looked for.
     """
-    document = Document()
+    document = Document(folder)
     document.data = document.read(text, Place(source))
     if document.data is None:  # a syntax error, or nothing there
         _stop_at(document.problems)
@@ -230,7 +231,7 @@ def parse(
         own = _block(document, block_model(frozenset({hyperparameters})), block, ("optimizers", label))
         defaults = {name: (axis.default,) for name, axis in PARAMETERS.items()}
         grids[label] = OptimizerGrid(hyperparameters, defaults | shared | own, num_samples)
-    datasets = [name for name in map(str, as_list(document.data.get("dataset"))) if name in DATASETS]
+    datasets = outline.dataset if outline else ()
     _check_batch_sizes(document, datasets, grids)
     exclude = _exclude(document, datasets, grids)
     if outline is not None:
@@ -267,7 +268,7 @@ def _order(problem: Problem) -> tuple[bool, int, int]:
 def _check(document: Document, model: type[BaseModel], data: Any, prefix: Key) -> Any:
     """Validate `data`, which is at `prefix`; None and more problems when it is not valid."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=document.folder)
     except ValidationError as error:
         known = {str(p.place) for p in document.problems}
         for detail in worth_saying(error):
@@ -363,7 +364,7 @@ def _block(document: Document, model: type[BaseModel], block: Any, path: Key) ->
 
 def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
     """No size may be too large for every dataset; one that is too large for some can be excluded there."""
-    largest = max((DATASETS[name].train for name in datasets), default=math.inf)
+    largest = max((info_of(name).train for name in datasets), default=math.inf)
     for label, grid in grids.items():
         for i, size in enumerate(grid.axes["batch_size"]):
             if size > largest:
@@ -401,9 +402,11 @@ def _exclude(
 
 
 def matches(actual: Any, wanted: Any) -> bool:
-    """Whether a trial's value is the one an exclusion names; a schedule matches by name or whole."""
+    """Whether a trial's value is the one an exclusion names; a schedule or a network matches by name or whole."""
     if isinstance(actual, Schedule | SearchedSchedule) and isinstance(wanted, str):
         return actual.name == wanted
+    if isinstance(actual, Model) and wanted == actual.network:
+        return True
     return bool(actual == wanted)
 
 
@@ -418,6 +421,8 @@ def plain(name: str, value: Any) -> Any:
     if isinstance(value, SearchedSchedule):
         # A list here would be a grid axis, and this one's axes are unfolded already.
         return {"name": value.name} | {k: [plain(k, v)] for k, v in value.parameters}
+    if isinstance(value, Model):
+        return {"name": value.network} | {k: [plain(k, v)] for k, v in value.arguments.items()}
     if isinstance(value, Range):
         return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
     if isinstance(value, tuple):

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+from optbench.data.datasets import DatasetInfo
 from optbench.optimizers import OPTIMIZERS
 from optbench.sweep.axes import AXES
 from optbench.sweep.trials import Trial
@@ -35,6 +36,11 @@ class Stack:
     @property
     def dataset(self) -> str:
         return self.trials[0].dataset
+
+    @property
+    def data(self) -> DatasetInfo:
+        """What is known of their data."""
+        return self.trials[0].data
 
     @property
     def split_seed(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from optbench.data.datasets import DATASETS
+from optbench.data.datasets import DatasetInfo, info_of
 from optbench.sweep.axes import AXES, PARAMETERS, Axes
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
@@ -49,6 +49,11 @@ class Trial(Axes):
     def algorithm(self) -> str:
         """The optimizer behind the label."""
         return self.hyperparameters.algorithm
+
+    @property
+    def data(self) -> DatasetInfo:
+        """What is known of its data."""
+        return info_of(self.dataset)
 
     @cached_property
     def configuration_id(self) -> str:
@@ -192,7 +197,7 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
         group=group,
         **{name: combination[name] for name in _COMPARED},
     )
-    images = DATASETS[trial.dataset].train
+    images = trial.data.train
     if trial.batch_size > images:
         size = f"the training set of {trial.dataset}, {images} images"
         raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")

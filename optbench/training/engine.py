@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optbench.data.datasets import DATASETS, Dataset, Split
+from optbench.data.datasets import Dataset, Split
 from optbench.machine.device import allow_tf32, clock, memory_bytes, precision_on
 from optbench.networks.network import Network
 from optbench.optimizers.schedules import LearningRate
@@ -36,7 +36,7 @@ _KEPT = ("val", "test")  # splits of which it is kept which images were right
 
 def network_of(stack: Stack, device: torch.device | str) -> Network:
     """The network that the stack's trials train on that device."""
-    first, data = stack.trials[0], DATASETS[stack.dataset]
+    first, data = stack.trials[0], stack.data
     return Network(
         first.model,
         first.activation,

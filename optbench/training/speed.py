@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from optbench.data.datasets import DATASETS, Dataset, Split
+from optbench.data.datasets import Dataset, Split
 from optbench.sweep.stacks import Stack
 from optbench.training import engine
 
@@ -21,10 +21,10 @@ def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> eng
     """Training of the stack's trials for so many epochs on so many random images."""
     generator = torch.Generator().manual_seed(0)
 
-    info = replace(DATASETS[stack.dataset], val=_EVALUATED)
+    info = replace(stack.data, val=_EVALUATED)
 
     def split(size: int) -> Split:
-        pixels = torch.randint(256, (size, *info.image[1:]), generator=generator, dtype=torch.uint8)
+        pixels = torch.randint(256, (size, *info.image), generator=generator, dtype=torch.uint8)
         return Split(pixels, torch.randint(info.classes, (size,), generator=generator))
 
     evaluated = split(_EVALUATED)
@@ -42,7 +42,7 @@ def seconds_per_image(stack: Stack, device: str) -> tuple[float, float]:
     Zeros where every optimizer failed.
     """
     steps = max(STEPS_CPU if device == "cpu" else STEPS, _FEWEST_IMAGES // stack.batch_size)
-    images = min(DATASETS[stack.dataset].train, steps * stack.batch_size)
+    images = min(stack.data.train, steps * stack.batch_size)
     trained, clocks = [], []
     for rows in on_random_images(stack, images, 2, device):
         trained.append(rows[0]["train_seconds"])

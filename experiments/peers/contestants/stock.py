@@ -25,13 +25,13 @@ class Images(Dataset):
     def __init__(self, data: optbench.data.datasets.Dataset, splits: Sequence[optbench.data.datasets.Split]) -> None:
         self.images = torch.cat([split.images for split in splits])
         self.labels = torch.cat([split.labels for split in splits]).tolist()
-        self.mean, self.std = data.info.mean, data.info.std
+        (self.mean,), (self.std,) = data.info.mean, data.info.std
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return self.images[i, None].float().div(255).sub_(self.mean).div_(self.std), self.labels[i]
+        return self.images[i].float().div(255).sub_(self.mean).div_(self.std), self.labels[i]
 
 
 class Stock:
