@@ -9,17 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from optbench.networks import cnn, deepobs_2c2d, lenet5, mlp, rnn, softmax
+from optbench.networks import (
+    alexnet,
+    cnn,
+    deepobs_2c2d,
+    deepobs_3c3d,
+    densenet,
+    inception,
+    lenet5,
+    mlp,
+    resnet20,
+    rnn,
+    softmax,
+    vgg,
+    wide_resnet,
+)
 from optbench.networks.architecture import Architecture
 from optbench.networks.layers import Sequence, Shape
 
-NETWORKS: dict[str, Callable[[int], Sequence]] = {
+NETWORKS: dict[str, Callable[..., Sequence]] = {
     "cnn": cnn.layers,
     "mlp": mlp.layers,
     "rnn": rnn.layers,
     "softmax": softmax.layers,
     "lenet5": lenet5.layers,
     "2c2d": deepobs_2c2d.layers,
+    "3c3d": deepobs_3c3d.layers,
+    "resnet20": resnet20.layers,
+    "wide_resnet": wide_resnet.layers,
+    "densenet": densenet.layers,
+    "vgg": vgg.layers,
+    "alexnet": alexnet.layers,
+    "inception": inception.layers,
 }
 
 

@@ -152,6 +152,19 @@ def _(layer: layers.GlobalPool, x: Tensor, stack: Pass) -> Tensor:
 
 
 @forward.register
+def _(layer: layers.Shortcut, x: Tensor, stack: Pass) -> Tensor:
+    if layer.stride > 1:
+        x = F.avg_pool2d(x, 1, layer.stride)  # unlike a slice, this keeps the memory format in the backward pass
+    missing = layer.channels - x.shape[1] // stack.trials
+    if missing == 0:
+        return x
+    zeros = 0, 0, 0, 0, 0, missing
+    if stack.trials == 1:
+        return F.pad(x, zeros)
+    return F.pad(x.unflatten(1, (stack.trials, -1)), zeros).flatten(1, 2)
+
+
+@forward.register
 def _(layer: layers.Dropout, x: Tensor, stack: Pass) -> Tensor:
     if layer.name not in stack.scales:
         return x
