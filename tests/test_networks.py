@@ -39,8 +39,13 @@ from optbench.networks.network import Network
 from tests.modules import FUNCTIONS, LARGE, MODULES, SMALL, module_with, scales_of
 
 NAMES = list(MODULES)
-# Those of millions of parameters take seconds.
-LARGE_MARKED = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("vgg", "alexnet"))) for name in LARGE]
+
+
+def marked(names, slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+LARGE_MARKED = marked(LARGE, slow=("vgg", "alexnet"))  # those of millions of parameters
 WAYS = ["loop", "grouped", "grouped_channels_last", "unfolded"]  # the fused kernels have tests of their own
 pytestmark = pytest.mark.usefixtures("made_up")
 
@@ -137,7 +142,9 @@ def test_an_mlp_has_as_many_hidden_layers_as_widths():
 OF_HE = ["resnet20", "wide_resnet", "densenet"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("2c2d", "3c3d", *OF_HE)])
+@pytest.mark.parametrize(
+    "name", marked([name for name in NAMES if name not in ("2c2d", "3c3d", *OF_HE)], slow=["alexnet"])
+)
 def test_initial_weights_have_the_bounds_and_spread_of_torch(name):
     torch.manual_seed(0)
     network = Network(name)
@@ -442,7 +449,7 @@ def test_operations_of_the_rnn_are_those_counted_by_hand():
     assert Network("rnn").architecture.step_operations == 2 * (2 * inputs + 3 * states + 3 * last)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", marked(NAMES, slow=["alexnet"]))
 def test_memory_of_activations_is_about_what_autograd_keeps(name):
     batch_size, kept = 101, {}
 
