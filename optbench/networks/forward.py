@@ -45,6 +45,9 @@ class Pass:
 
     def one_by_one(self) -> Iterator[Pass]:
         """The same pass for each trial by itself."""
+        if self.trials == 1:
+            yield self  # `split` would copy the gradients
+            return
         # The backward pass of `split` is one `cat`; that of indexing would fill a tensor of all trials for each trial.
         weights = {name: weight.split(1) for name, weight in self.weights.items()}
         for t in range(self.trials):
