@@ -20,7 +20,8 @@ LINE = {
     "data": ["datasets"],
     "optimizers": ["bounds", "hyperparameters", "schedules", "", "library", "foreign"],
     "networks": [
-        *("initial", "layers", "architecture", "cnn", "deepobs_2c2d", "lenet5", "mlp", "rnn", "softmax", ""),
+        *("initial", "layers", "architecture", "alexnet", "cnn", "deepobs_2c2d", "deepobs_3c3d", "densenet"),
+        *("inception", "lenet5", "mlp", "resnet20", "rnn", "softmax", "vgg", "wide_resnet", ""),
         *("activations", "losses", "functions", "convolution", "trunk_kernels", "forward", "network"),
     ],
     "baselines": [],

@@ -14,7 +14,7 @@ from optbench.sweep.stacks import Stack
 from optbench.training import engine
 from optbench.training.stacked import StackedOptimizer
 from optbench.training.step import _Dropout
-from tests.modules import MODULES, module_with, scales_of
+from tests.modules import SMALL, module_with, scales_of
 
 SLOW = pytest.mark.slow
 MIXED = """
@@ -181,7 +181,7 @@ def test_the_peak_of_memory_is_that_of_its_epochs_without_evaluation(trials_of, 
     assert found == [30, 30]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [*SMALL, pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_training_equals_a_plain_loop(name, trials_of, tiny, made_up):
     """An independent loop over torch.optim sees the same batches and ends at the same weights and metrics."""
     (trial,) = trials_of(

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, norm
+from torch import nn
 from torch.nn import functional as F
 
 from optbench.errors import UserError
@@ -13,7 +15,15 @@ from optbench.networks.activations import ACTIVATIONS
 from optbench.networks.architecture import Architecture
 from optbench.networks.convolution import grouped, of_one_trial, unfolded
 from optbench.networks.forward import Pass, forward, side_by_side
-from optbench.networks.initial import Constant, TruncatedNormal, Uniform
+from optbench.networks.initial import (
+    Constant,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    glorot_normal,
+    glorot_uniform,
+    he_normal,
+)
 from optbench.networks.layers import (
     Activation,
     AveragePool,
@@ -27,7 +37,9 @@ from optbench.networks.layers import (
     Layer,
     MaxPool,
     Sequence,
+    Shortcut,
     Sum,
+    blocks_per_stage,
 )
 
 SIDES = st.integers(1, 12)
@@ -105,6 +117,16 @@ def test_average_pools(shape, trials, size, stride):
 
 
 @at_random
+@given(SHAPES, TRIALS, st.integers(0, 5), st.integers(1, 4))
+def test_shortcuts(shape, trials, more, stride):
+    def expected(images, *_):
+        made = images[:, :, ::stride, ::stride]
+        return torch.cat([made, torch.zeros(BATCH, more, *made.shape[2:], dtype=made.dtype)], dim=1)
+
+    check(Shortcut(shape[0] + more, stride), shape, trials, expected)
+
+
+@at_random
 @given(SHAPES, TRIALS)
 def test_layers_from_images_to_features(shape, trials):
     check(GlobalPool(), shape, trials, lambda x, *_: F.adaptive_avg_pool2d(x, 1).flatten(1))
@@ -176,6 +198,13 @@ def test_what_does_not_fit_together_is_refused():
             branches(MaxPool(2), Sequence()).output((1, 8, 8))
 
 
+def test_depths_that_make_no_blocks_are_refused():
+    assert [blocks_per_stage(depth) for depth in (10, 16, 40, 100)] == [1, 2, 6, 16]
+    for depth in (-2, 4, 15, 20):
+        with pytest.raises(UserError, match=rf"depth must be 6 n \+ 4, .* not {depth}"):
+            blocks_per_stage(depth)
+
+
 def test_names_are_distinct():
     with pytest.raises(ValueError, match=r"^layers of the same name: conv$"):
         Architecture(
@@ -201,3 +230,27 @@ def test_initial_weights_stay_within_their_bounds(n, scale):
         assert high == pytest.approx(bound, rel=1e-4)
         assert low == pytest.approx(-bound, rel=1e-4)
     assert (Constant(scale).draw(uniform) == torch.tensor(scale)).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (64, 32, 5, 5), (96, 100, 1, 1)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (he_normal, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu")),
+        (glorot_normal, nn.init.xavier_normal_),
+        (glorot_uniform, nn.init.xavier_uniform_),
+    ],
+)
+def test_initial_weights_by_shape_vary_as_those_of_torch(ours, theirs, shape):
+    torch.manual_seed(0)
+    drawn, expected = ours(shape).draw(torch.rand(shape)), theirs(torch.empty(shape))
+    assert drawn.dtype == torch.float32
+    assert float(drawn.std()) == pytest.approx(float(expected.std()), rel=0.03)
+    assert float(drawn.mean()) == pytest.approx(0, abs=0.03 * float(expected.std()))
+
+
+def test_normal_weights_are_normal():
+    drawn = Normal(0.5).draw(torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
+    assert kstest(drawn, norm(scale=0.5).cdf).pvalue > 0.01
+    low, middle, high = Normal(0.5).draw(torch.tensor([0, 0.5, 1 - 2.0**-24]))
+    assert -low == high == pytest.approx(0.5 * norm.isf(2.0**-25), rel=1e-5) and abs(middle) < 1e-7

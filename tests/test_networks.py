@@ -6,13 +6,13 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import kstest, truncnorm
+from scipy.stats import kstest, norm, truncnorm
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,15 +20,32 @@ from torch.utils.flop_counter import FlopCounterMode
 import optbench
 from optbench import networks
 from optbench.errors import UserError
-from optbench.networks import NETWORKS
+from optbench.networks import NETWORKS, densenet, mlp, wide_resnet
 from optbench.networks.activations import ACTIVATIONS
-from optbench.networks.layers import Activation, Convolution, Flatten, Linear, Sequence
+from optbench.networks.architecture import Architecture
+from optbench.networks.layers import (
+    FIRST,
+    SECOND,
+    Activation,
+    Convolution,
+    Dropout,
+    Flatten,
+    Hidden,
+    Linear,
+    Sequence,
+)
 from optbench.networks.losses import LOSSES
 from optbench.networks.network import Network
-from tests.modules import FUNCTIONS, MODULES, module_with, scales_of
+from tests.modules import FUNCTIONS, LARGE, MODULES, SMALL, module_with, scales_of
 
 NAMES = list(MODULES)
-CONVOLUTIONAL = ["cnn", "lenet5", "2c2d", "made up"]
+
+
+def marked(names, slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+LARGE_MARKED = marked(LARGE, slow=("vgg", "alexnet"))  # those of millions of parameters
 WAYS = ["loop", "grouped", "grouped_channels_last", "unfolded"]  # the fused kernels have tests of their own
 pytestmark = pytest.mark.usefixtures("made_up")
 
@@ -54,7 +71,7 @@ def same_seed(trials):
 
 @cache
 def _drawn(model, image, classes):
-    return Network(model, image=image, classes=classes).initialize(range(3 if model == "2c2d" else 7), "cpu")
+    return Network(model, image=image, classes=classes).initialize(range(3 if model in ("2c2d", *LARGE) else 7), "cpu")
 
 
 def initial(network, dtype=torch.float32):
@@ -85,17 +102,56 @@ def test_parameters_and_buffers_are_those_of_the_module(name):
     assert {buffer.name: buffer.shape for buffer in architecture.buffers} == buffers
 
 
+@pytest.mark.parametrize(
+    ("layers", "count"),
+    [
+        # As published to all digits: by DeepOBS, and by those who counted He et al.'s 0.27 million.
+        (NETWORKS["3c3d"](10), 895_210),
+        (NETWORKS["resnet20"](10), 269_722),
+        # In the papers 36.5, 8.9 and 0.8 million.
+        (wide_resnet.layers(10, depth=28, width=10), 36_479_194),
+        (wide_resnet.layers(10, depth=40, width=4), 8_949_210),
+        (densenet.layers(10, depth=100), 769_162),
+        # Without the weights of its normalisations 1,649,402 in the paper.
+        (NETWORKS["inception"](10), 1_649_402 + 1_712),
+        # Of the usual forms for CIFAR-10.
+        (NETWORKS["vgg"](10), 9_231_114),
+        (NETWORKS["alexnet"](10), 23_272_266),
+    ],
+)
+def test_networks_for_cifar_10_have_as_many_parameters_as_published(layers, count):
+    assert Architecture(layers, (3, 32, 32)).size == count
+
+
+def test_an_mlp_has_as_many_hidden_layers_as_widths():
+    assert mlp.layers(10) == mlp.layers(10, widths=(500, 300))
+    assert mlp.layers(10, widths=(9, 8, 7)) == Sequence(
+        Flatten(),
+        *(Hidden("linear1", 9), Dropout("dropout1", FIRST)),
+        *(Hidden("linear2", 8), Dropout("dropout2", FIRST)),
+        *(Hidden("linear3", 7), Dropout("dropout3", SECOND)),
+        Linear("linear4", 10),
+    )
+    assert mlp.layers(2, widths=(9,)) == Sequence(
+        Flatten(), Hidden("linear1", 9), Dropout("dropout1", SECOND), Linear("linear2", 2)
+    )
+
+
 # ---------------------------------------------------------------- initial weights
 
+OF_HE = ["resnet20", "wide_resnet", "densenet"]
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "2c2d"])
+
+@pytest.mark.parametrize(
+    "name", marked([name for name in NAMES if name not in ("2c2d", "3c3d", *OF_HE)], slow=["alexnet"])
+)
 def test_initial_weights_have_the_bounds_and_spread_of_torch(name):
     torch.manual_seed(0)
     network = Network(name)
     weights = network.weights(network.initialize([3], "cpu"))
     for parameter, theirs in MODULES[name][0]("relu").named_parameters():
         ours = weights[parameter]
-        if parameter.startswith("norm"):
+        if "norm" in parameter:
             assert torch.equal(ours[0], theirs)
             continue
         bound = next(p.initial.bound for p in network.architecture.parameters if p.name == parameter)
@@ -112,6 +168,34 @@ def test_weights_of_2c2d_are_of_a_truncated_normal_and_its_biases_constant():
             assert (value == 0.05).all()
         else:
             assert kstest(value.flatten()[:100_000], truncnorm(-2, 2, scale=0.05).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", OF_HE)
+def test_weights_of_convolutions_are_of_he_and_the_rest_of_torch(name):
+    torch.manual_seed(0)
+    network = Network(name)
+    weights, scaled = network.weights(network.initialize([3], "cpu")), []
+    for parameter, theirs in MODULES[name][0]("relu").named_parameters():
+        if theirs.dim() == 4:
+            scaled.append(weights[parameter].flatten() * math.sqrt(theirs[0].numel() / 2))
+        elif "norm" in parameter:
+            assert torch.equal(weights[parameter][0], theirs)
+        else:
+            assert weights[parameter].abs().max() <= network.architecture.shapes["linear.weight"][1] ** -0.5
+    assert kstest(torch.cat(scaled)[::3], norm.cdf).pvalue > 0.01
+
+
+def test_weights_of_3c3d_are_of_glorot_and_its_biases_zero():
+    network = Network("3c3d")
+    for name, value in network.weights(network.initialize([3], "cpu")).items():
+        if name.endswith("bias"):
+            assert (value == 0).all()
+            continue
+        _, outputs, inputs, *window = value.shape
+        spread = math.sqrt(2 / (outputs + inputs) / math.prod(window))
+        edges = truncnorm.std(-2, 2) / 2 if window else math.sqrt(1 / 3)  # of the spread, to the largest weight
+        assert value.std() == pytest.approx(spread, rel=0.05)
+        assert value.abs().max() == pytest.approx(spread / edges, rel=0.01)
 
 
 # Draws are exact on every machine, so these hold everywhere; the first four are of version 0.1.
@@ -171,10 +255,18 @@ def check_against_module(network, batch, dropout, steps=1):
 
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize(
-    "names", [*product(NAMES, ACTIVATIONS, ["cross_entropy"]), *product(["mlp"], ["relu"], LOSSES)]
+    "names", [*product(SMALL, ACTIVATIONS, ["cross_entropy"]), *product(["mlp"], ["relu"], LOSSES)]
 )
 def test_loss_gradients_and_evaluation_equal_the_module(names, dropout, random_batch):
     check_against_module(Network(*names), random_batch(2, 8, torch.float64), dropout)
+
+
+@pytest.mark.parametrize("image", [(1, 28, 28), (3, 32, 32)], ids=str)
+@pytest.mark.parametrize("name", LARGE_MARKED)
+def test_large_networks_equal_the_module_in_grey_and_in_colour(name, image, random_batch, monkeypatch):
+    module, count = MODULES[name]
+    monkeypatch.setitem(MODULES, name, (partial(module, image=image), count))
+    check_against_module(Network(name, image=image), random_batch(2, 4, torch.float64, image), dropout=True)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -238,7 +330,7 @@ def test_losses_are_finite_where_exponentials_are_not(loss):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("names", [*product(NAMES, ACTIVATIONS), *product(["cnn", "made up"], ["relu"], WAYS[1:])])
+@pytest.mark.parametrize("names", [*product(SMALL, ACTIVATIONS), *product(["cnn", "made up"], ["relu"], WAYS[1:])])
 def test_bf16_rounds_and_no_more(names, random_batch):
     """Products of operands with 8 bits: gradients to a few percent, weights untouched; each trial as if alone."""
     model, activation, convolution = (*names, "loop")[:3]
@@ -273,7 +365,7 @@ def test_bf16_rounds_and_no_more(names, random_batch):
 @pytest.mark.parametrize(
     "names",
     [
-        *product([name for name in NAMES if name != "2c2d"], ACTIVATIONS, ["cross_entropy"], ["fp32"]),
+        *product([name for name in SMALL if name != "2c2d"], ACTIVATIONS, ["cross_entropy"], ["fp32"]),
         *product(["2c2d"], ["relu"], ["cross_entropy"], ["fp32"]),
         *product(["cnn", "mlp", "rnn", "softmax"], ["sigmoid"], ["mse", "bce"], ["fp32"]),
         *product(["lenet5", "made up"], ["tanh"], ["cross_entropy"], ["bf16"]),
@@ -281,7 +373,16 @@ def test_bf16_rounds_and_no_more(names, random_batch):
     ids="-".join,
 )
 def test_a_trial_is_bitwise_the_same_in_any_stack(names, batch_size, random_batch):
-    network = Network(*names)
+    check_stacks(Network(*names), batch_size, random_batch)
+
+
+@pytest.mark.parametrize("name", LARGE_MARKED)
+def test_a_trial_of_a_large_network_is_bitwise_the_same_in_any_stack(name, random_batch):
+    check_stacks(Network(name), 7, random_batch)
+
+
+def check_stacks(network, batch_size, random_batch):
+    """Each of several stacks against one of all trials."""
     parameters_TP = initial(network)
     trials, batch = len(parameters_TP), random_batch(1, batch_size, torch.float32)
     scale_TBU = dropout_scales(network, trials, batch_size, torch.float32)
@@ -304,7 +405,9 @@ def test_a_trial_is_bitwise_the_same_in_any_stack(names, batch_size, random_batc
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("names", [*product(NAMES, ACTIVATIONS), *product(["cnn", "made up"], ["relu"], WAYS[1:])])
+@pytest.mark.parametrize(
+    "names", [*product([*SMALL, "resnet20"], ACTIVATIONS), *product(["cnn", "made up"], ["relu"], WAYS[1:])]
+)
 def test_nan_in_one_trial_leaves_the_others_bitwise_unchanged(names, precision, random_batch):
     model, activation, convolution = (*names, "loop")[:3]
     network = Network(model, activation, precision=precision, convolution=convolution)
@@ -346,7 +449,7 @@ def test_operations_of_the_rnn_are_those_counted_by_hand():
     assert Network("rnn").architecture.step_operations == 2 * (2 * inputs + 3 * states + 3 * last)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", marked(NAMES, slow=["alexnet"]))
 def test_memory_of_activations_is_about_what_autograd_keeps(name):
     batch_size, kept = 101, {}
 

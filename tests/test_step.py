@@ -9,13 +9,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optbench.errors import PerformanceWarning
-from optbench.networks import NETWORKS
 from optbench.networks.forward import WAYS
 from optbench.networks.losses import LOSSES
 from optbench.sweep.stacks import Stack
 from optbench.training import engine, step
 from optbench.training.rules import RULES
 from optbench.training.step import Steps
+from tests.modules import SMALL
 
 RULES_YAML = "\n".join(["", *(f"  {name}: {{lr: 0.01}}" for name in RULES)])
 MORE = """
@@ -74,12 +74,12 @@ def test_a_step_looks_at_no_value_on_the_host(trials, tiny, monkeypatch, made_up
     some = [trials[0], trials[-1]]
     everything = [
         on(trials, "mlp"),
-        *(on(some, name) for name in NETWORKS),
+        *(on(some, name) for name in SMALL),
         *(on(some, "softmax", loss=loss) for loss in LOSSES),
     ]
     for several in everything:
         rows_of([dataclasses.replace(trial, epochs=1) for trial in several], tiny)
-    assert made_up in NETWORKS
+    assert made_up in SMALL
     assert len(seen) == 8 * len(everything)
 
 

@@ -20,6 +20,7 @@ _WEIGHTS, _ORDER, _DROPOUT = 0, 1, 2
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
+_AT_ONCE = 2**16  # counters whose weights are drawn together: the words of more would not stay in a CPU's cache
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,8 @@ def _uniform(words: Tensor) -> Tensor:
 def weights(seeds: Sequence[int], n: int, device: torch.device | str) -> Tensor:
     """Uniform numbers in [0, 1) for the initial weights of each seed, float32 (S, P) with P = n."""
     index_1P = torch.arange((n + 3) // 4, device=device).unsqueeze(0)
-    return _uniform(_draw(seeds, index_1P, 1, 0, _WEIGHTS)).flatten(1)[:, :n]
+    parts = [_uniform(_draw(seeds, part, 1, 0, _WEIGHTS)).flatten(1) for part in index_1P.split(_AT_ONCE, dim=1)]
+    return torch.cat(parts, dim=1)[:, :n]
 
 
 def permutation(seeds: Sequence[int], epoch: int, n: int, device: torch.device | str) -> Tensor:

@@ -14,7 +14,21 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from optbench.errors import UserError, did_you_mean
-from optbench.networks import cnn, deepobs_2c2d, lenet5, mlp, rnn, softmax
+from optbench.networks import (
+    alexnet,
+    cnn,
+    deepobs_2c2d,
+    deepobs_3c3d,
+    densenet,
+    inception,
+    lenet5,
+    mlp,
+    resnet20,
+    rnn,
+    softmax,
+    vgg,
+    wide_resnet,
+)
 from optbench.networks.architecture import Architecture
 from optbench.networks.layers import Sequence, Shape
 
@@ -25,6 +39,13 @@ NETWORKS: dict[str, Callable[..., Sequence]] = {
     "softmax": softmax.layers,
     "lenet5": lenet5.layers,
     "2c2d": deepobs_2c2d.layers,
+    "3c3d": deepobs_3c3d.layers,
+    "resnet20": resnet20.layers,
+    "wide_resnet": wide_resnet.layers,
+    "densenet": densenet.layers,
+    "vgg": vgg.layers,
+    "alexnet": alexnet.layers,
+    "inception": inception.layers,
 }
 
 

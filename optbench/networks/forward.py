@@ -45,6 +45,9 @@ class Pass:
 
     def one_by_one(self) -> Iterator[Pass]:
         """The same pass for each trial by itself."""
+        if self.trials == 1:
+            yield self  # `split` would copy the gradients
+            return
         # The backward pass of `split` is one `cat`; that of indexing would fill a tensor of all trials for each trial.
         weights = {name: weight.split(1) for name, weight in self.weights.items()}
         for t in range(self.trials):
@@ -149,6 +152,19 @@ def _(layer: layers.AveragePool, x: Tensor, stack: Pass) -> Tensor:
 def _(layer: layers.GlobalPool, x: Tensor, stack: Pass) -> Tensor:
     means_BTC: Tensor = x.mean(dim=(2, 3)).unflatten(1, (stack.trials, -1))
     return means_BTC.transpose(0, 1)
+
+
+@forward.register
+def _(layer: layers.Shortcut, x: Tensor, stack: Pass) -> Tensor:
+    if layer.stride > 1:
+        x = F.avg_pool2d(x, 1, layer.stride)  # unlike a slice, this keeps the memory format in the backward pass
+    missing = layer.channels - x.shape[1] // stack.trials
+    if missing == 0:
+        return x
+    zeros = 0, 0, 0, 0, 0, missing
+    if stack.trials == 1:
+        return F.pad(x, zeros)
+    return F.pad(x.unflatten(1, (stack.trials, -1)), zeros).flatten(1, 2)
 
 
 @forward.register

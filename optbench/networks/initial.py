@@ -1,5 +1,7 @@
 """Distributions of initial weights, each a function of one uniform number for each weight.
 
+Some follow from the shape of the weight: (D, F), outputs and inputs, or (D, C, H, W) with channels C and windows H × W.
+
 This file does not import torch: the numbers come as a tensor, whose own methods do the rest.
 """
 
@@ -42,10 +44,17 @@ class TruncatedNormal:
     deviation: float
 
     def draw(self, uniform: Tensor) -> Tensor:
-        # In float64 on the CPU, then rounded: the last bits of erfinv differ between devices.
-        symmetric = (2 * uniform - 1).cpu().double() + 2.0**-24  # -1 + 2⁻²⁴ … 1 - 2⁻²⁴, so that both tails are alike
-        normal = (symmetric * math.erf(math.sqrt(2))).erfinv() * math.sqrt(2)
-        return (normal * self.deviation).to(uniform)
+        return _normal(uniform, self.deviation, share=math.erf(math.sqrt(2)))
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal around 0 with standard deviation `deviation`."""
+
+    deviation: float
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        return _normal(uniform, self.deviation)
 
 
 @dataclass(frozen=True)
@@ -56,3 +65,34 @@ class Constant:
 
     def draw(self, uniform: Tensor) -> Tensor:
         return uniform.new_full(uniform.shape, self.value)
+
+
+def he_normal(shape: tuple[int, ...]) -> Normal:
+    """N(0, 2 / inputs), which keeps the variance from one relu to the next (He et al., 2015, "Delving deep into …")."""
+    return Normal(math.sqrt(2 / math.prod(shape[1:])))
+
+
+def glorot_normal(shape: tuple[int, ...]) -> TruncatedNormal:
+    """TensorFlow's: with variance 2 / (inputs + outputs) after the cut (Glorot and Bengio, 2010)."""
+    return TruncatedNormal(math.sqrt(2 / _inputs_and_outputs(shape)) / _DEVIATION_AFTER_CUT)
+
+
+def glorot_uniform(shape: tuple[int, ...]) -> Uniform:
+    """With variance 2 / (inputs + outputs) (Glorot and Bengio, 2010)."""
+    return Uniform(math.sqrt(6 / _inputs_and_outputs(shape)))
+
+
+_DEVIATION_AFTER_CUT = 0.87962566103423978  # of a standard normal distribution, cut off at ±2
+
+
+def _inputs_and_outputs(shape: tuple[int, ...]) -> int:
+    outputs, inputs, *window = shape
+    return (inputs + outputs) * math.prod(window)
+
+
+def _normal(uniform: Tensor, deviation: float, share: float = 1.0) -> Tensor:
+    """Normal numbers, of which only the middle `share` is drawn."""
+    # In float64 on the CPU, then rounded: the last bits of erfinv differ between devices.
+    symmetric = (2 * uniform - 1).cpu().double() + 2.0**-24  # -1 + 2⁻²⁴ … 1 - 2⁻²⁴, so that both tails are alike
+    normal = (symmetric * share).erfinv() * math.sqrt(2)
+    return (normal * deviation).to(uniform)

@@ -8,13 +8,16 @@ layer's name precedes those of its parameters, as in an `nn.Module`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from optbench.errors import UserError
 from optbench.networks.initial import Constant, Initial, Uniform
 
 Shape = tuple[int, ...]
+Initialization = (
+    Initial | Callable[[Shape], Initial] | None
+)  # or what follows from a weight's shape, or torch's default
 
 FIRST, SECOND = 0, 1  # of the two dropout rates that a trial has
 
@@ -77,7 +80,7 @@ class Linear(Layer):
 
     name: str
     features: int
-    weight: Initial | None = None  # torch's default
+    weight: Initialization = None
     bias: Initial | None = None
 
     def output(self, shape: Shape) -> Shape:
@@ -85,9 +88,9 @@ class Linear(Layer):
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         (inputs,) = shape
-        default = Uniform.by_fan_in(inputs)
+        default, matrix = Uniform.by_fan_in(inputs), (self.features, inputs)
         return (
-            Parameter(f"{self.name}.weight", (self.features, inputs), self.weight or default, uses=1),
+            Parameter(f"{self.name}.weight", matrix, _initial(self.weight, matrix) or default, uses=1),
             Parameter(f"{self.name}.bias", (self.features,), self.bias or default),
         )
 
@@ -107,7 +110,7 @@ class Convolution(Layer):
     stride: int = 1
     padding: int = 0
     has_bias: bool = True
-    weight: Initial | None = None  # torch's default
+    weight: Initialization = None
     bias: Initial | None = None
 
     def output(self, shape: Shape) -> Shape:
@@ -117,7 +120,7 @@ class Convolution(Layer):
         kernel = (self.channels, shape[0], self.size, self.size)
         default = Uniform.by_fan_in(math.prod(kernel[1:]))
         pixels = math.prod(self.output(shape)[1:])
-        weight = Parameter(f"{self.name}.weight", kernel, self.weight or default, uses=pixels)
+        weight = Parameter(f"{self.name}.weight", kernel, _initial(self.weight, kernel) or default, uses=pixels)
         bias = Parameter(f"{self.name}.bias", (self.channels,), self.bias or default)
         return (weight, bias) if self.has_bias else (weight,)
 
@@ -238,6 +241,20 @@ class GlobalPool(Layer):
 
 
 @dataclass(frozen=True)
+class Shortcut(Layer):
+    """Every `stride`-th pixel down and across, and as many channels of zeros after the image's as make `channels`."""
+
+    channels: int
+    stride: int = 1
+
+    def output(self, shape: Shape) -> Shape:
+        return self.channels, *_windows(shape, 1, self.stride)
+
+    def kept(self, shape: Shape) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class Dropout(Layer):
     """Drops each number independently in training, at one of the trial's two rates, and scales up what stays."""
 
@@ -296,6 +313,11 @@ class _Branches(Layer):
     def __init__(self, first: Layer, second: Layer, *more: Layer) -> None:
         object.__setattr__(self, "branches", (first, second, *more))
 
+    def kept(self, shape: Shape) -> int:
+        ends = [list(branch.walk(shape))[-1] for branch in self.branches]
+        replaced = [min(layer.kept(inner), math.prod(layer.output(inner))) for layer, inner in ends]
+        return math.prod(self.output(shape)) - sum(replaced)  # the backward pass needs nothing of what it is made from
+
     def walk(self, shape: Shape) -> Iterator[tuple[Layer, Shape]]:
         yield self, shape
         for branch in self.branches:
@@ -321,6 +343,21 @@ class Concatenation(_Branches):
 
 class Trunk(Sequence):
     """Layers for which there are fused kernels, see `forward.WAYS`."""
+
+
+def blocks_per_stage(depth: int) -> int:
+    """How many blocks of two convolutions each of three stages has in a network of `depth` layers.
+
+    Four more layers are the first, the last, and one between stages. Raises `UserError` where that does not come out.
+    """
+    blocks, rest = divmod(depth - 4, 6)
+    if blocks < 1 or rest:
+        raise UserError(f"depth must be 6 n + 4, as 10, 16, 22, 28 or 40, not {depth}")
+    return blocks
+
+
+def _initial(given: Initialization, shape: Shape) -> Initial | None:
+    return given(shape) if callable(given) else given
 
 
 def _windows(shape: Shape, size: int, stride: int, padding: int = 0, ceil: bool = False) -> Shape:

@@ -115,8 +115,8 @@ def networks() -> list[Table]:
     of = DATASETS["mnist"]
     table = _table(
         "Networks",
-        "Write one under 'model'. The trial's activation follows every layer with weights but the last. Parameters are "
-        f"counted for images of {of.image[1]} × {of.image[2]} and {of.classes} classes.",
+        "Write one under 'model'. Between its layers a network has the trial's activation. Parameters are counted for "
+        f"images of {of.image[1]} × {of.image[2]} and {of.classes} classes.",
         {
             "model": list(NETWORKS),
             "parameters": [architecture(name, of.image, of.classes).size for name in NETWORKS],
