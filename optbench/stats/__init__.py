@@ -27,8 +27,8 @@ from optbench.stats.finals import (
     final,
     states,
     varying,
-    with_dropout_labels,
     with_hyperparameters,
+    with_labels,
     with_worst,
 )
 from optbench.stats.gains import gains
@@ -113,7 +113,7 @@ __all__ = [
     "welch",
     "wilson",
     "winners_curse",
-    "with_dropout_labels",
     "with_hyperparameters",
+    "with_labels",
     "with_worst",
 ]
