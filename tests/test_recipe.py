@@ -2,22 +2,31 @@
 
 import dataclasses
 import io
+import json
 import math
+import re
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
+from optbench.errors import UserError
+from optbench.export import gather
 from optbench.machine import randomness
 from optbench.networks.losses import LOSSES
 from optbench.networks.network import Network
+from optbench.results.store import Store
+from optbench.sweep.settings import Settings
+from optbench.sweep.spec import parse
 from optbench.sweep.stacks import Stack
-from optbench.sweep.trials import Trial
+from optbench.sweep.trials import Trial, expand
 from optbench.training import engine
 from optbench.training.recipe import Clipping, MovingAverage, label_smoothing
 from optbench.training.step import Steps
 from tests.modules import module_with, scales_of
+from tests.test_cli import invoke
 from tests.test_rules import Lion
 
 LINES = ("epochs: 2", "parameters: {batch_size: 32, dropout: 0}")
@@ -177,6 +186,118 @@ def test_smoothed_losses_are_those_of_a_smoothed_target(name):
         }[name](target_NK)
         found_N = LOSSES[name](logits_NK, labels_N, torch.full((6,), smoothing, dtype=torch.float64))
         torch.testing.assert_close(found_N, expected_N, rtol=1e-12, atol=0)
+
+
+# ---------------------------------------------------------------- from a sweep file to the tables
+
+SWEEP = """
+dataset: digits
+epochs: 1
+seeds: 2
+parameters: {model: softmax, batch_size: 400, clip_norm: [null, 0.5, 10], ema: [null, 0.9]}
+optimizers:
+  sgd: {lr: 0.1, weight_decay: 0.1, weight_decay_on: [all, weights], label_smoothing: [0, 0.1]}
+  adam: {lr: 0.01}
+exclude: [{optimizer: adam, clip_norm: null}]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the sweep has run from the command line, twice."""
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "recipe.yaml").write_text(SWEEP)
+    for output in ("results", "again"):
+        invoke("run", "recipe.yaml", "--workers", "1", "-o", output, cwd=folder)
+    return folder
+
+
+def tables_of(folder, *options):
+    invoke("report", "results/recipe", *options, "-o", "report.json", cwd=folder)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {table["title"]: table["rows"] for table in report["tables"]}, report
+
+
+def test_rows_and_tables_have_each_value_and_null_is_none(folder):
+    rows = pd.read_parquet(folder / "results" / "recipe")
+    found = set(rows[["optimizer", "clip_norm"]].fillna(-1.0).itertuples(index=False, name=None))
+    assert found == {("sgd", -1.0), ("sgd", 0.5), ("sgd", 10.0), ("adam", 0.5), ("adam", 10.0)}
+    assert set(rows["ema"].dropna()) == {0.9} and rows["ema"].isna().any()
+    tables, report = tables_of(folder)
+    values = {
+        ("Gradient clipping", "clip_norm"): [0.5, 10.0, "none"],
+        ("Averaged weights", "ema"): [0.9, "none"],
+        ("Weight decay on", "weight_decay_on"): ["all", "weights"],
+        ("Label smoothing", "label_smoothing"): [0.0, 0.1],
+    }
+    for (title, name), expected in values.items():
+        assert [row[name] for row in tables[title] if row["optimizer"] == "sgd"] == expected
+    assert [row["clip_norm"] for row in tables["Gradient clipping"] if row["optimizer"] == "adam"] == [0.5, 10.0]
+    assert "Across workloads" not in tables  # how it is trained makes no other task
+    assert "clip_norm=" in report["findings"][0]
+
+
+def test_a_condition_finds_null_and_numbers(folder):
+    for where, expected in (("clip_norm.isnull()", "none"), ("clip_norm >= 1", "10")):
+        tables, report = tables_of(folder, "--where", where)
+        assert "Gradient clipping" not in tables
+        assert f"clip_norm {expected}," in report["note"].partition("The same for all:")[2]
+
+
+def test_a_page_filters_by_the_values_that_its_tables_show(folder):
+    invoke("report", "results/recipe", "-o", "page.html", cwd=folder)
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    axes = {axis["name"]: axis["values"] for axis in data["axes"]}
+    assert axes["clip_norm"] == ["0.5", "10", "none"] and axes["label_smoothing"] == ["0", "0.1"]
+    place = list(axes).index("clip_norm")
+    keys = [key.split(",")[place] for key in re.findall(r'data-keys="([^"]*)"', page)]
+    assert {key for key in keys if key} == {"0", "1", "2"}
+
+
+def test_folders_with_null_are_compared_shown_together_and_exported(folder):
+    invoke("compare", "results/recipe", "again/recipe", "--by", "clip_norm", "-o", "compared.json", cwd=folder)
+    compared = json.loads((folder / "compared.json").read_text(encoding="utf-8"))
+    (table,) = compared["tables"]
+    assert [(row["clip_norm"], row["identical_of"]) for row in table["rows"]] == [
+        (0.5, "20/20"), (10.0, "20/20"), ("none", "16/16"), ("all", "56/56"),
+    ]  # fmt: skip
+    invoke("report", "results/recipe", "--with", "again/recipe", cwd=folder)
+    names = {run.name.partition("_seed")[0] for run in gather(Store(folder / "results" / "recipe"))}
+    assert "sgd_clip_norm=none_weight_decay_on=all_label_smoothing=0_ema=none" in names
+
+
+def test_settings_of_a_folder_are_those_of_its_file(folder):
+    (folder / "small.yaml").write_text(SWEEP.partition("optimizers")[0] + "optimizers: {adam: {lr: [0.1, 0.2]}}")
+    invoke("run", "small.yaml", "--workers", "1", cwd=folder)
+    found = Settings(folder / "results" / "small", "small").parameters()
+    assert (found["clip_norm"], found["ema"]) == ([None, 0.5, 10.0], [None, 0.9])
+    assert not {"weight_decay_on", "label_smoothing"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("clip_norm: 0", "must be greater than 0, not 0"),
+        ("clip_norm: none", "must be a number, not the text 'none'"),
+        ("clip_norm: {min: 0.1, max: 10, log: true}", "no range can be searched here: list the values"),
+        ("clip_norm: [null, null]", "the value nothing occurs twice"),
+        ("weight_decay_on: biases", "must be 'all' or 'weights', not the text 'biases'"),
+        ("label_smoothing: 1", "must be less than 1, not 1"),
+        ("ema: 1.0", "must be less than 1, not 1.0"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said(given, problem):
+    with pytest.raises(UserError) as caught:
+        parse(f"dataset: digits\nepochs: 1\nparameters: {{{given}}}\noptimizers: {{adam: }}")
+    assert str(caught.value).partition(": ")[2] == problem
+
+
+def test_neutral_values_that_are_written_out_are_no_other_trials():
+    neutral = "parameters: {clip_norm: null, weight_decay_on: all, label_smoothing: 0, ema: }"
+    text = "dataset: digits\nepochs: 1\noptimizers: {adam: }\n"
+    (written,), (left_out,) = expand(parse(text + neutral)), expand(parse(text))
+    assert written.trial_id == left_out.trial_id == "212c25ac22e3a7d2"
 
 
 # ---------------------------------------------------------------- in a stack
