@@ -106,7 +106,7 @@ class Exported:
 
     def __iter__(self) -> Iterator[Run]:
         """A run for each trial."""
-        last = stats.with_dropout_labels(stats.states(self.rows))
+        last = stats.with_labels(stats.states(self.rows))
         last, hyperparameters = stats.with_hyperparameters(last)
         choices = [*stats.varying(last, _NAMING), *hyperparameters]
         names = {row["trial_id"]: configuration_name(row, choices) for row in last.to_dict("records")}

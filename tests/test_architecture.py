@@ -27,7 +27,8 @@ LINE = {
     "baselines": [],
     "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "settings", "starter"],
     "training": [
-        *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "speed", "fit"),
+        *("rules", "update_kernels", "adapter", "stacked", "recipe", "step", "autotune", "engine"),
+        *("check", "speed", "fit"),
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],
     "bench": [],

@@ -44,7 +44,7 @@ def test_categories_and_plain_texts_come_to_the_same(frame):
     categories = frame.astype(dict.fromkeys(TEXTS, spare))
     ends = []
     for each in (frame, categories):
-        labelled = stats.with_dropout_labels(each)
+        labelled = stats.with_labels(each)
         finals, hyperparameters = stats.with_hyperparameters(stats.final(labelled))
         assert not len(finals.select_dtypes("category").columns)
         plain = finals.astype(dict.fromkeys([*TEXTS, "dropout"], object))
@@ -65,18 +65,18 @@ def test_categories_and_plain_texts_come_to_the_same(frame):
         for row in frame.itertuples()
         if row.dropout_linear
     ]
-    assert stats.with_dropout_labels(frame)["dropout"][frame["dropout_linear"] > 0].tolist() == expected
+    assert stats.with_labels(frame)["dropout"][frame["dropout_linear"] > 0].tolist() == expected
 
 
 def test_an_unknown_rate_of_dropout_is_a_value_too():
     frame = pd.DataFrame({"dropout_conv": [0.1, np.nan], "dropout_linear": [0.1, 0.5]})
-    assert stats.with_dropout_labels(frame)["dropout"].tolist() == ["0.1", "nan + 0.5"]
-    assert stats.with_dropout_labels(frame.iloc[:0])["dropout"].tolist() == []
+    assert stats.with_labels(frame)["dropout"].tolist() == ["0.1", "nan + 0.5"]
+    assert stats.with_labels(frame.iloc[:0])["dropout"].tolist() == []
 
 
 def test_rates_with_the_same_digits_share_a_label():
     frame = pd.DataFrame({"dropout_conv": [0.1, 0.1 + 1e-12], "dropout_linear": [0.1, 0.1 + 1e-12]})
-    assert stats.with_dropout_labels(frame)["dropout"].tolist() == ["0.1", "0.1"]
+    assert stats.with_labels(frame)["dropout"].tolist() == ["0.1", "0.1"]
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_how_badly_a_trial_fails_does_not_matter_and_who_failed_is_said(accuracy
     rows, finals = made_up({"adam": [1e-3, 1e-2], "sgd": [1e-3, 1e-2, 1e-1]}, dropout=[(0.0, 0.0), (0.5, 0.5)])
     without = results_of((rows, finals[finals["lr"] != 0.1]))
     rows = rows.assign(val_accuracy=rows["val_accuracy"].where(rows["lr"] != 0.1, accuracy))
-    bad = stats.with_hyperparameters(stats.with_dropout_labels(stats.final(rows)))[0]
+    bad = stats.with_hyperparameters(stats.with_labels(stats.final(rows)))[0]
     found, expected = explanations.importance(results_of((rows, bad))), explanations.importance(without)
     pd.testing.assert_frame_equal(found.data, expected.data)
     assert "Left out: 6 of 30 that diverged or guess (6 of sgd)" in found.caption

@@ -16,7 +16,7 @@ from optbench.report import explanations, plots, rankings
 from optbench.report.query import Query
 from optbench.report.results import Results
 from optbench.scores import Score
-from optbench.sweep.axes import COMPARED
+from optbench.sweep.axes import COMPARED, PARAMETERS
 
 DEFAULTS = {
     "dataset": "digits",
@@ -31,6 +31,7 @@ DEFAULTS = {
     "stack_size": 1,
     "workers": 1,
 }
+DEFAULTS |= {name: axis.default for name, axis in PARAMETERS.items() if name not in DEFAULTS}
 COSTS = {"device": "cpu", "cpu": None, "peak_memory_bytes": None, "state_per_parameter": 1.0, "gradients_per_step": 1.0}
 
 
@@ -83,7 +84,7 @@ def made_up(optimizers, epochs=4, seeds=3, confirm=0, status=None, seed=0, **axe
             if json.dumps(list(configuration), sort_keys=True) in selected:
                 train(configuration, "confirm", 10_000 + number)
     frame = pd.DataFrame(rows)
-    return frame, stats.with_hyperparameters(stats.with_dropout_labels(stats.final(frame)))[0]
+    return frame, stats.with_hyperparameters(stats.with_labels(stats.final(frame)))[0]
 
 
 LRS = [1e-3, 1e-2, 1e-1]

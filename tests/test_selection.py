@@ -219,4 +219,4 @@ def test_null_is_a_value_like_others():
 
 def test_dropout_has_one_label_for_both_rates():
     rows = pd.DataFrame({"dropout": [0.5, None], "dropout_conv": [0.5, 0.1], "dropout_linear": [0.5, 0.25]})
-    assert stats.with_dropout_labels(rows)["dropout"].tolist() == ["0.5", "0.1 + 0.25"]
+    assert stats.with_labels(rows)["dropout"].tolist() == ["0.5", "0.1 + 0.25"]

@@ -91,6 +91,10 @@ shared = st.fixed_dictionaries(
         "activation": axis(st.sampled_from(["relu", "tanh"])),
         "precision": axis(st.sampled_from(["auto", "fp32", "bf16"])),
         "loss": axis(st.sampled_from(["cross_entropy", "mse", "bce"])),
+        "clip_norm": axis(st.none() | st.floats(1e-3, 1e3)),
+        "weight_decay_on": axis(st.sampled_from(["all", "weights"])),
+        "label_smoothing": axis(st.floats(0, 1, exclude_max=True)),
+        "ema": axis(st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True)),
     },
 )
 labels = st.one_of(
@@ -170,7 +174,7 @@ def test_a_valid_file_round_trips(sweep, search):
         grid = parsed.optimizers[label]
         assert grid.algorithm == block["optimizer"]
         given = {**sweep.get("parameters", {}), **block}
-        for name in ("lr", "eps", "batch_size", "model"):
+        for name in ("lr", "eps", "batch_size", "model", "clip_norm", "weight_decay_on", "label_smoothing", "ema"):
             if name in given:
                 wanted = given[name] if isinstance(given[name], list) else [given[name]]
                 assert grid.axes[name] == tuple(Range(**v) if isinstance(v, dict) else v for v in wanted)

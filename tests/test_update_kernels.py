@@ -90,6 +90,8 @@ def test_what_a_kernel_does_not_know_stays_with_the_rule():
     like = torch.zeros(1)
     assert updates.update_of("adam", _columns([OPTIMIZERS["adam"](amsgrad=True).model_dump()], like)) is None
     assert updates.update_of("adagrad", {}) is None
+    assert updates.update_of("sgd", {"weight_decay": torch.zeros(2, 1)}) is updates.sgd
+    assert updates.update_of("sgd", {"weight_decay": torch.zeros(2, 5)}) is None  # not all that a trial has decays
     assert updates.UPDATES.keys() <= RULES.keys()
 
 

@@ -112,9 +112,10 @@ class Network:
         places = self.architecture.dropout
         return dict(zip(places, scale_TBU.split([units for _, units in places.values()], dim=-1), strict=True))
 
-    def losses(self, logits_TBK: Tensor, labels_TB: Tensor) -> Tensor:
-        """The loss of each example, (T, B)."""
-        return LOSSES[self.loss](logits_TBK.flatten(0, 1), labels_TB.flatten()).view(labels_TB.shape)
+    def losses(self, logits_TBK: Tensor, labels_TB: Tensor, smoothing_T: Tensor | None = None) -> Tensor:
+        """The loss of each example, (T, B); labels are smoothed by the share `smoothing_T`, if there is one."""
+        smoothing_N = None if smoothing_T is None else smoothing_T.unsqueeze(1).expand(labels_TB.shape).flatten()
+        return LOSSES[self.loss](logits_TBK.flatten(0, 1), labels_TB.flatten(), smoothing_N).view(labels_TB.shape)
 
     def loss_and_gradients(
         self,
@@ -124,8 +125,9 @@ class Network:
         seed_of_T: Tensor,
         scale_TBU: Tensor | None = None,
         buffers_TQ: Tensor | None = None,
+        smoothing_T: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`.
+        """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`, `losses`.
 
         The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
@@ -133,7 +135,7 @@ class Network:
         logits_TBK = self.forward(
             leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
         )
-        loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T)).mean(dim=1)
+        loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T), smoothing_T).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
         gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
         return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)

@@ -24,6 +24,15 @@ from optbench.optimizers.bounds import NonNegative
 from optbench.optimizers.hyperparameters import Hyperparameters
 
 
+def in_groups(
+    parameters: list[nn.Parameter], of_weights: Mapping[str, Any], of_rest: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Weights, the parameters of two or more dimensions, and the rest, each as a group with options of its own."""
+    weights, rest = ([p for p in parameters if (p.ndim >= 2) == is_weight] for is_weight in (True, False))
+    groups = [{"params": weights, **of_weights}, {"params": rest, **of_rest}]
+    return [group for group in groups if group["params"]]
+
+
 class Foreign(Hyperparameters):
     """Arguments of a class from elsewhere: `optimizer_class`, looked for in `folder` if it is in a file.
 
@@ -40,13 +49,13 @@ class Foreign(Hyperparameters):
         """What the sweep file gives to the constructor; what it leaves out keeps the class's own default."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
-    def make(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer for these parameters, in groups if the class needs them."""
+    def make(self, parameters: list[nn.Parameter], of_rest: Mapping[str, Any] | None = None) -> torch.optim.Optimizer:
+        """The optimizer for these parameters, in groups if the class needs them, or if `of_rest` (see `in_groups`)."""
         groups: Any = parameters
         if self.algorithm.removeprefix(f"{library.NAME}.") in library.MUON_GROUPS:
-            matrices = [p for p in parameters if p.ndim >= 2]
-            rest = [p for p in parameters if p.ndim < 2]
-            groups = [{"params": matrices, "use_muon": True}, {"params": rest, "use_muon": False}]
+            groups = in_groups(parameters, {"use_muon": True}, {"use_muon": False, **(of_rest or {})})
+        elif of_rest:
+            groups = in_groups(parameters, {}, of_rest)
         return self.optimizer_class(groups, **self.arguments())
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class _Side:
     def __init__(self, store: Store) -> None:
         self.name, self.folder = baselines.name(store.folder), store.folder.resolve()
         self.outline: Outline = store.outline()
-        rows = stats.with_dropout_labels(stats.states(store.rows(last=True)))
+        rows = stats.with_labels(stats.states(store.rows(last=True)))
         names = rows["schedule"].str.partition("(")[0]
         is_drawn = names.isin(self.outline.searched_schedules)
         self.trials = rows.assign(schedule=rows["schedule"].where(~is_drawn, names))
@@ -63,7 +63,7 @@ class _Side:
         found = {name.replace("_", " "): self.tuning[name] for name in AXES}
         for phase, what in (("tune", "seeds"), ("confirm", "fresh seeds")):
             found[what] = self.trials["seed"][self.trials["phase"] == phase]
-        return {what: values.drop_duplicates().sort_values().tolist() for what, values in found.items()}
+        return {what: sorted(values.unique(), key=_numbers_first) for what, values in found.items()}
 
     @property
     def combinations(self) -> set[Any]:
@@ -131,6 +131,11 @@ def _differ(a: _Side, b: _Side, of_a: Collection[Any], of_b: Collection[Any]) ->
     if here <= there:
         return here != there and a.is_whole
     return b.is_whole or not there <= here
+
+
+def _numbers_first(value: Any) -> tuple[bool, Any]:
+    """A key to sort by: "none" stands beside numbers."""
+    return isinstance(value, str), value
 
 
 def _listed(values: Sequence[Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from optbench import stats
 from optbench.report import costs, explanations, findings, rankings
 from optbench.report.defaults import defaults
+from optbench.report.formats import written
 from optbench.report.query import Query
 from optbench.report.results import Results, prepare, seeds_in_words
 from optbench.report.tables import Report, Table
@@ -126,7 +127,7 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
     budgets = parts[0].outline.budgets
     if budgets and len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
-    constant = [f"{name} {results.finals[name].iloc[0]}" for name in COMPARED if name not in results.varying]
+    constant = [f"{name} {written(results.finals[name].iloc[0])}" for name in COMPARED if name not in results.varying]
     constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")
     return (
         f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "

@@ -131,8 +131,9 @@ def _one_sided_values(axis: str, a: Iterable[str], b: Iterable[str]) -> Iterator
 
 def _disjoint(a: _Side, b: _Side, configuration: Iterable[str]) -> str:
     """Why two sides have no configuration in common."""
+    sides = [stats.with_labels(side.rows) for side in (a, b)]
     for column in configuration:
-        values = [list(dict.fromkeys(map(written, side.rows[column].unique()))) for side in (a, b)]
+        values = [list(dict.fromkeys(map(written, rows[column].unique()))) for rows in sides]
         if not set(values[0]) & set(values[1]):
             sets = (
                 f"{', '.join(v[:_NAMED])}{', …' * (len(v) > _NAMED)} in {n}" for v, n in zip(values, "AB", strict=True)

@@ -303,7 +303,7 @@ def _text(column: Column, row: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else formats.written(value)
 
 
 def _value(column: Column, row: Any) -> float | str:

@@ -16,7 +16,7 @@ import pandas as pd
 from optbench import stats
 from optbench.report import costs, explanations, rankings
 from optbench.report.findings import ALPHA
-from optbench.report.formats import cell
+from optbench.report.formats import cell, written
 from optbench.report.results import Results
 from optbench.report.tables import Column
 from optbench.scores import Score
@@ -217,7 +217,7 @@ def explore(results: Results) -> Explorer:
 
 
 def _as_text(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    return frame.assign(**{name: frame[name].astype(object).map(str) for name in names})
+    return frame.assign(**{name: frame[name].astype(object).map(written) for name in names})
 
 
 def _scored(frame: pd.DataFrame, finals: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -263,7 +263,7 @@ def prepare(store: Store | Joined, query: Query) -> Results:
         if not finals["phase"].eq("tune").any():
             raise ArgumentError("where", repr(query.where), "leaves no trial that selects, only others")
         summary += f"; {len(finals)} of {before} where {query.where}"
-    finals = stats.with_dropout_labels(finals).astype({"dropout": object})
+    finals = stats.with_labels(finals).astype({"dropout": object})
     searched = frozenset(outline.searched)
     if "schedule" in searched:
         names = finals["schedule"].str.partition("(")[0]
@@ -300,11 +300,11 @@ def _failed(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     if not (rows["status"] == "failed").any():
         return rows[:0].assign(configuration="")
     trials, hyperparameters = stats.with_hyperparameters(stats.states(rows))
-    axes = stats.varying(stats.with_dropout_labels(trials), [name for name in COMPARED if name != "optimizer"])
+    axes = stats.varying(stats.with_labels(trials), [name for name in COMPARED if name != "optimizer"])
     failed = trials[trials["status"] == "failed"]
     if where:
         failed = meeting(failed.assign(gap=math.nan), where)
-    failed = stats.with_dropout_labels(failed)
+    failed = stats.with_labels(failed)
     words = [in_words(trial, [*axes, *hyperparameters]) for trial in failed.to_dict("records")]
     return failed.assign(configuration=words, error=failed["error"].fillna("not known"))
 

@@ -28,8 +28,8 @@ from optbench.stats.finals import (
     images_of,
     states,
     varying,
-    with_dropout_labels,
     with_hyperparameters,
+    with_labels,
     with_worst,
 )
 from optbench.stats.gains import gains
@@ -115,7 +115,7 @@ __all__ = [
     "welch",
     "wilson",
     "winners_curse",
-    "with_dropout_labels",
     "with_hyperparameters",
+    "with_labels",
     "with_worst",
 ]

@@ -11,20 +11,23 @@ import pandas as pd
 
 from optbench.data.datasets import DATASETS
 from optbench.scores import Score
+from optbench.sweep.axes import COMPARED
 from optbench.wording import count
 
 SCORES = (*map(str, Score), "gap")
 HYPERPARAMETER = "hyperparameter."
+_NULLABLE = [axis.name for axis in COMPARED.values() if axis.default is None]
 
 
-def with_dropout_labels(rows: pd.DataFrame) -> pd.DataFrame:
-    """`dropout` as text, so that trials with two different rates ("0.1 + 0.25") group and sort beside the others."""
+def with_labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Axes as they group and sort: `dropout` as text, two different rates being "0.1 + 0.25", and null as "none"."""
     conv, rates = pd.factorize(rows["dropout_conv"], use_na_sentinel=False)
     linear, others = pd.factorize(rows["dropout_linear"], use_na_sentinel=False)
     codes, pairs = pd.factorize(conv * len(others) + linear)
     both = zip(rates[pairs // len(others)], others[pairs % len(others)], strict=True)
     labels, places = np.unique([f"{a:g}" if a == b else f"{a:g} + {b:g}" for a, b in both], return_inverse=True)
-    return rows.assign(dropout=pd.Categorical.from_codes(places[codes], labels.tolist()))
+    nullable = {name: rows[name].astype(object).where(rows[name].notna(), "none") for name in _NULLABLE if name in rows}
+    return rows.assign(dropout=pd.Categorical.from_codes(places[codes], labels.tolist()), **nullable)
 
 
 def with_hyperparameters(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from optbench.errors import UserError
 from optbench.scores import Score
-from optbench.stats.finals import states, with_dropout_labels
+from optbench.stats.finals import states, with_labels
 from optbench.stats.intervals import Estimate, estimate
 from optbench.sweep.axes import AXES
 
@@ -97,7 +97,7 @@ def _trials(rows: pd.DataFrame) -> pd.DataFrame:
     alone = (trials["status"] == "finished") & (trials["stack_size"] == 1) & (trials["workers"] == 1)
     seconds = (trials["train_seconds"] / trials["epochs"]).where(alone & (trials["train_seconds"] > 0))
     # Two sides need not have the same categories.
-    return with_dropout_labels(trials).astype({"dropout": object}).assign(log_seconds=np.log(seconds))
+    return with_labels(trials).astype({"dropout": object}).assign(log_seconds=np.log(seconds))
 
 
 def _index(trials: pd.DataFrame, columns: Sequence[str]) -> pd.MultiIndex:
@@ -223,7 +223,7 @@ def _split(frame: pd.DataFrame, by: Sequence[str]) -> dict[tuple[Any, ...], pd.D
 
 
 def _groups(matched: Matched, by: Sequence[str]) -> list[tuple[Any, ...]]:
-    """The groups on both sides: numbers in their order, names in that of A."""
+    """The groups on both sides: numbers in their order, then names in that of A."""
     if not by:
         return [()]
     sides = ((matched.a, matched.only_a), (matched.b, matched.only_b))
@@ -231,8 +231,8 @@ def _groups(matched: Matched, by: Sequence[str]) -> list[tuple[Any, ...]]:
     here, there = (dict.fromkeys(trials.itertuples(index=False, name=None)) for trials in all_trials)
     ranks = [{value: i for i, value in enumerate(dict.fromkeys(values))} for values in zip(*here, strict=True)]
 
-    def key(group: tuple[Any, ...]) -> list[float]:
-        return [r[v] if isinstance(v, str) else float(v) for r, v in zip(ranks, group, strict=True)]
+    def key(group: tuple[Any, ...]) -> list[tuple[bool, float]]:
+        return [(isinstance(v, str), r[v] if isinstance(v, str) else v) for r, v in zip(ranks, group, strict=True)]
 
     return sorted((group for group in here if group in there), key=key)
 

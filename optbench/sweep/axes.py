@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from optbench.data.datasets import DATASETS, OwnData
 from optbench.errors import did_you_mean
+from optbench.optimizers.bounds import BelowOne, Positive
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
 from optbench.wording import wrong
@@ -86,8 +87,8 @@ def _pair(value: Any) -> Any:
 Dataset = Annotated[str, BeforeValidator(_dataset)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-Dropout = Annotated[tuple[Rate, Rate], Field(strict=False), BeforeValidator(_pair)]
+Decay = Annotated[float, Field(gt=0, lt=1)]
+Dropout = Annotated[tuple[BelowOne, BelowOne], Field(strict=False), BeforeValidator(_pair)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,30 @@ class Axes:
         default="auto",
         title="Precision",
         is_resolved=True,
+    )
+    clip_norm: Positive | None = axis(
+        Column("clip_norm", "float64", "norm to which a longer gradient is scaled down; null: it is not"),
+        default=None,
+        title="Gradient clipping",
+        is_per_trial=True,
+    )
+    weight_decay_on: Literal["all", "weights"] = axis(
+        Column("weight_decay_on", "string", "what decays: all, or weights, the tensors of two or more dimensions"),
+        default="all",
+        title="Weight decay on",
+        is_per_trial=True,
+    )
+    label_smoothing: BelowOne = axis(
+        Column("label_smoothing", "float64", "share of the target that all classes have alike, in training"),
+        default=0.0,
+        title="Label smoothing",
+        is_per_trial=True,
+    )
+    ema: Decay | None = axis(
+        Column("ema", "float64", "decay of the moving average of the weights that has the scores; null: no average"),
+        default=None,
+        title="Averaged weights",
+        is_per_trial=True,
     )
     split_seed: Seed = axis(
         Column("split_seed", "int64", "seed of the split into training and validation images"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from optbench.optimizers import LBFGS, SAM, Adafactor, Muon
-from optbench.optimizers.foreign import Foreign
+from optbench.optimizers.foreign import Foreign, in_groups
 from optbench.optimizers.hyperparameters import Hyperparameters
 
 Shape = tuple[int, ...]
@@ -38,14 +38,21 @@ class LeafOptimizer:
     draws depend only on `seed`, not on its neighbours.
     """
 
-    def __init__(self, flat_P: Tensor, shapes: Sequence[Shape], hyperparameters: Hyperparameters, seed: int) -> None:
+    def __init__(
+        self,
+        flat_P: Tensor,
+        shapes: Sequence[Shape],
+        hyperparameters: Hyperparameters,
+        seed: int,
+        weight_decay_on: str = "all",
+    ) -> None:
         if isinstance(hyperparameters, Muon):  # takes only two dimensions
             shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape for shape in shapes]
         self._shapes, self._seed, self._steps, self._gradients = shapes, seed, 0, 0
         self._leaves = [nn.Parameter(view) for view in self._views(flat_P)]
         self._attach(flat_P)
         with self._own_randomness():
-            self._optimizers = construct(hyperparameters, self._leaves)
+            self._optimizers = construct(hyperparameters, self._leaves, weight_decay_on)
         self._switching = [optimizer for optimizer in self._optimizers if hasattr(optimizer, "train")]
         self._trained_P = flat_P.clone() if self._switching else flat_P
         self.set_training(True)  # some insist on it before their first step
@@ -157,27 +164,32 @@ def _numbers(state: Any) -> int:
     return sum(map(_numbers, state)) if isinstance(state, Iterable) and not isinstance(state, str) else 0
 
 
-def construct(hyperparameters: Hyperparameters, leaves: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+def construct(
+    hyperparameters: Hyperparameters, leaves: list[nn.Parameter], weight_decay_on: str = "all"
+) -> list[torch.optim.Optimizer]:
     """The optimizer objects for a trial's parameters; more than one where they differ by kind of parameter."""
+    has_decay = "weight_decay" in type(hyperparameters).model_fields
+    of_rest = {"weight_decay": 0.0} if weight_decay_on == "weights" and has_decay else {}
+    groups: Any = in_groups(leaves, {}, of_rest) if of_rest else leaves
     match hyperparameters:
         case Foreign():
-            return [hyperparameters.make(leaves)]
+            return [hyperparameters.make(leaves, of_rest)]
         case Adafactor():
-            return [torch.optim.Adafactor(leaves, **hyperparameters.model_dump())]
+            return [torch.optim.Adafactor(groups, **hyperparameters.model_dump())]
         case LBFGS():
             return [torch.optim.LBFGS(leaves, **hyperparameters.model_dump())]
         case Muon():
-            return _muon(hyperparameters, leaves)
+            return _muon(hyperparameters, leaves, of_rest)
         case SAM():
-            return [_SharpnessAware(leaves, hyperparameters)]
+            return [_SharpnessAware(groups, hyperparameters)]
     raise TypeError(f"{hyperparameters.algorithm} is a stacked rule")
 
 
-def _muon(hyperparameters: Muon, leaves: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+def _muon(hyperparameters: Muon, leaves: list[nn.Parameter], of_rest: dict[str, float]) -> list[torch.optim.Optimizer]:
     own = hyperparameters.model_dump(exclude={"adamw_lr"})
     matrices = [leaf for leaf in leaves if leaf.ndim == 2]
     rest = [leaf for leaf in leaves if leaf.ndim != 2]
-    weight_decay = hyperparameters.weight_decay
+    weight_decay = of_rest.get("weight_decay", hyperparameters.weight_decay)
     return [
         torch.optim.Muon(matrices, **own),
         torch.optim.AdamW(rest, lr=hyperparameters.adamw_lr, weight_decay=weight_decay),
@@ -191,10 +203,10 @@ class _SharpnessAware(torch.optim.Optimizer):
     a layer is scaled up and the next one down.
     """
 
-    def __init__(self, leaves: list[nn.Parameter], hyperparameters: SAM) -> None:
+    def __init__(self, groups: Any, hyperparameters: SAM) -> None:
         self._rho, self._adaptive = hyperparameters.rho, hyperparameters.adaptive
-        self._base = torch.optim.SGD(leaves, **hyperparameters.model_dump(exclude={"rho", "adaptive"}))
-        super().__init__(leaves, self._base.defaults)
+        self._base = torch.optim.SGD(groups, **hyperparameters.model_dump(exclude={"rho", "adaptive"}))
+        super().__init__(groups, self._base.defaults)
         self._share()
 
     def _share(self) -> None:

@@ -21,6 +21,7 @@ from optbench.optimizers.schedules import LearningRate
 from optbench.sweep.stacks import Stack
 from optbench.training.adapter import Cost
 from optbench.training.autotune import with_convolution
+from optbench.training.recipe import MovingAverage
 from optbench.training.stacked import StackedOptimizer
 from optbench.training.step import Steps, distinct_seeds
 
@@ -75,7 +76,9 @@ class Training:
         self.buffers_TQ = self.network.buffers(len(self.trials), self.device, dtype)
         shapes = list(self.network.architecture.shapes.values())
         hyperparameters = [trial.hyperparameters for trial in self.trials]
-        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds)
+        decayed = [trial.weight_decay_on for trial in self.trials]
+        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds, decayed)
+        self._average = MovingAverage(self.trials, self.parameters_TP, self.buffers_TQ)
         self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
         self._steps = self._new_steps()
         self._rates = [
@@ -98,6 +101,7 @@ class Training:
         if self._steps.done == 0:
             self._begin_epoch()
         loss_T = self._steps.step()
+        self._average.update(self.parameters_TP, self.buffers_TQ)
         if self._steps.done == self._steps.per_epoch:
             self._end_epoch()
         return loss_T
@@ -128,9 +132,10 @@ class Training:
         """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
         measured, correct = {}, {}
         with self.optimizer.evaluating():
+            parameters_TP, buffers_TQ = self._average.averaged(self.parameters_TP, self.buffers_TQ)
             for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
                 loss_T, correct[name] = evaluate(
-                    self.network, self.parameters_TP, self.buffers_TQ, split, self._data, self._dtype
+                    self.network, parameters_TP, buffers_TQ, split, self._data, self._dtype
                 )
                 self._finite_T &= loss_T.isfinite()
                 measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, _share(correct[name])
@@ -177,6 +182,7 @@ class Training:
         self.parameters_TP, self.buffers_TQ = self.parameters_TP[kept], self.buffers_TQ[kept]
         self._finite_T = self._finite_T[kept]
         self.optimizer.keep(kept, self.parameters_TP)
+        self._average.keep(kept)
         self._steps = self._new_steps()
 
     def release(self) -> None:
@@ -193,6 +199,7 @@ class Training:
             "buffers": self.buffers_TQ.clone(),
             "finite": self._finite_T.clone(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self._average.state_dict(),
             "schedules": [rate.state_dict() for rate in self._rates],
         }
 
@@ -203,6 +210,7 @@ class Training:
         self.buffers_TQ.copy_(state["buffers"])
         self._finite_T.copy_(state["finite"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._average.load_state_dict(state["average"])
         for rate, own in zip(self._rates, state["schedules"], strict=True):
             rate.load_state_dict(own)
         if state["step"] > 0:

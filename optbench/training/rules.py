@@ -1,9 +1,9 @@
 """Update rules over a stack: every trial at once, each with its own hyperparameters.
 
 Shapes: T trials, P parameters of one trial (all its tensors, flattened and concatenated). Parameters, gradients and
-state are (T, P); a hyperparameter is (T, 1); the number t of the step, from 1 on, is a float64 tensor of no dimensions.
-Rules work in place, may use the gradient as scratch space, and never look at a value on the host: a step may be a CUDA
-graph, recorded once and replayed.
+state are (T, P); a hyperparameter is (T, 1), but weight_decay (T, P) where it differs among a trial's parameters; the
+number t of the step, from 1 on, is a float64 tensor of no dimensions. Rules work in place, may use the gradient as
+scratch space, and never look at a value on the host: a step may be a CUDA graph, recorded once and replayed.
 The formulas are those of `torch.optim`'s documentation; tests compare each rule with torch, step by step.
 """
 

@@ -58,6 +58,15 @@ def _columns(hyperparameters: Sequence[Mapping[str, Any]], like: Tensor) -> dict
     return columns
 
 
+def _mask_decay(columns: dict[str, Tensor], weight_decay_on: Sequence[str], shapes: Sequence[Shape]) -> None:
+    """Make `weight_decay` (T, P), with 0 for what does not decay, where a trial decays only its weights."""
+    if "weight_decay" in columns and "weights" in weight_decay_on:
+        is_weight = [torch.full((math.prod(shape),), len(shape) >= 2) for shape in shapes]
+        decays_all_T1 = torch.tensor([on == "all" for on in weight_decay_on]).unsqueeze(1)
+        decays_TP = decays_all_T1 | torch.cat(is_weight)
+        columns["weight_decay"] = columns["weight_decay"] * decays_TP.to(columns["weight_decay"])
+
+
 @dataclass
 class _Group:
     """Neighbouring trials with one rule; their state and hyperparameters are rows of tensors.
@@ -92,9 +101,10 @@ class _Single:
 class StackedOptimizer:
     """Updates a stack in place.
 
-    `parameters_TP` are the weights, `shapes` those of one trial's tensors in their order. An optimizer that raises
-    stops only its own trial: `failures` holds its traceback by row, and the trial's weights no longer change. One that
-    raises at numbers that are not finite has diverged, not failed: the trial's weights become NaN.
+    `parameters_TP` are the weights, `shapes` those of one trial's tensors in their order; `weight_decay_on` says what
+    decays of each trial, "all" or "weights", those of two or more dimensions. An optimizer that raises stops only its
+    own trial: `failures` holds its traceback by row, and the trial's weights no longer change. One that raises at
+    numbers that are not finite has diverged, not failed: the trial's weights become NaN.
     """
 
     def __init__(
@@ -103,7 +113,9 @@ class StackedOptimizer:
         shapes: Sequence[Shape],
         hyperparameters: Sequence[Hyperparameters],
         seeds: Sequence[int],
+        weight_decay_on: Sequence[str] = (),
     ) -> None:
+        decayed = weight_decay_on or ["all"] * len(hyperparameters)
         self.parameters_TP = parameters_TP
         self._step_number = torch.zeros((), dtype=torch.float64, device=parameters_TP.device)
         self.failures: dict[int, str] = {}
@@ -113,17 +125,18 @@ class StackedOptimizer:
         for name, members in groupby(range(len(algorithms)), key=lambda t: algorithms[t]):
             trials = list(members)
             if name in RULES:
-                self._groups.append(self._group(name, [hyperparameters[t] for t in trials], trials[0]))
+                columns = _columns([hyperparameters[t].model_dump() for t in trials], parameters_TP)
+                _mask_decay(columns, [decayed[t] for t in trials], shapes)
+                self._groups.append(self._group(name, columns, slice(trials[0], trials[-1] + 1)))
                 continue
             for t in trials:
                 self._singles.append(_Single(t, None))
                 with self._recorded(self._singles[-1]):
-                    leaf = LeafOptimizer(parameters_TP[t], shapes, hyperparameters[t], seeds[t])
+                    leaf = LeafOptimizer(parameters_TP[t], shapes, hyperparameters[t], seeds[t], decayed[t])
                     self._singles[-1].optimizer = leaf
 
-    def _group(self, name: str, hyperparameters: Sequence[Hyperparameters], first: int) -> _Group:
-        rows, rule = slice(first, first + len(hyperparameters)), RULES[name]
-        columns = _columns([given.model_dump() for given in hyperparameters], self.parameters_TP)
+    def _group(self, name: str, columns: Tensors, rows: slice) -> _Group:
+        rule = RULES[name]
         needed = [*rule.state, *(buffer for name, buffer in rule.optional.items() if name in columns)]
         state = {buffer: torch.zeros_like(self.parameters_TP[rows]) for buffer in needed}
         state |= {scalar: torch.zeros_like(self.parameters_TP[rows, :1]) for scalar in rule.scalars}

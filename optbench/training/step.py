@@ -22,6 +22,7 @@ from optbench.machine import randomness
 from optbench.machine.device import is_out_of_memory
 from optbench.networks.network import Network
 from optbench.sweep.trials import Trial
+from optbench.training.recipe import Clipping, label_smoothing
 from optbench.training.stacked import StackedOptimizer
 
 # Dropout is drawn at once for as many steps as need about this many numbers: on a CPU small tensors cost more in calls
@@ -65,6 +66,8 @@ class Steps:
         self._step_of_chunk = torch.zeros((), dtype=torch.int64, device=device)
         self._places_B = torch.arange(self._batch_size, device=device)
         self._dropout = _Dropout(network, trials, len(self._seeds), self.per_epoch, like)
+        self._smoothing_T = label_smoothing(trials, like)
+        self._clipping = Clipping(trials, like)
         self._chunk_ends = 0  # the step before which dropout is drawn again
         self._recorded: Callable[[], object] | None = None
         self._cannot_be_recorded = False
@@ -116,8 +119,15 @@ class Steps:
         scale_TBU = self._dropout.scale(self._step_of_chunk * self._batch_size + self._places_B, self._seed_of_T)
         self._batch = images_SBCHW, labels_SB, scale_TBU
         self._loss_T, self._gradients_TP = self._network.loss_and_gradients(
-            self._parameters_TP, images_SBCHW, labels_SB, self._seed_of_T, scale_TBU, self._buffers_TQ
+            self._parameters_TP,
+            images_SBCHW,
+            labels_SB,
+            self._seed_of_T,
+            scale_TBU,
+            self._buffers_TQ,
+            self._smoothing_T,
         )
+        self._clipping.clip_(self._gradients_TP)
         lr_T1 = self._lr_NT1.index_select(0, self._step_of_epoch.unsqueeze(0)).squeeze(0)
         self._optimizer.step_groups(self._gradients_TP, lr_T1)
         self._finite_T &= self._loss_T.isfinite()
@@ -136,7 +146,9 @@ class Steps:
                 self._seed_of_T[row],
                 None if scale_TBU is None else scale_TBU[row],
                 self._buffers_TQ[row],
+                None if self._smoothing_T is None else self._smoothing_T[row],
             )
+        self._clipping.clip_(gradient_TP, row)
         return loss_T[0], gradient_TP[0]
 
 

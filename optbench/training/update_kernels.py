@@ -135,6 +135,10 @@ def obstacle_on(device: torch.device) -> str:
 
 
 def update_of(name: str, hyperparameters: Tensors) -> Update | None:
-    """The kernel of a rule for a group with these hyperparameters; None if there is none."""
+    """The kernel of a rule for a group with these hyperparameters; None if there is none.
+
+    Kernels know one number for each trial, no weight decay that differs among its parameters.
+    """
     update, unknown = UPDATES.get(name, (None, None))
-    return None if unknown in hyperparameters else update
+    has_one_number = all(column.shape[1] == 1 for column in hyperparameters.values())
+    return update if has_one_number and unknown not in hyperparameters else None
