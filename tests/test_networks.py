@@ -330,7 +330,7 @@ def test_losses_are_finite_where_exponentials_are_not(loss):
     assert gradient.isfinite().all()
 
 
-# A CPU trains in a loop. Without AMX its library multiplies odd channels in bf16 with a neighbour's, times 0: a NaN shows.
+# A CPU trains in a loop. Without AMX it multiplies odd channels in bf16 with a neighbour's, times 0, which a NaN shows.
 LEAKS_IN_BF16 = ("made up", "relu", "grouped_channels_last")
 
 

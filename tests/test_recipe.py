@@ -115,7 +115,7 @@ def plain_loop(trial, data, make):
     ones = scales_of(network, torch.ones(1, units, dtype=torch.float64))
 
     def scaled(images):
-        return ((images.double() / 255 - data.info.mean) / data.info.std)[:, None]
+        return data.normalise(images, torch.float64)
 
     def closure(batch):
         net.zero_grad()
@@ -160,7 +160,7 @@ def test_sam_clips_both_of_its_gradients_and_decays_only_weights(trials_of, tiny
     w = training.parameters_TP[0].clone()
     training.step()
     batch = randomness.permutation([0], 1, 256, "cpu")[0][:32]
-    x = ((tiny.train.images[batch].double() / 255 - tiny.info.mean) / tiny.info.std).flatten(1)
+    x = tiny.normalise(tiny.train.images[batch], torch.float64).flatten(1)
 
     def gradient(at):
         at = at.clone().requires_grad_()
