@@ -17,7 +17,7 @@ LINE = {
     "scores": [],
     "elsewhere": [],
     "machine": ["device", "isolation", "randomness", "launch"],
-    "data": ["datasets"],
+    "data": ["info", "downloads", "arrays", "named", "files", "own", "datasets"],
     "optimizers": ["bounds", "hyperparameters", "schedules", "", "library", "foreign"],
     "networks": [
         *("initial", "layers", "architecture", "cnn", "deepobs_2c2d", "lenet5", "mlp", "rnn", "softmax", ""),

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from optbench import execution, networks
-from optbench.data.datasets import OwnData
+from optbench.data.info import OwnData
 from optbench.machine.device import precision_on, resolve_device
 from optbench.results.store import Outline, Store
 from optbench.sweep.spec import Halving, Sweep

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.data.datasets import DATASETS
+from optbench.data.info import DATASETS
 from optbench.scores import Score
 from optbench.wording import count
 

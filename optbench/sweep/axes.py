@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
-from optbench.data.datasets import DATASETS, OwnData
-from optbench.errors import did_you_mean
+from optbench.data import own
+from optbench.data.info import DATASETS, OwnData
+from optbench.errors import UserError, did_you_mean
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
-from optbench.wording import wrong
+from optbench.wording import show, wrong
 
 
 class Column(NamedTuple):
@@ -73,17 +75,25 @@ def axis(*columns: Column, default: Any = MISSING, **about: Any) -> Any:
     return field(default=default, metadata={"columns": columns, **about})
 
 
-def _dataset(value: Any) -> Any:
-    if isinstance(value, str) and value not in DATASETS:
+def _dataset(value: Any, info: ValidationInfo) -> str:
+    """A name as it is; data of the user's own, which are looked for in the context's folder, as `OwnData`."""
+    if not isinstance(value, str):
+        raise wrong(f"must be text, not {show(value)}")
+    if value in DATASETS:
+        return value
+    if not own.is_own(value):
         raise wrong(f"unknown dataset '{value}'; {did_you_mean(value, DATASETS)}")
-    return value
+    try:
+        return own.find(value, info.context or Path())
+    except UserError as error:
+        raise wrong(str(error)) from None
 
 
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list) else [value, value]
 
 
-Dataset = Annotated[str, BeforeValidator(_dataset)]
+Dataset = Annotated[str, PlainValidator(_dataset)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -95,7 +105,7 @@ class Axes:
     """The value that a trial has of each axis, in the order of the columns."""
 
     dataset: Dataset = axis(
-        Column("dataset", "string", "digits, mnist or fashion_mnist"),
+        Column("dataset", "string", "name of the data set, or the path of your own data"),
         hashed=lambda name: name.digest if isinstance(name, OwnData) else name,
         title="Datasets",
         is_workload=True,

@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from optbench.data.datasets import info_of
+from optbench.data.info import info_of
 from optbench.errors import UserError, did_you_mean
 from optbench.networks import Model
 from optbench.optimizers.hyperparameters import Hyperparameters

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from optbench.data.datasets import DatasetInfo
+from optbench.data.info import DatasetInfo
 from optbench.optimizers import OPTIMIZERS
 from optbench.sweep.axes import AXES
 from optbench.sweep.trials import Trial

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from optbench.data.datasets import DatasetInfo, info_of
+from optbench.data.info import DatasetInfo, info_of
 from optbench.sweep.axes import AXES, PARAMETERS, Axes
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
