@@ -16,9 +16,9 @@ from optbench.report import explanations, plots, rankings
 from optbench.report.query import Query
 from optbench.report.results import Results
 from optbench.scores import Score
-from optbench.sweep.axes import COMPARED
+from optbench.sweep.axes import COMPARED, PARAMETERS
 
-DEFAULTS = {
+DEFAULTS = {axis.name: axis.columns[0].of(axis.default) for axis in PARAMETERS.values()} | {
     "dataset": "digits",
     "model": "cnn",
     "activation": "relu",
