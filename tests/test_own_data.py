@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -23,6 +25,7 @@ from optbench.runs.job import Job
 from optbench.runs.run import events
 from optbench.sweep.spec import parse, read, to_yaml
 from optbench.sweep.trials import expand
+from optbench.training import check_data as checking
 
 NAMES = ("daisy", "rose", "tulip")
 
@@ -486,3 +489,58 @@ def test_what_is_wrong_with_data_has_its_place_in_the_sweep_file(tmp_path, monke
     with pytest.raises(UserError) as caught:
         parse(sweep(name), source="s")
     assert str(caught.value) == words
+
+
+# ---------------------------------------------------------------- check-data
+
+
+def check_data(folder, *arguments, code=0):
+    command = [sys.executable, "-m", "optbench", "check-data", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
+
+
+def test_check_data_shows_sizes_classes_and_duplicates(tmp_path):
+    (images, labels), (others, of_others) = made_up(300), made_up(40, seed=1)
+    others[:2], of_others[1] = images[labels == 0][:2], 2  # two training images are tested, one with another label
+    of_others[0] = 0
+    arrays = pair("train", images, labels) | pair("val", *made_up(20, seed=2)) | pair("test", others, of_others)
+    np.savez(tmp_path / "data.npz", **arrays)
+    found = json.loads(check_data(tmp_path, "./data.npz", "-f", "json", code=1))
+    assert found["splits"] == {"train": 300, "val": 20, "test": 40} and found["image"] == [1, 6, 5]
+    assert found["verdict"] == "Something is wrong with them (duplicates)." and not found["works"]
+    assert [of_class["train"] for of_class in found["classes"]] == [100, 100, 100]
+    seen = {finding["check"]: finding["seen"] for finding in found["findings"]}
+    assert seen["sizes"] == "300 training, 20 validation, 40 test images, 6 × 5, grey; 3 classes"
+    assert seen["duplicates"].endswith(
+        "; 2 of 40 test images are also training or validation images, 1 of them with another label"
+    )
+
+
+def test_check_data_says_what_is_not_balanced_or_not_there(tmp_path):
+    images, labels = made_up(600)
+    labels = np.where(np.arange(600) < 560, 0, labels)
+    found = check_data_of(
+        tmp_path, pair("train", images[20:] / 255, labels[20:]) | pair("test", images[:20], labels[:20])
+    )
+    seen = {finding.check: finding for finding in found.findings}
+    assert seen["classes"].ok and "no test image of 1, 2" in seen["classes"].seen
+    assert seen["classes"].but == "who always guesses 0 is right for 100% of test"
+    assert seen["pixels"].seen == "they are floats, and are rounded to 256 levels"
+    found = check_data_of(tmp_path, pair("train", images, labels * 0 + np.arange(600) % 2) | pair("test", *made_up(20)))
+    assert not found.findings[1].ok and "no training image of 2" in found.findings[1].seen
+
+
+def check_data_of(folder, arrays):
+    np.savez(folder / "data.npz", **arrays)
+    return checking.check("./data.npz", None, folder)
+
+
+def test_check_data_shows_a_table_and_names_what_cannot_be_read(tmp_path):
+    name = as_hugging_face_has_it(tmp_path, *made_up(300))
+    out = check_data(tmp_path, name)
+    assert out.startswith("./table.parquet\nclass  training  validation  test\ndaisy ")
+    assert "ok  duplicates: 0 of 24 validation images are also training images; 0 of 60" in out
+    assert out.endswith("They can be trained on.\n")
+    assert check_data(tmp_path, "./none.npz", code=2) == "optbench: none.npz: no such file or folder of data\n"

@@ -16,11 +16,15 @@ TEST_SHARE, VAL_SHARE, MOST_VAL = 5, 10, 5_000  # a fifth of one pool, a tenth o
 
 
 class Content(NamedTuple):
-    """What the data hold, the names of the classes if they have any, and a digest of the images and labels."""
+    """What the data hold, the names of the classes if they have any, and a digest of the images and labels.
+
+    Pixels that were floats `are_rounded`.
+    """
 
     parts: Parts
     names: tuple[str, ...]
     digest: str
+    are_rounded: bool
 
 
 def is_own(name: str) -> bool:
@@ -61,7 +65,8 @@ def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
 def _content(path: Path, function: str, state: object) -> Content:
     found = files.read(path, function)
     parts, names = arrays.parts_of(found.arrays, found.where)
-    return Content(parts, found.names or tuple(names), _digest(parts))
+    are_rounded = any("float" in str(getattr(images, "dtype", "")) for images, _ in found.arrays.values())
+    return Content(parts, found.names or tuple(names), _digest(parts), are_rounded)
 
 
 def _digest(parts: Parts) -> str:
