@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from optbench import __version__, execution
-from optbench.data.datasets import DATASETS
+from optbench.data.info import DATASETS
 from optbench.errors import ArgumentError, UserError
 from optbench.machine.device import allow_tf32, clock, device_name, is_out_of_memory, make_deterministic, precision_on
 from optbench.networks import architecture

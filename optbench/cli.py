@@ -558,6 +558,34 @@ def check_optimizer(
 
 
 @app.command()
+def check_data(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="As in a sweep file: mnist, ./flowers.npz, ./table.parquet, a folder, ./my_data.py:load.",
+            show_default=False,
+        ),
+    ],
+    data_dir: DataDir = None,
+    format: AsTable = TableFormat.table,
+) -> None:
+    """Check data: can they be read, which classes have how many images, are test images also trained on?"""
+    from optbench.report import checks, formats
+    from optbench.training import check_data
+
+    console = _console()
+    with _waiting(console, "reading …"):
+        checked = check_data.check(dataset, data_dir, Path())
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text(checks.content_of_data(checked)))
+    else:
+        checks.print_data(checked, console)
+    if not all(finding.ok for finding in checked.findings):
+        raise typer.Exit(TRIAL_FAILED)
+
+
+@app.command()
 def bench(
     device: Device = "auto",
     trials: Annotated[

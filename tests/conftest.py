@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from optbench.data.datasets import DATASETS, Dataset, Split, load
+from optbench.data.datasets import Dataset, Split, load
+from optbench.data.info import DATASETS
 from optbench.execution import processes
 from optbench.networks import NETWORKS
 from optbench.sweep.spec import parse

@@ -112,6 +112,7 @@ def write(
         "classes": 10,
         "train_images": 55_000,
         "val_images": _SPLITS["val"],
+        "train_eval_images": _SPLITS["val"],
         "test_images": _SPLITS["test"],
         "workers": 2,
         "device": "cpu",

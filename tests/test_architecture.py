@@ -17,7 +17,7 @@ LINE = {
     "scores": [],
     "elsewhere": [],
     "machine": ["device", "isolation", "randomness", "launch"],
-    "data": ["datasets"],
+    "data": ["info", "downloads", "arrays", "named", "files", "own", "datasets"],
     "optimizers": ["bounds", "hyperparameters", "schedules", "", "library", "foreign"],
     "networks": [
         *("initial", "layers", "architecture", "alexnet", "cnn", "deepobs_2c2d", "deepobs_3c3d", "densenet"),
@@ -28,7 +28,7 @@ LINE = {
     "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "settings", "starter"],
     "training": [
         *("rules", "update_kernels", "adapter", "stacked", "recipe", "step", "autotune", "engine"),
-        *("check", "speed", "fit"),
+        *("check", "check_data", "speed", "fit"),
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],
     "bench": [],

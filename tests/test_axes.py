@@ -12,7 +12,8 @@ import pytest
 from pydantic import TypeAdapter
 
 import optbench
-from optbench.data.datasets import DATASETS, load
+from optbench.data.datasets import load
+from optbench.data.info import DATASETS
 from optbench.errors import UserError
 from optbench.execution.in_process import Trainer
 from optbench.results.store import COLUMNS, Outline, Store
@@ -233,7 +234,7 @@ def both(tmp_path_factory):
     (folder / "both.yaml").write_text(BOTH)
     (folder / "alone.yaml").write_text(LETTERS_ALONE)
     said = with_row(
-        "data/datasets.py",
+        "data/info.py",
         FIRST,
         LETTERS,
         folder,

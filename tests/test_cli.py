@@ -14,6 +14,7 @@ import time
 from contextlib import chdir
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -684,7 +685,7 @@ def test_list_and_version(tmp_path):
     assert "nesterov=false" in invoke("list", "optimizers", cwd=tmp_path)[0]
     assert "fashion_mnist" in invoke("list", "datasets", cwd=tmp_path)[0]
     listed = json.loads(invoke("list", "datasets", "-f", "json", cwd=tmp_path)[0])["tables"][0]["rows"]
-    assert [row["dataset"] for row in listed] == ["digits", "mnist", "fashion_mnist"]
+    assert [row["dataset"] for row in listed] == ["digits", "mnist", "fashion_mnist", "cifar10"]
     assert listed[0]["train"] == 1200
     assert re.search(r"2c2d +3274634 +Convolution 32", invoke("list", "networks", cwd=tmp_path)[0])
     assert optbench_("--version", cwd=tmp_path)[0] == f"optbench {optbench.__version__}\n"
@@ -776,17 +777,33 @@ def test_every_sweep_in_the_readme_is_valid():
         assert expand(parse(block))
 
 
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory):
+    """A folder with the data of one's own that the documentation names."""
+    folder = tmp_path_factory.mktemp("own")
+    images = np.arange(200 * 6 * 6).reshape(200, 6, 6).astype(np.uint8)
+    np.savez(folder / "flowers.npz", images=images, labels=np.arange(200) % 3)
+    (folder / "my_data.py").write_text(
+        "import numpy as np\n\n\ndef load():\n    return np.eye(60)[:, :36].reshape(60, 6, 6), np.arange(60) % 2\n"
+    )
+    return folder
+
+
 @pytest.mark.parametrize("block", blocks_of("docs/sweeps.md"))
-def test_every_sweep_in_the_documentation_trains(block, tiny):
+def test_every_sweep_in_the_documentation_trains(block, tiny, own_data, monkeypatch):
+    from optbench.data.datasets import load
+    from optbench.data.info import OwnData
     from optbench.sweep import stacks
     from optbench.training import engine
 
+    monkeypatch.chdir(own_data)
     sweep = parse(block)
     trials = expand(sweep) + (defaults(sweep)[0] if sweep.defaults else [])
     assert len(trials) > 1 or "mine" in block
     rungs = sweep.search.halving.rungs(sweep.epochs) if sweep.search and sweep.search.halving else ()
     for stack in stacks.plan(trials, 4, rungs=rungs):
-        *_, rows = engine.train(stack, tiny, "cpu")
+        data = load(stack.dataset) if isinstance(stack.dataset, OwnData) else tiny
+        *_, rows = engine.train(stack, data, "cpu")
         assert {row["status"] for row in rows} <= {"finished", "diverged"}, rows
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import optbench
 from optbench import stats
-from optbench.data.datasets import DATASETS
+from optbench.data.info import DATASETS
 from optbench.errors import UserError
 from optbench.networks.network import Network
 from optbench.report import comparison, formats

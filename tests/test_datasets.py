@@ -7,16 +7,20 @@ import gzip
 import hashlib
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
 
-from optbench.data.datasets import DATASETS, DatasetInfo, ensure, load, locate
+from optbench.data.datasets import load
+from optbench.data.downloads import ensure, locate
+from optbench.data.info import DATASETS, DatasetInfo, Validation
 from optbench.errors import UserError
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = FILES = tuple(DATASETS["mnist"].files)
@@ -255,7 +259,7 @@ def test_precedence_of_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 
 @pytest.mark.parametrize("function", [load, locate, ensure])
 def test_unknown_name(function: Callable[[str, Path | None], object]) -> None:
-    with pytest.raises(UserError, match="unknown dataset 'mnst'; valid: digits, mnist, fashion_mnist"):
+    with pytest.raises(UserError, match="unknown dataset 'mnst'; valid: digits, mnist, fashion_mnist, cifar10"):
         function("mnst", None)
 
 
@@ -315,6 +319,150 @@ def test_labels_out_of_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pa
     replace_file(monkeypatch, folder, TEST_LABELS, gzip.compress(idx(torch.arange(3, 11))))
     with pytest.raises(UserError, match=r"t10k-labels\S+ has the label 10, but MNIST has the labels 0 to 9"):
         load("mnist", tmp_path)
+
+
+# CIFAR-10's archive
+
+
+def records(n: int, offset: int) -> bytes:
+    """n records: the label, then three planes, each filled with a number of its own."""
+    return b"".join(
+        bytes([k % 10]) + b"".join(bytes([(k + plane) % 256]) * 1024 for plane in range(3))
+        for k in range(offset, offset + n)
+    )
+
+
+def archive(contents: dict[str, bytes]) -> bytes:
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def cifar(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The six files, of 8 records each, and the archive; `cifar10` is declared to be these."""
+    names = list(DATASETS["cifar10"].unpacked)
+    contents = {name: records(8, 8 * i) for i, name in enumerate(names)}
+    packed = archive({f"cifar-10-batches-bin/{name}": content for name, content in contents.items()})
+    unpacked = {name: sha256(content) for name, content in contents.items()}
+    declare_cifar(monkeypatch, train=30, val=10, test=8, mirrors=(), unpacked=unpacked)
+    declare_cifar(monkeypatch, files={"cifar-10-binary.tar.gz": sha256(packed)})
+    return contents | {"cifar-10-binary.tar.gz": packed}
+
+
+def declare_cifar(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    monkeypatch.setitem(DATASETS, "cifar10", dataclasses.replace(DATASETS["cifar10"], **changes))  # type: ignore[arg-type]
+
+
+def put_cifar(folder: Path, cifar: dict[str, bytes], *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or [name for name in cifar if name.endswith(".bin")]:
+        (folder / name).write_bytes(cifar[name])
+
+
+@pytest.mark.parametrize("folder", [".", "cifar10", "cifar10/cifar-10-batches-bin", "cifar-10-batches-bin", "archive"])
+def test_cifar_is_read_from_its_files_and_from_the_archive(
+    tmp_path: Path, cifar: dict[str, bytes], folder: str
+) -> None:
+    if folder == "archive":
+        put_cifar(tmp_path, cifar, "cifar-10-binary.tar.gz")
+    else:
+        put_cifar(tmp_path / folder, cifar)
+    data = load("cifar10", tmp_path)
+    assert data.train.images.shape == (30, 3, 32, 32) and data.val.images.shape == (10, 3, 32, 32)
+    assert data.test.images[:, :, 5, 7].tolist() == [[k, k + 1, k + 2] for k in range(40, 48)]
+    assert sorted([*data.train.images[:, 0, 0, 0].tolist(), *data.val.images[:, 0, 0, 0].tolist()]) == list(range(40))
+    for split in (data.train, data.val, data.test):
+        assert split.labels.tolist() == [k % 10 for k in split.images[:, 0, 31, 31].tolist()]
+
+
+def test_cifar_is_downloaded_as_one_archive(
+    server: Server, tmp_path: Path, cifar: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.contents = cifar
+    declare_cifar(monkeypatch, mirrors=(server.url("good"),))
+    for _ in range(2):
+        assert load("cifar10", tmp_path).test.labels.shape == (8,)
+    assert server.requests == [("good", "cifar-10-binary.tar.gz", None)]
+
+
+def test_nothing_in_the_archive_is_written_to_the_disk(tmp_path: Path, cifar: dict[str, bytes]) -> None:
+    inside = {f"cifar-10-batches-bin/{name}": content for name, content in cifar.items() if name.endswith(".bin")}
+    (tmp_path / "cifar10").mkdir()
+    path = tmp_path / "cifar10" / "cifar-10-binary.tar.gz"
+    path.write_bytes(archive({"../escaped": b"?", "/tmp/escaped": b"?"} | inside))
+    load("cifar10", tmp_path)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+
+
+def damaged(cifar: dict[str, bytes], damage: str) -> bytes:
+    inside = {f"cifar-10-batches-bin/{name}": content for name, content in cifar.items() if name.endswith(".bin")}
+    name = "cifar-10-batches-bin/data_batch_2.bin"
+    match damage:
+        case "another byte":
+            inside[name] = inside[name][:-1] + b"?"
+        case "missing":
+            del inside[name]
+        case "half":
+            return cifar["cifar-10-binary.tar.gz"][:300]
+        case "no archive":
+            return b"<html>"
+    return archive(inside)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("another byte", r"data_batch_2.bin in \S+tar.gz is damaged: its sha256 is \w{64}, not \w{64}; delete it"),
+        ("missing", r"cannot read \S+tar.gz: .*data_batch_2.bin.* not found.*; delete it and run again"),
+        ("half", r"cannot read \S+tar.gz: .*; delete it and run again"),
+        ("no archive", r"cannot read \S+tar.gz: .*; delete it and run again"),
+    ],
+)
+def test_a_damaged_archive_is_named(tmp_path: Path, cifar: dict[str, bytes], damage: str, words: str) -> None:
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "cifar-10-binary.tar.gz").write_bytes(damaged(cifar, damage))
+    with pytest.raises(UserError, match=words):
+        load("cifar10", tmp_path)
+
+
+def test_files_of_cifar_are_checked(tmp_path: Path, cifar: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    put_cifar(tmp_path, cifar | {"data_batch_3.bin": records(8, 3)})
+    with pytest.raises(UserError, match=r"data_batch_3.bin is damaged: its sha256 is"):
+        load("cifar10", tmp_path)
+    put_cifar(tmp_path, cifar)
+    declare_cifar(monkeypatch, train=31)
+    with pytest.raises(UserError, match=r"has 122,920 bytes, not 41 records of 3,073; delete it"):
+        load("cifar10", tmp_path)
+
+
+# Another validation set
+
+
+@pytest.mark.parametrize(
+    ("validation", "sizes"), [(None, (30, 10)), (4, (36, 4)), (0.25, (30, 10)), (0.9, (4, 36)), ("none", (40, 0))]
+)
+def test_another_validation_set(
+    tmp_path: Path, packed: dict[str, bytes], validation: Validation, sizes: tuple[int, int]
+) -> None:
+    put(tmp_path / "mnist", packed)
+    data = load("mnist", tmp_path, validation=validation)
+    numbers = {split: getattr(data, split).images[:, 0, 0, 0].tolist() for split in ("train", "val", "test")}
+    assert (len(numbers["train"]), len(numbers["val"])) == (data.info.train, data.info.val) == sizes
+    assert sorted(numbers["train"] + numbers["val"]) == list(range(40))
+    assert numbers["test"] == list(range(100, 108))
+    assert len(data.train_eval.labels) == {(36, 4): 4, (4, 36): 4}.get(sizes, 10)
+    assert torch.equal(data.to("cpu").train_eval.images, data.train.images[: len(data.train_eval.labels)])
+
+
+@pytest.mark.parametrize("validation", [0, 40, 0.001, 0.999])
+def test_a_validation_set_leaves_images_to_train_on(validation: float) -> None:
+    with pytest.raises(ValueError, match=rf"validation {validation} is \d+ images of 40 that are not test images"):
+        DATASETS["mnist"].validated(validation)
 
 
 # Downloads

@@ -18,7 +18,7 @@ from optbench.report.results import Results
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED, PARAMETERS
 
-DEFAULTS = {
+DEFAULTS = {axis.name: axis.columns[0].of(axis.default) for axis in PARAMETERS.values()} | {
     "dataset": "digits",
     "model": "cnn",
     "activation": "relu",

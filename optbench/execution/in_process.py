@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from optbench.data.datasets import Dataset, load
+from optbench.data.info import Validation
 from optbench.execution.event import Event, Failure, Stopped, Verdict, halve
 from optbench.machine.device import is_out_of_memory, make_deterministic
 from optbench.sweep.stacks import Stack
@@ -26,7 +27,7 @@ class Trainer:
     def __init__(self, device: str, data_dir: Path | None) -> None:
         make_deterministic(device)
         self._device, self._data_dir = device, data_dir
-        self._datasets: dict[tuple[str, int], Dataset] = {}  # by name and split_seed
+        self._datasets: dict[tuple[str, int, Validation], Dataset] = {}  # by name, split_seed and validation
         self._waiting: dict[str, engine.Rows] = {}
 
     def advance(self, stack: Stack, stop: frozenset[str] = frozenset()) -> Iterator[list[dict[str, Any]] | Failure]:
@@ -58,9 +59,9 @@ class Trainer:
         return stack.stack_id in self._waiting
 
     def _dataset(self, stack: Stack) -> Dataset:
-        key = stack.dataset, stack.split_seed
+        key = stack.dataset, stack.split_seed, stack.validation
         if key not in self._datasets:
-            self._datasets[key] = load(stack.dataset, self._data_dir, stack.split_seed).to(self._device)
+            self._datasets[key] = load(stack.dataset, self._data_dir, *key[1:]).to(self._device)
         return self._datasets[key]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # The last counter word separates the uses of one seed from each other.
-_WEIGHTS, _ORDER, _DROPOUT = 0, 1, 2
+_WEIGHTS, _ORDER, _DROPOUT, _AUGMENTATION = 0, 1, 2, 3
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -82,3 +82,12 @@ def dropout(seeds: Sequence[int], epoch: int, first: int, n: int, units: int, de
     """
     index_1N = torch.arange(first, first + n, device=device).unsqueeze(0)
     return _uniform(_draw(seeds, index_1N, (units + 3) // 4, epoch, _DROPOUT))[..., :units]
+
+
+def augmentation(seeds: Sequence[int], epoch: int, first: int, n: int, device: torch.device | str) -> Tensor:
+    """Uniform numbers in [0, 1) that decide flip, row and column of a crop, float32 (S, N, 3).
+
+    They belong to the examples at positions first … first+n-1 of the epoch's order, whatever the batch size.
+    """
+    index_1N = torch.arange(first, first + n, device=device).unsqueeze(0)
+    return _uniform(_draw(seeds, index_1N, 1, epoch, _AUGMENTATION))[..., :3]

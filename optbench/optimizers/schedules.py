@@ -330,13 +330,13 @@ class LearningRate:
         steps = range(first, first + self._steps_per_epoch)
         return [self._base * self._schedule.multiplier(self._base, epoch, step, self._total_steps) for step in steps]
 
-    def observe(self, val_loss: float) -> None:
+    def observe(self, loss: float) -> None:
         """Tell the schedule how the epoch ended; only `reduce_lr_on_plateau` uses it. NaN is not an improvement."""
         plateau = self._schedule
         if not isinstance(plateau, ReduceLROnPlateau):
             return
-        if val_loss < self._best * (1 - plateau.threshold):
-            self._best, self._bad_epochs = val_loss, 0
+        if loss < self._best * (1 - plateau.threshold):
+            self._best, self._bad_epochs = loss, 0
         else:
             self._bad_epochs += 1
         if self._cooling > 0:

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
-from optbench.data.datasets import DATASETS, locate
+from optbench.data.downloads import locate
+from optbench.data.info import DATASETS
 from optbench.errors import UserError
 from optbench.networks import NETWORKS, architecture
 from optbench.optimizers import OPTIMIZERS, library

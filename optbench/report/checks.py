@@ -14,17 +14,23 @@ from rich.text import Text
 from optbench.bench import Benchmark
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.report.catalogue import as_yaml
+from optbench.report.formats import print_table
 from optbench.report.tables import Column, Table
 from optbench.training.check import Finding
+from optbench.training.check_data import SPLITS, CheckedData
 
 
 def verdict(findings: Sequence[Finding]) -> str:
     """Whether an optimizer works here, in a sentence."""
-    wrong = [finding.check for finding in findings if not finding.ok]
-    if wrong:
-        return f"It does not work here ({', '.join(wrong)})."
+    return _verdict(findings, "It works here", "It does not work here")
+
+
+def _verdict(findings: Sequence[Finding], right: str, wrong: str) -> str:
+    failed = [finding.check for finding in findings if not finding.ok]
+    if failed:
+        return f"{wrong} ({', '.join(failed)})."
     reservations = [finding.but for finding in findings if finding.but]
-    return f"It works here, but {', and '.join(reservations)}." if reservations else "It works here."
+    return f"{right}, but {', and '.join(reservations)}." if reservations else f"{right}."
 
 
 def content(hyperparameters: Hyperparameters, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -48,10 +54,41 @@ def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding]
     console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
     arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
     console.print(Text(f"with {arguments}"))
+    _print(findings, console)
+    console.print(Text(verdict(findings), style="bold"))
+
+
+def _print(findings: Sequence[Finding], console: Console) -> None:
     for finding in findings:
         word, colour = ("no", "red") if not finding.ok else ("but", "yellow") if finding.but else ("ok", "green")
         console.print(Text(f"{word:3}", style=colour) + Text(f" {finding.check}: {finding.seen}"), soft_wrap=True)
-    console.print(Text(verdict(findings), style="bold"))
+
+
+def verdict_of_data(findings: Sequence[Finding]) -> str:
+    """Whether data can be trained on, in a sentence."""
+    return _verdict(findings, "They can be trained on", "Something is wrong with them")
+
+
+def content_of_data(checked: CheckedData) -> dict[str, Any]:
+    """What a check of data found, as JSON has it."""
+    info = checked.dataset.info
+    return {
+        "dataset": checked.dataset.name,
+        "splits": info.splits,
+        "image": info.image,
+        "classes": checked.balance.to_dict("records"),
+        "works": all(finding.ok for finding in checked.findings),
+        "verdict": verdict_of_data(checked.findings),
+        "findings": [asdict(finding) for finding in checked.findings],
+    }
+
+
+def print_data(checked: CheckedData, console: Console) -> None:
+    """The classes of data, what a check found, and the verdict."""
+    columns = (Column("name", "class"), *(Column(split, words, "count") for split, words in SPLITS.items()))
+    print_table(Table(checked.dataset.name, "", columns, checked.balance), console)
+    _print(checked.findings, console)
+    console.print(Text(verdict_of_data(checked.findings), style="bold"))
 
 
 _UNSTEADY = 1.5  # the fastest repeat against the slowest

@@ -213,8 +213,9 @@ def _table(title: str, matched: stats.Matched, data: pd.DataFrame, total: pd.Dat
         Column("seeds", "n", "count"),
         Column("identical_of", "identical", "count"),
         Column("test_accuracy", "Δ test accuracy", "points"),
-        Column("val_accuracy", "Δ validation accuracy", "points"),
     ]
+    if data["val_accuracy"].notna().any() or data["test_accuracy"].isna().all():
+        columns.append(Column("val_accuracy", "Δ validation accuracy", "points"))
     if data["seconds"].notna().any():
         columns.append(Column("seconds", "seconds B / A", "seconds"))
     columns.append(Column("diverged_of", "diverged", "count"))

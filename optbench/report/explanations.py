@@ -256,10 +256,15 @@ def epochs(results: Results, best: pd.DataFrame) -> Table:
         curve = curves[curves["optimizer"] == optimizer].set_index("epoch")
         if curve.empty:  # every seed diverged
             continue
-        for split in ("train_accuracy", "val_accuracy"):
-            data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
-        columns.append(Column(optimizer, optimizer, "pair"))
-    caption = "Training / validation accuracy in %, mean over the seeds; epoch 0 is before training."
+        if results.is_validated:
+            for split in ("train_accuracy", "val_accuracy"):
+                data[f"{optimizer} {split}"] = data["epoch"].map(curve[split])
+            columns.append(Column(optimizer, optimizer, "pair"))
+        else:
+            data[optimizer] = data["epoch"].map(curve["train_accuracy"])
+            columns.append(Column(optimizer, optimizer, "percent"))
+    what = "Training and validation accuracy" if results.is_validated else "Training accuracy"
+    caption = f"{what.replace(' and', ' /')} in %, mean over the seeds; epoch 0 is before training."
     if total > len(best):
         caption += f" The {len(best)} best of {total} optimizers."
-    return Table("Training and validation accuracy", caption, tuple(columns), data)
+    return Table(what, caption, tuple(columns), data)

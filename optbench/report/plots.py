@@ -408,18 +408,22 @@ def _curves(explorer: Explorer) -> Plot | None:
     curves = explorer.curves[explorer.curves["phase"] == ("confirm" if is_fresh else "tune")]
     labels, series = _lines(explorer, by), []
     style_of = _styled(explorer, by, labels)
+    followed = explorer.metric.partition("_")[0]
     for label in labels:
         curve = curves[curves["configuration_id"] == chosen.get(label)].sort_values("epoch")
         if curve.empty:
             continue
-        for split in ("val", "train"):
+        for split in (followed, "train") if followed == "val" else (followed,):
             data = curve[["epoch", split, f"{split}_low", f"{split}_high", "n"]].set_axis(
                 ["x", "y", "low", "high", "n"], axis=1
             )
-            series.append(Series(label, style_of[label], data.reset_index(drop=True), split == "train"))
+            series.append(Series(label, style_of[label], data.reset_index(drop=True), split != followed))
     if not series or max(len(one.points) for one in series) < 2:
         return None
     kind = explorer.metric.kind
+    measured = f"Validation {kind} after each epoch and, if asked for, training {kind} (dashed), both with dropout off"
+    if followed == "train":
+        measured = f"Training {kind} after each epoch, with dropout off"
     seeds = (
         "Unfiltered, optimizers are shown on fresh seeds, which selected nothing; lines of another axis, or with a "
         "filter on one, are shown on the seeds that selected them, which makes winners look a little too good."
@@ -427,7 +431,7 @@ def _curves(explorer: Explorer) -> Plot | None:
         else "The seeds that selected a configuration are those shown, so winners look a little too good."
     )
     caption = (
-        f"Validation {kind} after each epoch and, if asked for, training {kind} (dashed), both with dropout off: for "
+        f"{measured}: for "
         f"each line the best configuration by {explorer.metric.words}, the mean over its n seeds that trained to the "
         f"end. {_BAND}95 % interval of the mean (Student’s t; none for n = 1). Epoch 0 is before training. {seeds}"
     )
@@ -437,7 +441,7 @@ def _curves(explorer: Explorer) -> Plot | None:
             "Learning curves",
             caption,
             "epoch",
-            f"validation {kind}",
+            explorer.metric.words,
             by,
             unit(explorer.metric),
             series=tuple(series),
@@ -522,7 +526,7 @@ def _grid(explorer: Explorer, y: str, x: str, title: str) -> Plot | None:
 
 
 def _gap(explorer: Explorer) -> Plot | None:
-    if not explorer.varies("dropout"):
+    if not explorer.varies("dropout") or explorer.metric.startswith("train_"):
         return None
     by = explorer.by if explorer.by != "dropout" else "optimizer"
     values = explorer.axis("dropout").values

@@ -60,13 +60,13 @@ def optimizers(results: Results) -> Table:
 
 
 def _curves(results: Results, data: pd.DataFrame) -> list[tuple[float, ...]]:
-    """For each row its validation accuracy by epoch as heights from 0 to 1, on one logarithmic scale of the error.
+    """For each row its accuracy by epoch as heights from 0 to 1, on one logarithmic scale of the error.
 
     From the first epoch on: before training all are alike, and so far below that the rest would look alike, as well.
     """
     curves = stats.by_epoch(results.scored_rows, data["configuration_id"].tolist())
     curves = curves[curves["epoch"] > 0]
-    errors = (1 - curves["val_accuracy"]).clip(lower=1e-4).map(math.log10)
+    errors = (1 - curves[results.followed]).clip(lower=1e-4).map(math.log10)
     low, high = errors.min(), errors.max()
     heights = (high - errors) / (high - low) if high > low else errors * 0
     by_optimizer = {key: tuple(part.tolist()) for key, part in heights.groupby(curves["optimizer"], sort=False)}
@@ -190,8 +190,8 @@ def axis(results: Results, by: Sequence[str]) -> Table:
     title, heading = _AXES.get(axis, (f"Hyperparameter {plain.get(axis, axis)}", plain.get(axis, axis)))
     if len(by) > 2 or (len(by) == 2 and by[0] != "optimizer"):
         title = " × ".join(_AXES.get(name, ("", name))[1] for name in by)
-    others: tuple[Column, ...] = (Column.of(Score.val_accuracy),)
-    if axis == "dropout":
+    others: tuple[Column, ...] = (Column.of(results.followed),)
+    if axis == "dropout" and results.is_validated:
         others = (Column.of(Score.train_accuracy), Column.of(Score.val_accuracy), _GAP)
     if axis == "batch_size" or results.query.seconds:
         others = (*others, _SECONDS)

@@ -77,6 +77,16 @@ class Results:
         return self.query.metric
 
     @property
+    def is_validated(self) -> bool:
+        """Whether images validate; else the training set selects."""
+        return not self.metric.startswith("train_")
+
+    @property
+    def followed(self) -> Score:
+        """The accuracy that is shown beside the score: of validation, or else of training."""
+        return Score.val_accuracy if self.is_validated else Score.train_accuracy
+
+    @property
     def baseline(self) -> str | None:
         """The optimizer that all others are compared with; None: the best one. Raises `UserError` for an unknown."""
         asked, labels = self.query.baseline, [str(label) for label in self.tuning["optimizer"].unique()]
@@ -135,7 +145,7 @@ class Results:
     @property
     def images(self) -> int:
         """How many images the score is measured on; of several datasets, on the smallest."""
-        split = str(self.score).partition("_")[0].replace("train", "val")  # of the training set a slice of that size
+        split = str(self.score).partition("_")[0].replace("train", "train_eval")
         return int(stats.images_of(self.tuning, split).min())
 
     @property
@@ -244,6 +254,8 @@ def prepare(store: Store | Joined, query: Query) -> Results:
     """The results in a folder. Raises `UserError` if nothing in it can be shown, or for a query that cannot be met."""
     outline = store.outline()
     rows, metric = store.rows(_COLUMNS), outline.metric
+    if metric.startswith("train_") and query.metric.startswith("val_"):
+        raise ArgumentError("metric", query.metric, "the sweep has no validation set")
     summary = count(rows, outline, under_way(store))
     finals, failed = stats.final(rows), _failed(rows, query.where)
     if finals["status"][finals["phase"] != "default"].isin(["stopped"]).all():

@@ -55,18 +55,19 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
     *_of_axes(is_resolved=False),
-    ("classes", pa.int32(), "classes of the data; null in rows of older versions, as are the next three"),
+    ("classes", pa.int32(), "classes of the data; null in rows of older versions, as are the next four"),
     ("train_images", pa.int32(), "images that are trained on"),
     ("val_images", pa.int32(), "images of the validation set"),
     ("test_images", pa.int32(), "images of the test set"),
+    ("train_eval_images", pa.int32(), "images of the train-eval slice, the first of the training set"),
     ("epoch", pa.int32(), "epochs trained; 0 is before training"),
     ("step", pa.int64(), "updates made"),
     ("status", _text, "finished, running, diverged, stopped or failed; the same in all rows of a trial"),
     ("scheduled_lr", _real, "learning rate of the epoch's last step"),
     ("train_loss", _real, "mean of the loss on the train-eval slice, dropout off"),
     ("train_accuracy", _real, "share of the train-eval slice classified correctly, 0 to 1"),
-    ("val_loss", _real, "the same on the validation set"),
-    ("val_accuracy", _real, "the same on the validation set"),
+    ("val_loss", _real, "the same on the validation set; null where there is none"),
+    ("val_accuracy", _real, "the same on the validation set; null where there is none"),
     ("test_loss", _real, "the same on the test set"),
     ("test_accuracy", _real, "the same on the test set"),
     ("train_seconds", _real, "seconds of training so far, evaluation excluded, of the whole stack"),
@@ -93,7 +94,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 # Since the parts of this schema version that were written first.
 _ADDED = (
     *("cpu", "python_version", "os", "state_per_parameter", "gradients_per_step", "peak_memory_bytes"),
-    *("classes", "train_images", "val_images", "test_images"),
+    *("classes", "train_images", "val_images", "test_images", "train_eval_images"),
 )
 # The values in parts that are older than a column; the axes that are in all ids existed from the beginning.
 _DEFAULTS = {name: {parts.DEFAULT_KEY: json.dumps(None)} for name in _ADDED} | {

@@ -53,7 +53,7 @@ def _seconds(phase: Phase) -> float:
             rates[singles] = _seconds_per_image(stack, device)
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
         info = stack.data
-        evaluated = 2 * info.val + info.test
+        evaluated = info.train_eval + info.val + info.test
         seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
         whole += seconds
         total += seconds * phase.share(stack)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from optbench import execution, networks
-from optbench.data.datasets import OwnData
+from optbench.data.info import OwnData, info_of
 from optbench.machine.device import precision_on, resolve_device
 from optbench.results.store import Outline, Store
 from optbench.sweep.spec import Halving, Sweep
@@ -109,7 +109,7 @@ class Job:
             searched_schedules=sweep.searched_schedules,
             halving=halving.model_dump() if halving else None,
             races=tuple(sorted(set(self.races.values()))) if halving else (),
-            splits={trial.dataset: trial.data.splits for trial in self.tuning},
+            splits={trial.dataset: info_of(trial.dataset).splits for trial in self.tuning},
             networks={trial.model: _parameters(trial) for trial in self.tuning},
             digests={
                 name: name.digest for t in self.tuning for name in (t.dataset, t.model) if isinstance(name, OwnData)

@@ -142,6 +142,7 @@ def _columns(phase: Phase, stack: Stack) -> dict[str, dict[str, Any]]:
         "stack_size": len(stack),
         "classes": stack.data.classes,
         **{f"{split}_images": images for split, images in stack.data.splits.items()},
+        "train_eval_images": stack.data.train_eval,
         "workers": phase.workers,
         "device": device_name(device),
         "cpu": cpu_name(),

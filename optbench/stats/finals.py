@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optbench.data.datasets import DATASETS
+from optbench.data.info import DATASETS
 from optbench.scores import Score
 from optbench.sweep.axes import COMPARED
 from optbench.wording import count
@@ -70,7 +70,8 @@ def final(rows: pd.DataFrame) -> pd.DataFrame:
     """One row for each trial that needs no more training, its last, with two more columns.
 
     Such a trial is finished, diverged or stopped; only a finished one was trained for all its epochs. `gap` is train −
-    val accuracy. `lost` says that the training brought nothing: it diverged, or ended with a network that guesses.
+    val accuracy, NaN where no images validate. `lost` says that the training brought nothing: it diverged, or ended
+    with a network that guesses.
     """
     last = _last(rows)
     last = last[last["status"].isin(["finished", "diverged", "stopped"])]
@@ -82,16 +83,21 @@ _BY_LUCK = 0.001  # the probability with which a network that guesses is taken f
 
 
 def _guesses(finals: pd.DataFrame) -> pd.Series:
-    """Whose validation accuracy is not above what guessing reaches with probability 0.999 on so many images."""
+    """Whose validation accuracy is not above what guessing reaches with probability 0.999 on so many images.
+
+    Where no images validate, whose training accuracy is not.
+    """
     from scipy.stats import binom
 
-    images = images_of(finals, "val")
-    return finals["val_accuracy"].le(binom.ppf(1 - _BY_LUCK, images, chance(finals)) / images)
+    is_validated = images_of(finals, "val") > 0
+    images = images_of(finals, "val").where(is_validated, images_of(finals, "train_eval"))
+    accuracy = finals["val_accuracy"].where(is_validated, finals["train_accuracy"])
+    return accuracy.le(binom.ppf(1 - _BY_LUCK, images, chance(finals)) / images)
 
 
 def images_of(rows: pd.DataFrame, split: str) -> pd.Series:
-    """How many images the split, train, val or test, of each row's data has."""
-    return _of_data(rows, f"{split}_images", {name: info.splits[split] for name, info in DATASETS.items()})
+    """How many images the split, train, train_eval, val or test, of each row's data has."""
+    return _of_data(rows, f"{split}_images", {name: getattr(info, split) for name, info in DATASETS.items()})
 
 
 def chance(rows: pd.DataFrame) -> pd.Series:

@@ -7,18 +7,21 @@ have it, and older rows have its default. What is left to do is to train by it, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
-from optbench.data.datasets import DATASETS, OwnData
-from optbench.errors import did_you_mean
+from optbench.data import own
+from optbench.data.info import DATASETS, Input, OwnData, Validation
+from optbench.errors import UserError, did_you_mean
 from optbench.optimizers.bounds import BelowOne, Positive
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
-from optbench.wording import wrong
+from optbench.wording import show, wrong
 
 
 class Column(NamedTuple):
@@ -74,21 +77,76 @@ def axis(*columns: Column, default: Any = MISSING, **about: Any) -> Any:
     return field(default=default, metadata={"columns": columns, **about})
 
 
-def _dataset(value: Any) -> Any:
-    if isinstance(value, str) and value not in DATASETS:
+def _dataset(value: Any, info: ValidationInfo) -> str:
+    """A name as it is; data of the user's own, which are looked for in the context's folder, as `OwnData`."""
+    if not isinstance(value, str):
+        raise wrong(f"must be text, not {show(value)}")
+    if value in DATASETS:
+        return value
+    if not own.is_own(value):
         raise wrong(f"unknown dataset '{value}'; {did_you_mean(value, DATASETS)}")
-    return value
+    try:
+        return own.find(value, info.context or Path())
+    except UserError as error:
+        raise wrong(str(error)) from None
+
+
+def _validation(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or value == "none" or (is_number and (value >= 1 if isinstance(value, int) else 0 < value < 1)):
+        return value
+    raise wrong(f"takes a number of images, a share below 1, none or null, not {show(value)}")
+
+
+def _input(value: Any) -> Any:
+    if value in ("standardised", "unit"):
+        return value
+    pair = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(pair) != 2 or not all(type(part) in (int, float) and math.isfinite(part) for part in pair):
+        raise wrong(f"takes standardised, unit or a pair, written [[mean, std]], not {show(value)}")
+    if pair[1] <= 0:
+        raise wrong(f"the standard deviation must be above 0, not {show(pair[1])}")
+    return float(pair[0]), float(pair[1])
+
+
+class Augmentation(NamedTuple):
+    """How training images are changed: flipped with probability 1/2; padded by `crop` pixels and cropped again."""
+
+    flip: bool = False
+    crop: int = 0
+
+    def __str__(self) -> str:
+        return " + ".join([*(["flip"] if self.flip else []), *([f"crop {self.crop}"] if self.crop else [])])
+
+
+def _augment(value: Any) -> Any:
+    if value is None or isinstance(value, Augmentation):
+        return value
+    if not isinstance(value, dict):
+        raise wrong(f"takes a mapping such as {{flip: true, crop: 4}}, or null, not {show(value)}")
+    for key in value:
+        if key not in Augmentation._fields:
+            raise wrong(f"unknown key '{key}'; {did_you_mean(str(key), Augmentation._fields)}", key, is_key=True)
+    if not isinstance(value.get("flip", False), bool):
+        raise wrong(f"must be true or false, not {show(value['flip'])}", "flip")
+    if type(value.get("crop", 0)) is not int or value.get("crop", 0) < 0:
+        raise wrong(f"must be a number of pixels, not {show(value['crop'])}", "crop")
+    made = Augmentation(**value)
+    return made if any(made) else None
 
 
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list) else [value, value]
 
 
-Dataset = Annotated[str, BeforeValidator(_dataset)]
+Dataset = Annotated[str, PlainValidator(_dataset)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Dropout = Annotated[tuple[BelowOne, BelowOne], Field(strict=False), BeforeValidator(_pair)]
+ValidationSet = Annotated[Validation, PlainValidator(_validation)]
+Scaling = Annotated[Input, PlainValidator(_input)]
+Augment = Annotated[Augmentation | None, PlainValidator(_augment)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +154,7 @@ class Axes:
     """The value that a trial has of each axis, in the order of the columns."""
 
     dataset: Dataset = axis(
-        Column("dataset", "string", "digits, mnist or fashion_mnist"),
+        Column("dataset", "string", "name of the data set, or the path of your own data"),
         hashed=lambda name: name.digest if isinstance(name, OwnData) else name,
         title="Datasets",
         is_workload=True,
@@ -208,6 +266,36 @@ class Axes:
         Column("split_seed", "int64", "seed of the split into training and validation images"),
         default=0,
         title="Splits of the data",
+    )
+    validation: ValidationSet = axis(
+        Column(
+            "validation",
+            "string",
+            "validation set: a number of images, a share, none, or default",
+            lambda given: "default" if given is None else str(given),
+        ),
+        default=None,
+        title="Validation sets",
+    )
+    input: Scaling = axis(
+        Column(
+            "input",
+            "string",
+            "scaling of the pixels: standardised, unit, or mean and standard deviation",
+            lambda given: given if isinstance(given, str) else f"[{given[0]}, {given[1]}]",
+        ),
+        default="standardised",
+        title="Scaling of the input",
+    )
+    augment: Augment = axis(
+        Column(
+            "augment",
+            "string",
+            "random changes of the training images: flip, crop and by how many pixels, or none",
+            lambda given: str(given or "none"),
+        ),
+        default=None,
+        title="Augmentation",
     )
     seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
 

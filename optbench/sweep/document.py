@@ -76,6 +76,8 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+Dumper.add_multi_representer(str, yaml.SafeDumper.represent_str)  # text with attributes, too
+
 for _name, _regexp in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _regexp, None)
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _regexp, None)

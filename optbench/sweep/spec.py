@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,13 +14,13 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from optbench.data.datasets import info_of
+from optbench.data.info import info_of
 from optbench.errors import UserError, did_you_mean
 from optbench.networks import Model
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
-from optbench.sweep.axes import PARAMETERS, Dataset, Epochs, Seed
+from optbench.sweep.axes import PARAMETERS, Augmentation, Dataset, Epochs, Seed
 from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
 from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
 from optbench.sweep.lookup import find
@@ -113,7 +114,9 @@ class _File(BaseModel):
     dataset: _Datasets
     epochs: Epochs
     seeds: Annotated[_SeedList, BeforeValidator(_seeds), AfterValidator(distinct)] = (0,)
-    metric: Annotated[Literal["val_accuracy", "val_loss"], BeforeValidator(_metric)] = "val_accuracy"
+    metric: Annotated[
+        Literal["val_accuracy", "val_loss", "train_accuracy", "train_loss"] | None, BeforeValidator(_metric)
+    ] = None
     parameters: dict[str, Any] | None = None
     optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
     search: Search | None = None
@@ -233,6 +236,7 @@ def parse(
         grids[label] = OptimizerGrid(hyperparameters, defaults | shared | own, num_samples)
     datasets = outline.dataset if outline else ()
     _check_batch_sizes(document, datasets, grids)
+    metric = _selecting(document, outline.metric if outline else None, grids)
     exclude = _exclude(document, datasets, grids)
     if outline is not None:
         _check_search(document, outline, grids)
@@ -243,7 +247,7 @@ def parse(
         datasets=outline.dataset,
         epochs=outline.epochs,
         seeds=outline.seeds,
-        metric=Score(outline.metric),
+        metric=metric,
         optimizers=grids,
         search=outline.search,
         confirm=outline.confirm.seeds if outline.confirm else (),
@@ -364,14 +368,46 @@ def _block(document: Document, model: type[BaseModel], block: Any, path: Key) ->
 
 def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
     """No size may be too large for every dataset; one that is too large for some can be excluded there."""
-    largest = max((info_of(name).train for name in datasets), default=math.inf)
     for label, grid in grids.items():
+        largest = max((_most_trained(name, grid) for name in datasets), default=math.inf)
         for i, size in enumerate(grid.axes["batch_size"]):
             if size > largest:
-                own: Key = ("optimizers", label, "batch_size", i)
-                loc = own if own[:3] in document.values else ("parameters", "batch_size", i)
                 message = f"batch_size {size} is larger than the training set of {largest} images"
-                document.problems.append(Problem(document.place(loc), message))
+                document.problems.append(Problem(_place_of(document, label, "batch_size", i), message))
+
+
+def _most_trained(dataset: str, grid: OptimizerGrid) -> int:
+    """The size of the largest training set that an optimizer has of the data."""
+    sizes = [info_of(dataset).train]
+    for validation in grid.axes["validation"]:
+        with suppress(ValueError):  # it is too large for these data, which is said of the trial
+            sizes.append(info_of(dataset).validated(validation).train)
+    return max(sizes)
+
+
+def _place_of(document: Document, label: str, name: str, i: int) -> Place | None:
+    """Where a value of a parameter is that an optimizer sets or inherits."""
+    own: Key = ("optimizers", label, name, i)
+    return document.place(own if own[:3] in document.values else ("parameters", name, i))
+
+
+def _selecting(document: Document, metric: str | None, grids: Mapping[str, OptimizerGrid]) -> Score:
+    """What selects: the given metric, or the usual one. It must be measured by all trials."""
+    sets = [
+        (_place_of(document, label, "validation", i), value)
+        for label, grid in grids.items()
+        for i, value in enumerate(grid.axes["validation"])
+    ]
+    without = [place for place, value in sets if value == "none"]
+    if without and len(without) < len(sets):
+        message = "with no validation set other numbers select: it needs a sweep of its own"
+        document.problems.append(Problem(without[0], message))
+    elif metric and metric.startswith("train_") != bool(without):
+        why = "there is no validation set; select on train_loss or train_accuracy"
+        if not without:
+            why = "selecting on the training set favours what overfits; select on val_accuracy or val_loss"
+        document.problems.append(Problem(document.place(("metric",)), why))
+    return Score(metric or ("train_loss" if without else "val_accuracy"))
 
 
 def _exclude(
@@ -425,6 +461,8 @@ def plain(name: str, value: Any) -> Any:
         return {"name": value.network} | {k: [plain(k, v)] for k, v in value.arguments.items()}
     if isinstance(value, Range):
         return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
+    if isinstance(value, Augmentation):
+        return value._asdict()
     if isinstance(value, tuple):
         return value[0] if name == "dropout" and value[0] == value[1] else [plain("", part) for part in value]
     return value

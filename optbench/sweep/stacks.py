@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from optbench.data.datasets import DatasetInfo
+from optbench.data.info import DatasetInfo, Validation
 from optbench.optimizers import OPTIMIZERS
 from optbench.sweep.axes import AXES
 from optbench.sweep.trials import Trial
@@ -45,6 +45,10 @@ class Stack:
     @property
     def split_seed(self) -> int:
         return self.trials[0].split_seed
+
+    @property
+    def validation(self) -> Validation:
+        return self.trials[0].validation
 
     @property
     def batch_size(self) -> int:
@@ -83,9 +87,9 @@ def plan(
     compete are neighbours, so that few stacks wait for a verdict at a time.
     """
 
-    def together(trial: Trial) -> list[tuple[bool, Any]]:
+    def together(trial: Trial) -> list[tuple[str, Any]]:
         values = [getattr(trial, name) for name in SHARED]
-        return [(value is not None, value) for value in values]  # None cannot be compared with other values
+        return [(type(value).__name__, value) for value in values]  # values of one type alone can be compared
 
     seeds = {trial.seed: i for i, trial in reversed(list(enumerate(trials)))}  # in the order of the sweep
     rivals = {(t.optimizer, t.group): i for i, t in reversed(list(enumerate(trials)))}

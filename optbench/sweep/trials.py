@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from optbench.data.datasets import DatasetInfo, info_of
+from optbench.data.info import DatasetInfo, info_of
 from optbench.sweep.axes import AXES, PARAMETERS, Axes
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
@@ -52,8 +52,8 @@ class Trial(Axes):
 
     @property
     def data(self) -> DatasetInfo:
-        """What is known of its data."""
-        return info_of(self.dataset)
+        """What is known of its data, with its validation set. Raises `ValueError` where that takes too many images."""
+        return info_of(self.dataset).validated(self.validation)
 
     @cached_property
     def configuration_id(self) -> str:
@@ -201,6 +201,11 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
     if trial.batch_size > images:
         size = f"the training set of {trial.dataset}, {images} images"
         raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")
+    if trial.augment and trial.augment.crop >= min(trial.data.image[1:]):
+        shape = " × ".join(map(str, trial.data.image[1:]))
+        raise ValueError(
+            f"crop {trial.augment.crop} may leave nothing of the images of {trial.dataset}, {shape} pixels"
+        )
     return trial
 
 

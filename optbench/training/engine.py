@@ -65,7 +65,7 @@ class Training:
         self.peak_memory_bytes: int | None = None
         # Stacks that wait at a rung would count with it, and a CPU's allocator does not tell what is in use.
         self._is_memory_its_own = self.device.type == "cuda" and len(stack) == 1 and not stack.rungs
-        self._data, self._dtype = dataset.to(device), dtype
+        self._data, self._dtype = dataset.to(device).scaled(stack.trials[0].input), dtype
         network = network_of(stack, device)
         allow_tf32(network.precision == "tf32")
         self.network = with_convolution(network, len(stack), stack.batch_size, self.device)
@@ -131,9 +131,12 @@ class Training:
     def rows(self) -> list[Row]:
         """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
         measured, correct = {}, {}
+        splits = {"train": self._data.train_eval, "val": self._data.val, "test": self._data.test}
         with self.optimizer.evaluating():
             parameters_TP, buffers_TQ = self._average.averaged(self.parameters_TP, self.buffers_TQ)
-            for name, split in (("train", self._data.train_eval), ("val", self._data.val), ("test", self._data.test)):
+            for name, split in splits.items():
+                if len(split.labels) == 0:  # no images validate
+                    continue
                 loss_T, correct[name] = evaluate(
                     self.network, parameters_TP, buffers_TQ, split, self._data, self._dtype
                 )
@@ -145,9 +148,11 @@ class Training:
             for name, values_T in measured.items()
         }
         if self.epoch_number > 0:
-            for rate, val_loss in zip(self._rates, columns["val_loss"], strict=True):
-                rate.observe(val_loss)
-        masks = {split: correct[split].cpu().numpy() for split in _KEPT} if self.epoch_number == self.epochs else {}
+            observed = columns["val_loss" if "val_loss" in columns else "train_loss"]
+            for rate, loss in zip(self._rates, observed, strict=True):
+                rate.observe(loss)
+        is_last = self.epoch_number == self.epochs
+        masks = {split: correct[split].cpu().numpy() for split in _KEPT if split in correct and is_last}
         costs = self.optimizer.costs()
         return [
             {
@@ -160,6 +165,7 @@ class Training:
                 **(costs[t] if finite[t] and self.step_number > 0 else Cost(None, None))._asdict(),
                 "peak_memory_bytes": self.peak_memory_bytes,
                 "convolution": self.network.convolution if self.network.ways else None,
+                **dict.fromkeys(("val_loss", "val_accuracy")),
                 **{name: values[t] for name, values in columns.items()},
                 **{f"{split}_images": mask_TN.shape[1] for split, mask_TN in masks.items()},
                 **{f"{split}_correct": np.packbits(mask_TN[t]).tobytes() for split, mask_TN in masks.items()},
@@ -226,11 +232,11 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     A row holds `trial_id`, `epoch`, `step`, `status`, `scheduled_lr` (of the epoch's last step), `train_seconds` (so
     far, evaluation excluded), `state_per_parameter`, `gradients_per_step` and `peak_memory_bytes` (None where they are
     not known), `convolution` (how it was computed), and loss and accuracy on the splits `train` (a fixed slice of the
-    training set, in evaluation mode), `val` and `test`. A trial whose loss was ever not finite is "diverged", its
-    numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's
-    last, and so is that of a trial whose id is sent into the generator. The stack goes on without them. Rows of the
-    last epoch also hold which of the `val_images` and `test_images` were classified correctly, as bits, eight in a
-    byte: `val_correct` and `test_correct`.
+    training set, in evaluation mode), `val` (None where no images validate) and `test`. A trial whose loss was ever
+    not finite is "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback
+    as `error`. Such a row is a trial's last, and so is that of a trial whose id is sent into the generator. The
+    stack goes on without them. Rows of the last epoch also hold which of the `val_images` and `test_images` were
+    classified correctly, as bits, eight in a byte: `val_correct` and `test_correct`.
     """
     training = Training(stack, dataset, device, dtype)
     while True:

@@ -21,7 +21,7 @@ def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> eng
     """Training of the stack's trials for so many epochs on so many random images."""
     generator = torch.Generator().manual_seed(0)
 
-    info = replace(stack.data, val=_EVALUATED)
+    info = replace(stack.data, val=_EVALUATED, train=images)
 
     def split(size: int) -> Split:
         pixels = torch.randint(256, (size, *info.image), generator=generator, dtype=torch.uint8)

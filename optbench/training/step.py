@@ -5,7 +5,7 @@ that changes from step to step is read from tensors that are filled for many ste
 in them by a counter that it moves itself; nothing waits for the host. Other devices run the same step unrecorded.
 
 Shape suffixes: T trials, S distinct seeds among them, N examples or steps of an epoch, B batch, C channels, H W image,
-P parameters, Q buffers, U dropout units.
+P parameters, Q buffers, U dropout units; h and w are the height and width of padded images.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Steps:
         self._dropout = _Dropout(network, trials, len(self._seeds), self.per_epoch, like)
         self._smoothing_T = label_smoothing(trials, like)
         self._clipping = Clipping(trials, like)
-        self._chunk_ends = 0  # the step before which dropout is drawn again
+        self._augmenting = _Augmenting(trials[0], len(self._seeds), self._dropout.steps, device)
+        self._chunk_ends = 0  # the step before which both are drawn again
         self._recorded: Callable[[], object] | None = None
         self._cannot_be_recorded = False
 
@@ -104,6 +105,7 @@ class Steps:
         if self.done == self._chunk_ends:
             n = min(self._dropout.steps, self.per_epoch - self.done)
             self._dropout.draw(self._seeds, self._epoch, self.done, n)
+            self._augmenting.draw(self._seeds, self._epoch, self.done, n)
             self._step_of_chunk.zero_()
             self._chunk_ends += n
         (self._recorded or self._step)()
@@ -114,9 +116,11 @@ class Steps:
     def _step(self) -> None:
         place_B = self._step_of_epoch * self._batch_size + self._places_B
         batch_SB = self._order_SN.index_select(1, place_B)
-        images_SBCHW = self._data.normalise(self._data.train.images[batch_SB], self._parameters_TP.dtype)
+        drawn_B = self._step_of_chunk * self._batch_size + self._places_B
+        pixels_SBCHW = self._augmenting.change(self._data.train.images[batch_SB], drawn_B)
+        images_SBCHW = self._data.normalise(pixels_SBCHW, self._parameters_TP.dtype)
         labels_SB = self._data.train.labels[batch_SB]
-        scale_TBU = self._dropout.scale(self._step_of_chunk * self._batch_size + self._places_B, self._seed_of_T)
+        scale_TBU = self._dropout.scale(drawn_B, self._seed_of_T)
         self._batch = images_SBCHW, labels_SB, scale_TBU
         self._loss_T, self._gradients_TP = self._network.loss_and_gradients(
             self._parameters_TP,
@@ -190,6 +194,45 @@ class _Dropout:
             return None
         uniform_SBU = self._uniform_SNU.index_select(1, place_B)
         return (uniform_SBU[seed_of_T] >= self._rate_T1U) * self._scale_T1U
+
+
+class _Augmenting:
+    """Random flips and crops of the images of each seed, drawn for as many steps at a time as dropout.
+
+    Images are changed before they are normalised, so that what a crop adds is black, pixel 0.
+    """
+
+    def __init__(self, trial: Trial, seeds: int, steps: int, device: torch.device) -> None:
+        self._is_on = trial.augment is not None
+        if trial.augment is None:
+            return
+        self._flip, self._crop = trial.augment
+        self._batch_size, (_, height, width) = trial.batch_size, trial.data.image
+        self._uniform_SN3 = torch.zeros(seeds, steps * self._batch_size, 3, device=device)
+        self._rows_H, self._columns_W = torch.arange(height, device=device), torch.arange(width, device=device)
+
+    def draw(self, seeds: Sequence[int], epoch: int, first: int, n: int) -> None:
+        """Draw the numbers for `n` steps, from step `first` of the epoch on."""
+        if self._is_on:
+            size = self._batch_size
+            uniform_SN3 = randomness.augmentation(seeds, epoch, first * size, n * size, self._uniform_SN3.device)
+            self._uniform_SN3[:, : n * size].copy_(uniform_SN3)
+
+    def change(self, pixels_SBCHW: Tensor, place_B: Tensor) -> Tensor:
+        """The images with what was drawn for these places."""
+        if not self._is_on:
+            return pixels_SBCHW
+        uniform_SB3 = self._uniform_SN3.index_select(1, place_B)
+        start_SB2 = (uniform_SB3[..., 1:] * (2 * self._crop + 1)).long()
+        columns_SBW = self._columns_W.expand(*start_SB2.shape[:2], -1)
+        if self._flip:
+            columns_SBW = torch.where(uniform_SB3[..., :1] < 0.5, columns_SBW.flip(-1), columns_SBW)
+        rows_SBCHw = (start_SB2[..., :1] + self._rows_H)[:, :, None, :, None]
+        columns_SBChW = (start_SB2[..., 1:] + columns_SBW)[:, :, None, None, :]
+        padded_SBChw = torch.nn.functional.pad(pixels_SBCHW, [self._crop] * 4)
+        *shape, height, width = pixels_SBCHW.shape
+        cropped_SBCHw = padded_SBChw.gather(3, rows_SBCHw.expand(*shape, height, padded_SBChw.shape[-1]))
+        return cropped_SBCHw.gather(4, columns_SBChW.expand(*shape, height, width))
 
 
 def distinct_seeds(seeds: Sequence[int], device: torch.device) -> tuple[list[int], Tensor]:

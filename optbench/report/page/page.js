@@ -103,9 +103,10 @@
         without.push(v);
         continue;
       }
-      for (const split of state.train ? ["val", "train"] : ["val"])
+      const followed = curve.val.some((y) => y !== null) ? "val" : "train";
+      for (const split of new Set([followed, state.train ? "train" : followed]))
         series.push({
-          v, x: curve.epoch, n: curve.n, isDashed: split === "train", about: curve.epoch.map(() => describe(source, i)),
+          v, x: curve.epoch, n: curve.n, isDashed: split !== followed, about: curve.epoch.map(() => describe(source, i)),
           y: curve[split], low: curve[`${split}_low`], high: curve[`${split}_high`],
         });
     }
