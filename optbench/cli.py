@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from optbench.report.tables import Report
     from optbench.results.store import Store
+    from optbench.runs.job import Job
+    from optbench.runs.screen import Screen
 
 OK, TRIAL_FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
+MISSED = 1  # of `verify`
 _MANY_RUNS = 100
 
 
@@ -183,23 +186,13 @@ def run(
     console = _console(stderr=not dry_run)
     with nullcontext() if quiet else _waiting(console, "planning …"):
         from optbench.results.store import Store
-        from optbench.runs import run, screen
+        from optbench.runs import screen
         from optbench.runs.job import Job
 
         store = Store(output / parsed.name)
         job = Job(parsed, store, device, workers, stack_size, data_dir, timing)
     shown = screen.Screen(console, every_phase=dry_run, quiet=quiet)
-    try:
-        happening = run.preview(job) if dry_run else run.events(job)
-        with shown, screen.interruptible(), closing(happening) as events:
-            for event in events:
-                shown.show(event)
-    except KeyboardInterrupt:
-        if dry_run or shown.phase is None:
-            raise
-        resume = f"{shown.phase.progress()}; resume with: {_command_line(sys.argv)}"
-        console.print(resume, soft_wrap=True, markup=False)
-        raise typer.Exit(INTERRUPTED) from None
+    _watch(job, dry_run, shown, console)
     if dry_run:
         return
     if shown.phase and not shown.trained:
@@ -209,10 +202,79 @@ def run(
         raise typer.Exit(TRIAL_FAILED)
 
 
+def _watch(job: Job, dry_run: bool, shown: Screen, console: Console) -> None:
+    """Show what happens in a run, or in the plan of one, to its end; an interrupt says how to resume it."""
+    from optbench.runs import run, screen
+
+    happening = run.preview(job) if dry_run else run.events(job)
+    try:
+        with shown, screen.interruptible(), closing(happening) as events:
+            for event in events:
+                shown.show(event)
+    except KeyboardInterrupt:
+        if dry_run or shown.phase is None:
+            raise
+        resume = f"{shown.phase.progress()}; resume with: {_command_line(sys.argv)}"
+        console.print(resume, soft_wrap=True, markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def _command_line(argv: Sequence[str]) -> str:
     """The command that was typed, to be typed again."""
     program = Path(argv[0]).name
     return shlex.join([*(["python", "-m", "optbench"] if program == "__main__.py" else [program]), *argv[1:]])
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Which published results. [default: all]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few seeds, the first epochs: minutes, not days.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained, and stop.")] = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    output: Output = Path("results/verify"),
+    data_dir: DataDir = None,
+    format: Annotated[TextFormat, typer.Option("--format", "-f", help="How to write it.")] = TextFormat.table,
+) -> None:
+    """Reproduce results that others have published; a miss is exit code 1. Run it again to resume."""
+    from optbench.verify import published
+
+    cases = [published.case(name) for name in names or published.names()]
+    sweeps = [case.sweep(quick) for case in cases]
+    console = _console(stderr=not dry_run)
+    with _waiting(console, "planning …"):
+        from optbench.results.store import Store
+        from optbench.runs import screen
+        from optbench.runs.job import Job
+
+        folders = [output / (f"{case.name}-quick" if quick else case.name) for case in cases]
+        jobs = [
+            Job(sweep, Store(folder), device, workers, data_dir=data_dir)
+            for sweep, folder in zip(sweeps, folders, strict=True)
+        ]
+    failed = 0
+    for job in jobs:
+        shown = screen.Screen(console, every_phase=dry_run)
+        _watch(job, dry_run, shown, console)
+        failed += shown.failed
+    if dry_run:
+        return
+    from optbench.report import formats
+    from optbench.verify import outcome
+
+    rows = {
+        case.name: job.store.rows(trial_ids=[trial.trial_id for trial in job.tuning])
+        for case, job in zip(cases, jobs, strict=True)
+    }
+    built = outcome.report(rows, cases, f"{'quick, ' if quick else ''}{jobs[0].device}")
+    if format is TextFormat.table:
+        formats.terminal(built, _console())
+    else:
+        sys.stdout.write(formats.FORMATS[format.value](built))
+    if failed or outcome.is_missed(built):
+        raise typer.Exit(TRIAL_FAILED if failed else MISSED)
 
 
 def _leave_report(store: Store, console: Console) -> None:

@@ -89,6 +89,14 @@ def out_of(parts: Iterable[int], wholes: Iterable[int]) -> list[str]:
     return [f"{part}/{whole}" for part, whole in zip(parts, wholes, strict=True)]
 
 
+def length_in_words(epochs: int | None, steps: int | None) -> str:
+    """How long a trial trains: its number of epochs, or of steps where that is what was asked for."""
+    if steps is not None:
+        return f"{steps:,} step{'s' * (steps != 1)}"
+    assert epochs is not None, "one of the two is known"
+    return count(epochs, "epoch")
+
+
 def count(n: int, noun: str, plural: str = "") -> str:
     """A number of things: 1 trial, 2 trials."""
     return f"{n} {noun if n == 1 else plural or noun + 's'}"

@@ -176,6 +176,7 @@ def write(
             score = _learned(accuracy[trial] + bonus + wobble, speed[trial], epoch, images)
             columns[f"{split}_accuracy"] = np.where(nan, np.nan, score)
             columns[f"{split}_loss"] = np.where(nan, np.nan, _as_measured(2.5 * (1.02 - score), generator))
+        columns["steps"] = pa.nulls(len(trial), pa.int64())
         columns |= {name: _constant(name, value, len(trial)) for name, value in shared.items() if name not in columns}
         table = pa.table(
             [pa.array(columns[name]).cast(SCHEMA.field(name).type) for name in SCHEMA.names], schema=SCHEMA

@@ -112,6 +112,28 @@ def test_an_author_trains_only_his_own(tmp_path):
     assert "From theirs: sgd, mine." in report["note"]
 
 
+def test_steps_are_said_agree_and_are_taken_over_as_epochs_are(tmp_path):
+    (tmp_path / "my_opt.py").write_text(OWN)
+    (tmp_path / "again").mkdir()
+    for name in ("gone.py", "again/gone.py"):
+        (tmp_path / name).write_text(OWN)
+    text = THEIRS.replace("epochs: 1", "steps: 30").replace("[64, 128]", "64")
+    for folder in (tmp_path, tmp_path / "again"):
+        fill(folder, text, accuracy)
+    invoke("init", "--optimizer", "./my_opt.py:Mine", "--with", "theirs", cwd=tmp_path)
+    text = (tmp_path / "sweep.yaml").read_text()
+    assert yaml.safe_load(text)["steps"] == 30 and "epochs" not in yaml.safe_load(text)
+    fill(tmp_path, text.replace("steps: 30", "epochs: 3"), accuracy)
+    ask = ("report", "mine-2", "--with", "theirs")
+    assert invoke(*ask, cwd=tmp_path, code=2)[1].splitlines()[1:3] == [
+        "  epochs: 3 in mine-2, 2 in theirs",
+        "  steps: none in mine-2, 30 in theirs",
+    ]
+    fill(tmp_path, text, accuracy)
+    assert "softmax on digits, 30 steps, 2 seeds" in " ".join(invoke(*ask, cwd=tmp_path)[0].split())
+    assert "No trial differs" in " ".join(invoke("compare", "theirs", "again/theirs", cwd=tmp_path)[0].split())
+
+
 def settings(tmp_path, text):
     (tmp_path / "_optbench").mkdir(exist_ok=True)
     (tmp_path / "gone.py").write_text(OWN)

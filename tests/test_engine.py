@@ -354,3 +354,33 @@ def test_a_training_step_by_step_is_a_training_epoch_by_epoch(trials_of, tiny):
     by_epoch.epoch()
     assert (by_step.epoch_number, by_step.step_number) == (by_epoch.epoch_number, by_epoch.step_number) == (1, 8)
     assert torch.equal(by_step.parameters_TP, by_epoch.parameters_TP)
+
+
+def test_steps_end_within_an_epoch_and_are_the_steps_of_longer_trainings(trials_of, tiny):
+    """13 steps, of 8 an epoch: the first 13 of two epochs where the learning rate does not depend on what is left."""
+    trials = trials_of("{sgd: {lr: 0.05, momentum: 0.9}, adam: {lr: 0.003}}", *LINES)
+    short = Stack(tuple(dataclasses.replace(trial, steps=13) for trial in trials))
+    by_epoch, by_step = engine.Training(short, tiny, "cpu"), engine.Training(Stack(tuple(trials)), tiny, "cpu")
+    by_epoch.epoch()
+    for _ in range(11):
+        by_step.step()
+    resumed = engine.Training(short, tiny, "cpu")
+    resumed.load_state_dict(by_step.state_dict())
+    for _ in range(2):
+        by_step.step()
+    for training in (by_epoch, resumed):
+        training.epoch()
+        assert (training.epoch_number, training.step_number) == (2, 13)
+        assert {row["status"] for row in training.rows()} == {"finished"}
+        assert torch.equal(training.parameters_TP, by_step.parameters_TP)
+
+
+def test_the_rows_of_steps_say_how_many_were_made_and_the_learning_rate_of_the_last(trials_of, tiny):
+    (trial,) = trials_of("{sgd: {lr: 0.1, schedule: linear}}", *LINES)
+    rows = [row for (row,) in engine.train(Stack((dataclasses.replace(trial, steps=13),)), tiny, "cpu")]
+    assert [(row["epoch"], row["step"], row["status"]) for row in rows] == [
+        (0, 0, "running"),
+        (1, 8, "running"),
+        (2, 13, "finished"),
+    ]
+    assert [row["scheduled_lr"] for row in rows[1:]] == pytest.approx([0.1 * (1 - 7 / 13), 0.1 / 13])

@@ -63,7 +63,13 @@ def made_up(optimizers, epochs=4, seeds=3, confirm=0, status=None, seed=0, **axe
             rows.append(
                 values
                 | {"optimizer": label, "algorithm": label, "lr": lr, "hyperparameters": "{}", "phase": phase}
-                | {"trial_id": f"{name}/{number}", "configuration_id": name, "seed": number, "epochs": epochs}
+                | {
+                    "trial_id": f"{name}/{number}",
+                    "configuration_id": name,
+                    "seed": number,
+                    "epochs": epochs,
+                    "steps": math.nan,
+                }
                 | {"epoch": epoch, "step": 10 * epoch, "status": state, "train_seconds": 2.0 * epoch}
                 | {"dropout": conv if conv == linear else None, "dropout_conv": conv, "dropout_linear": linear}
                 | scores

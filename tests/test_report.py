@@ -63,7 +63,7 @@ def fill(
     store.begin(job.outline(defaults=job.defaults), to_yaml(sweep), {"all": [t.trial_id for t in trials]})
     defaults = {"sweep": sweep.name, "stack": "all", "stack_size": 4, "workers": 2} | columns
     part = Part(store, "all", {trial.trial_id: defaults | trial.columns() for trial in trials})
-    for epoch in range((sweep.epochs if epochs is None else epochs) + 1):
+    for epoch in range((trials[0].epochs if epochs is None else epochs) + 1):
         rows = []
         for trial in trials:
             if status(trial) == "diverged" and epoch > 1:
@@ -72,14 +72,14 @@ def fill(
             accuracy = math.nan if lost else value(trial, epoch)
             scores = {f"{split}_accuracy": accuracy for split in ("train", "val", "test")}
             losses = {f"{split}_loss": 1 - accuracy for split in ("train", "val", "test")}
-            state = status(trial) if epoch == sweep.epochs or lost else "running"
+            state = status(trial) if epoch == trials[0].epochs or lost else "running"
             row = {
                 "trial_id": trial.trial_id,
                 "epoch": epoch,
                 "step": epoch * 10,
                 "status": state,
             }
-            if correct and epoch == sweep.epochs and not lost:
+            if correct and epoch == trials[0].epochs and not lost:
                 mask = correct(trial)
                 bits = {"images": len(mask), "correct": np.packbits(mask).tobytes(), "accuracy": mask.mean()}
                 row |= {f"{split}_{name}": bits[name] for split in ("val", "test") for name in bits}

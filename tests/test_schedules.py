@@ -58,6 +58,11 @@ CASES = {
         "step",
     ),
     "inverse_sqrt": (nothing, by_step(lambda step: (1 + step / 10_000) ** -0.5), "step"),
+    "inverse_time": (
+        st.fixed_dictionaries({"gamma": st.floats(1e-5, 1), "power": st.floats(0.1, 4)}),
+        by_step(lambda step, gamma, power: math.exp(-power * math.log1p(gamma * step))),
+        "step",
+    ),
     "warmup_stable_decay": (
         st.fixed_dictionaries({"warmup_steps": st.integers(1, 10), "decay_steps": st.integers(1, 10)}),
         by_step(
@@ -138,7 +143,7 @@ def test_the_tables_are_complete():
 def test_schedule_equals_torch(name, data, lr):
     strategy, scheduler_class, stepped = CASES[name]
     parameters = data.draw(strategy)
-    rate = LearningRate(SCHEDULES[name](name=name, **parameters), lr, STEPS_PER_EPOCH, EPOCHS)
+    rate = LearningRate(SCHEDULES[name](name=name, **parameters), lr, STEPS_PER_EPOCH, STEPS_PER_EPOCH * EPOCHS)
     optimizer = torch_optimizer(lr)
     scheduler = scheduler_class(optimizer, **parameters)
     for epoch in range(EPOCHS):
@@ -157,7 +162,8 @@ def test_schedule_equals_torch(name, data, lr):
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(plateaus, st.floats(1e-4, 1), st.lists(st.floats(0, 2) | st.just(math.nan), min_size=12, max_size=12))
 def test_plateau_equals_torch(parameters, lr, losses):
-    rate = LearningRate(SCHEDULES["reduce_lr_on_plateau"](**parameters), lr, STEPS_PER_EPOCH, len(losses))
+    schedule = SCHEDULES["reduce_lr_on_plateau"](**parameters)
+    rate = LearningRate(schedule, lr, STEPS_PER_EPOCH, STEPS_PER_EPOCH * len(losses))
     optimizer = torch_optimizer(lr)
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, **parameters)
     for epoch, loss in enumerate(losses):
@@ -201,6 +207,14 @@ def test_every_multiplier_is_from_0_to_1_even_in_the_shortest_training(name, war
     for total in (1, 2, 5, 40):
         for step in range(total):
             assert 0 <= schedule.multiplier(0.1, step // 5, step, total) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 7, 8, 9, 13])
+def test_the_last_epoch_may_be_shorter_and_schedules_end_with_the_last_step(steps):
+    rate = LearningRate(SCHEDULES["linear"](), 1.0, 4, steps)
+    rates = [rate.of_epoch(epoch) for epoch in range(math.ceil(steps / 4))]
+    assert [lr for of_epoch in rates for lr in of_epoch] == [1 - step / steps for step in range(steps)]
+    assert [len(of_epoch) for of_epoch in rates] == [4] * (steps // 4) + [steps % 4] * (steps % 4 > 0)
 
 
 def test_one_cycle_may_peak_at_its_first_step():

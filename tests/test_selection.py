@@ -23,6 +23,8 @@ def frame(records):
                 "seed": seed,
                 "epoch": epoch,
                 "epochs": 2,
+                "steps": math.nan,
+                "batch_size": 64,
                 "status": status,
                 "train_accuracy": value + 0.01,
                 "val_accuracy": value,
@@ -220,3 +222,10 @@ def test_null_is_a_value_like_others():
 def test_dropout_has_one_label_for_both_rates():
     rows = pd.DataFrame({"dropout": [0.5, None], "dropout_conv": [0.5, 0.1], "dropout_linear": [0.5, 0.25]})
     assert stats.with_labels(rows)["dropout"].tolist() == ["0.5", "0.1 + 0.25"]
+
+
+def test_seconds_per_epoch_count_the_part_of_the_last_one_that_steps_leave():
+    """30 steps of 18 an epoch, digits' 1,200 images in batches of 64: 1.67 epochs."""
+    rows = frame([("adam", "x", 0, epoch, 0.9, "finished") for epoch in (1, 2)]).assign(steps=30)
+    (row,) = stats.compare(stats.final(rows), ["optimizer"], Score.val_accuracy, timed=rows).to_dict("records")
+    assert row["seconds_per_epoch"] == pytest.approx(10 / (30 / 18))

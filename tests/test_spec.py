@@ -190,6 +190,14 @@ def test_a_full_file_is_read_as_meant():
     assert spec.parse(spec.to_yaml(sweep)) == sweep
 
 
+def test_a_file_says_epochs_or_steps():
+    text = "dataset: digits\nsteps: 500\noptimizers: {adam: }"
+    sweep = spec.parse(text)
+    assert (sweep.epochs, sweep.steps, sweep.length) == (None, 500, "500 steps")
+    assert spec.parse(spec.to_yaml(sweep)) == sweep
+    assert spec.parse(text, settings=["steps=null", "epochs=1"]).length == "1 epoch"
+
+
 def test_lists_and_ranges_inside_a_schedule_are_axes():
     (grid,) = spec.parse(
         "dataset: digits\nepochs: 1\nsearch: {num_samples: 1}\noptimizers: {adam: {schedule: [linear, {name: step, "
@@ -262,7 +270,17 @@ def test_the_name_defaults_to_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("epochs: 10", "epoch: 10", ["1:1: missing key 'epochs'", "4:1: unknown key 'epoch'; did you mean 'epochs'?"]),
+        (
+            "epochs: 10",
+            "epoch: 10",
+            ["1:1: missing key 'epochs' (or 'steps')", "4:1: unknown key 'epoch'; did you mean 'epochs'?"],
+        ),
+        (
+            "epochs: 10",
+            "epochs: 10\nsteps: 5",
+            ["5:1: 'epochs' already says how long each trial trains; leave out one"],
+        ),
+        ("epochs: 10", "steps: 0", ["4:8: must be greater than or equal to 1, not 0"]),
         ("epochs: 10", "epochs: 1.5", ["4:9: must be a whole number, not 1.5"]),
         ("epochs: 10", "epochs: 0", ["4:9: must be greater than or equal to 1, not 0"]),
         ("epochs: 10", "epochs: true", ["4:9: must be a whole number, not true"]),

@@ -222,3 +222,32 @@ def test_a_default_that_is_also_listed_is_the_same_trial():
     found, _ = defaults_of(text)
     listed = {trial.trial_id: trial for trial in expand(parse(HEAD + text))}
     assert [listed[trial.trial_id].optimizer for trial in found.values()] == ["adam", "mine"]
+
+
+STEPS = "dataset: digits\nsteps: 40\nparameters: {batch_size: [64, 100]}\noptimizers: {adam: }"
+
+
+def test_steps_are_as_many_epochs_as_they_need_and_part_of_the_id():
+    trials = expand(parse(STEPS))
+    assert [(trial.epochs, trial.steps, trial.steps_per_epoch) for trial in trials] == [(3, 40, 18), (4, 40, 12)]
+    assert [(stack.epochs, stack.steps) for stack in plan(trials, 4)] == [(3, 40), (4, 40)]
+    (same,) = expand(parse("dataset: digits\nsteps: 36\noptimizers: {adam: }"))
+    (epochs,) = expand(parse("dataset: digits\nepochs: 2\noptimizers: {adam: }"))
+    assert (same.epochs, epochs.steps) == (2, None)
+    assert same.trial_id != epochs.trial_id
+    assert plan([epochs], 1)[0].steps == 36
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes", "words"),
+    [
+        (40, "[64, 100]", "halving needs trials of equal length: 40 steps are 3 to 4 epochs, by batch size and data"),
+        (18, "64", "halving cannot act: the sweep has 1 epoch"),
+    ],
+)
+def test_halving_has_rungs_only_where_steps_are_the_same_epochs_for_all(steps, sizes, words):
+    text = STEPS.replace("40", str(steps)).replace("[64, 100]", sizes) + "\nsearch: {halving: {factor: 2}}"
+    with pytest.raises(UserError) as caught:
+        expand(parse(text))
+    assert words in str(caught.value) and str(caught.value).startswith("sweep:5:")
+    assert len(expand(parse(text.replace(f"steps: {steps}", "steps: 37").replace("[64, 100]", "64")))) == 1

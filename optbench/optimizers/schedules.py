@@ -137,6 +137,17 @@ class InverseSqrt(Schedule):
         return math.sqrt(timescale / (timescale + at.step))
 
 
+class InverseTime(Schedule):
+    """lr · (1 + gamma · step)^−power (Caffe's "inv"; with power 1 TensorFlow's InverseTimeDecay)."""
+
+    name: Literal["inverse_time"] = "inverse_time"
+    gamma: Positive = 1e-4
+    power: Positive = 1.0
+
+    def after_warmup(self, at: Position) -> float:
+        return float((1 + self.gamma * at.step) ** -self.power)
+
+
 class WarmupStableDecay(Schedule):
     """lr after a rise over warmup_steps, and half a cosine down to 0 in the last decay_steps (Hu et al., 2024)."""
 
@@ -284,6 +295,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine_with_restarts": CosineWithRestarts,
     "polynomial": Polynomial,
     "inverse_sqrt": InverseSqrt,
+    "inverse_time": InverseTime,
     "warmup_stable_decay": WarmupStableDecay,
     "one_cycle": OneCycle,
     "exponential": Exponential,
@@ -319,15 +331,15 @@ IMPOSSIBLE = {
 class LearningRate:
     """The learning rate of one trial during training."""
 
-    def __init__(self, schedule: Schedule, lr: float, steps_per_epoch: int, epochs: int) -> None:
+    def __init__(self, schedule: Schedule, lr: float, steps_per_epoch: int, total_steps: int) -> None:
         self._schedule, self._base = schedule, lr
-        self._steps_per_epoch, self._total_steps = steps_per_epoch, steps_per_epoch * epochs
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         self._best, self._bad_epochs, self._cooling = math.inf, 0, 0
 
     def of_epoch(self, epoch: int) -> list[float]:
         """The learning rate of each step of this epoch (the first is epoch 0)."""
         first = epoch * self._steps_per_epoch
-        steps = range(first, first + self._steps_per_epoch)
+        steps = range(first, min(first + self._steps_per_epoch, self._total_steps))  # the last epoch may be shorter
         return [self._base * self._schedule.multiplier(self._base, epoch, step, self._total_steps) for step in steps]
 
     def observe(self, loss: float) -> None:

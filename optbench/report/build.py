@@ -10,12 +10,11 @@ from optbench.report import costs, explanations, findings, rankings
 from optbench.report.defaults import defaults
 from optbench.report.formats import written
 from optbench.report.query import Query
-from optbench.report.results import Results, prepare, seeds_in_words
+from optbench.report.results import Results, length_in_words, prepare, seeds_in_words
 from optbench.report.tables import Report, Table
 from optbench.results.joined import Joined
 from optbench.results.store import Store
 from optbench.sweep.axes import COMPARED
-from optbench.wording import count
 
 
 def build(store: Store | Joined, query: Query | None = None) -> Report:
@@ -53,9 +52,8 @@ def _about(results: Results) -> str:
     for name, plural in several.items():
         values = finals[name].unique()
         what[name] = str(values[0]) if len(values) == 1 else f"{len(values)} {plural}"
-    epochs = count(int(finals["epochs"].max()), "epoch")
     where = sorted(finals["device"].dropna().unique())
-    return ", ".join([f"{what['model']} on {what['dataset']}", epochs, seeds_in_words(finals), *where])
+    return ", ".join([f"{what['model']} on {what['dataset']}", length_in_words(finals), seeds_in_words(finals), *where])
 
 
 def _on(dataset: str, sentences: list[str], tables: list[Table]) -> tuple[list[str], list[Table]]:
@@ -128,7 +126,7 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
     if budgets and len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
     constant = [f"{name} {written(results.finals[name].iloc[0])}" for name in COMPARED if name not in results.varying]
-    constant.insert("dataset" not in results.varying, f"{results.finals['epochs'].max()} epochs")
+    constant.insert("dataset" not in results.varying, length_in_words(results.finals))
     return (
         f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "
         "as [low, high]; none for n = 1); lost: seeds that diverged (loss infinite or NaN) or ended no better than "

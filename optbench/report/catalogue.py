@@ -150,7 +150,7 @@ def datasets() -> list[Table]:
 def learning_rates(name: str) -> tuple[str, list[float]]:
     """A schedule with its parameters in words, and its learning rate over ten epochs as a share of lr."""
     schedule = SCHEDULES[name](**_EXAMPLES.get(name, {}))
-    rate = LearningRate(schedule, 1.0, STEPS_PER_EPOCH, EPOCHS)
+    rate = LearningRate(schedule, 1.0, STEPS_PER_EPOCH, STEPS_PER_EPOCH * EPOCHS)
     values: list[float] = []
     for epoch in range(EPOCHS):
         values += rate.of_epoch(epoch)

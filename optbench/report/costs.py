@@ -54,7 +54,7 @@ def _at_equal_seconds(results: Results, data: pd.DataFrame) -> pd.DataFrame:
     not made an epoch has none of these; if that leaves only one, the costs are as they were.
     """
     seconds = data.set_index("configuration_id")["seconds"].dropna()
-    epochs = int(results.finals["epochs"].max()) * seconds.min() / seconds
+    epochs = results.finals.groupby("configuration_id")["epochs"].max()[seconds.index] * seconds.min() / seconds
     epochs = epochs[epochs >= 1]
     if len(epochs) < 2:
         return data

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from optbench import stats
+from optbench import stats, wording
 from optbench.errors import ArgumentError, UserError, did_you_mean
 from optbench.report.formats import written
 from optbench.report.query import Query, matching, meeting
@@ -352,6 +352,12 @@ def _check_epoch(at: str | int, finals: pd.DataFrame) -> None:
     most = int(finals["epochs"].max())
     if isinstance(at, int) and at > most:
         raise ArgumentError("at", f"epoch={at}", f"the trials have {most} epochs")
+
+
+def length_in_words(trials: pd.DataFrame) -> str:
+    """How long trials of one sweep train, or of sweeps that agree: "5 epochs", or "10,000 steps" where one says so."""
+    steps = trials["steps"].dropna()
+    return wording.length_in_words(int(trials["epochs"].max()), int(steps.max()) if len(steps) else None)
 
 
 def seeds_in_words(trials: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ from optbench.errors import UserError
 from optbench.results import parts
 from optbench.results.correct import CorrectImages
 from optbench.scores import Score
-from optbench.sweep.axes import AXES, PARAMETERS
+from optbench.sweep.axes import AXES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -99,8 +99,8 @@ _ADDED = (
 # The values in parts that are older than a column; the axes that are in all ids existed from the beginning.
 _DEFAULTS = {name: {parts.DEFAULT_KEY: json.dumps(None)} for name in _ADDED} | {
     column.name: {parts.DEFAULT_KEY: json.dumps(column.of(axis.default))}
-    for axis in PARAMETERS.values()
-    if not (axis.is_always_hashed or axis.is_resolved)
+    for axis in AXES.values()
+    if axis.has_default and not (axis.is_always_hashed or axis.is_resolved)
     for column in axis.columns
 }
 SCHEMA = pa.schema(

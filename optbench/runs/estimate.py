@@ -54,7 +54,7 @@ def _seconds(phase: Phase) -> float:
         training, evaluation = rates.get(singles) or _median(list(rates.values()))
         info = stack.data
         evaluated = info.train_eval + info.val + info.test
-        seconds = stack.epochs * info.train * training + (stack.epochs + 1) * evaluated * evaluation
+        seconds = stack.steps * stack.batch_size * training + (stack.epochs + 1) * evaluated * evaluation
         whole += seconds
         total += seconds * phase.share(stack)
     total += whole / phase.missing.total() * phase.to_follow

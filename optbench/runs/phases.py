@@ -141,7 +141,7 @@ class Phase(ABC):
     def title(self) -> str:
         """What is trained."""
         sweep, data = self.job.sweep, " and ".join(self.job.sweep.datasets)
-        return f"{sweep.name}: {count(len(self.trials), 'trial')} of {count(sweep.epochs, 'epoch')} on {data}"
+        return f"{sweep.name}: {count(len(self.trials), 'trial')} of {sweep.length} on {data}"
 
     @property
     def notes(self) -> list[str]:
@@ -175,7 +175,7 @@ class Tune(Phase):
 
     def __init__(self, job: Job) -> None:
         halving = job.halving
-        self.rungs = halving.rungs(job.sweep.epochs) if halving else ()
+        self.rungs = halving.rungs(job.tuning[0].epochs) if halving else ()
         super().__init__(job, job.tuning)
 
     def settled(self) -> set[str]:

@@ -95,6 +95,12 @@ def _guesses(finals: pd.DataFrame) -> pd.Series:
     return accuracy.le(binom.ppf(1 - _BY_LUCK, images, chance(finals)) / images)
 
 
+def trained_epochs(finished: pd.DataFrame) -> pd.Series:
+    """How many epochs finished trials have trained; of the last one only a part where their sweep asks for steps."""
+    whole = images_of(finished, "train") // finished["batch_size"]
+    return (finished["steps"] / whole).fillna(finished["epochs"])
+
+
 def images_of(rows: pd.DataFrame, split: str) -> pd.Series:
     """How many images the split, train, train_eval, val or test, of each row's data has."""
     return _of_data(rows, f"{split}_images", {name: getattr(info, split) for name, info in DATASETS.items()})

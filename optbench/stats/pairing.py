@@ -17,7 +17,7 @@ import pandas as pd
 
 from optbench.errors import UserError
 from optbench.scores import Score
-from optbench.stats.finals import states, with_labels
+from optbench.stats.finals import states, trained_epochs, with_labels
 from optbench.stats.intervals import Estimate, estimate
 from optbench.sweep.axes import AXES
 
@@ -95,9 +95,10 @@ def _trials(rows: pd.DataFrame) -> pd.DataFrame:
     trials = states(rows).set_index("trial_id", drop=False)
     trials = trials.loc[rows["trial_id"].astype(object).unique()].reset_index(drop=True)
     alone = (trials["status"] == "finished") & (trials["stack_size"] == 1) & (trials["workers"] == 1)
-    seconds = (trials["train_seconds"] / trials["epochs"]).where(alone & (trials["train_seconds"] > 0))
-    # Two sides need not have the same categories.
-    return with_labels(trials).astype({"dropout": object}).assign(log_seconds=np.log(seconds))
+    seconds = (trials["train_seconds"] / trained_epochs(trials)).where(alone & (trials["train_seconds"] > 0))
+    # Two sides need not have the same categories, and null is not found again in an index.
+    trials = with_labels(trials).astype({"dropout": object})
+    return trials.assign(log_seconds=np.log(seconds), steps=trials["steps"].fillna(0))
 
 
 def _index(trials: pd.DataFrame, columns: Sequence[str]) -> pd.MultiIndex:

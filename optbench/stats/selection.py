@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from optbench.scores import Score
-from optbench.stats.finals import SCORES, with_worst
+from optbench.stats.finals import SCORES, trained_epochs, with_worst
 from optbench.stats.images import on_other_images
 from optbench.stats.intervals import estimate, iqm, median
 from optbench.stats.ranking import candidates, differences, ranks, resolution
@@ -127,7 +127,7 @@ def compare(
     seconds: dict[object, pd.Series] = {}
     if timed is not None:
         ended = timed[(timed["status"] == "finished") & (timed["epoch"] == timed["epochs"])]
-        per_epoch = ended["train_seconds"] / ended["epochs"]
+        per_epoch = ended["train_seconds"] / trained_epochs(ended)
         seconds = dict(list(per_epoch.groupby(ended["configuration_id"].astype(object), sort=False)))
     steps = {name: resolution(scoring[name]) for name in SCORES}
     result = []

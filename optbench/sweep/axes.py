@@ -46,6 +46,7 @@ class Axis:
     is_workload: another value makes another task, what is learned by what; how it is trained, such as the batch size,
         is chosen like a hyperparameter and makes none.
     is_resolved: the device decides its value, and the rows have what it was.
+    is_of_sweep: a sweep file sets it once, beside its `dataset`, and not under `parameters`.
     is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
     hashed: the value as it enters ids.
     """
@@ -58,6 +59,7 @@ class Axis:
     is_per_trial: bool = False
     is_workload: bool = False
     is_resolved: bool = False
+    is_of_sweep: bool = False
     is_always_hashed: bool = False
     hashed: Callable[[Any], Any] = lambda value: value
 
@@ -141,6 +143,7 @@ def _pair(value: Any) -> Any:
 
 Dataset = Annotated[str, PlainValidator(_dataset)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 Dropout = Annotated[tuple[BelowOne, BelowOne], Field(strict=False), BeforeValidator(_pair)]
@@ -160,6 +163,13 @@ class Axes:
         is_workload=True,
     )
     epochs: Epochs = axis(Column("epochs", "int32", "how many epochs the trial trains"))
+    steps: Steps | None = axis(
+        Column(
+            "steps", "int64", "how many updates the trial makes, where its sweep says so; null where it says epochs"
+        ),
+        default=None,
+        is_of_sweep=True,
+    )
     optimizer: str = axis(
         Column("optimizer", "string", "label in the sweep file"), title="Optimizers", is_per_trial=True
     )
@@ -310,7 +320,9 @@ def _with_first(names: Collection[str], axes: Iterable[Axis]) -> dict[str, Axis]
 
 # What every trial has besides its optimizer's hyperparameters. Their combinations are listed in this order, the last
 # one changing fastest.
-PARAMETERS = _with_first(("batch_size", "dropout"), (each for each in AXES.values() if each.has_default))
+PARAMETERS = _with_first(
+    ("batch_size", "dropout"), (each for each in AXES.values() if each.has_default and not each.is_of_sweep)
+)
 
 # The axes whose values are compared, in the order of their tables: what is trained, then how.
 COMPARED = _with_first(

@@ -45,7 +45,8 @@ class Settings:
         Raises `UserError` where the optimizers differ in how many configurations each has.
         """
         data = self._data
-        found = {"dataset": data["dataset"], "epochs": data["epochs"], "seeds": _seeds(data["seeds"], 0)}
+        length = {key: data[key] for key in ("epochs", "steps") if key in data}
+        found = {"dataset": data["dataset"]} | length | {"seeds": _seeds(data["seeds"], 0)}
         if data["metric"] != "val_accuracy":
             found["metric"] = data["metric"]
         found["search"] = {"num_samples": self._num_samples()} | self._search()

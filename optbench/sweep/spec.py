@@ -20,12 +20,12 @@ from optbench.networks import Model
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
-from optbench.sweep.axes import PARAMETERS, Augmentation, Dataset, Epochs, Seed
+from optbench.sweep.axes import PARAMETERS, Augmentation, Dataset, Epochs, Seed, Steps
 from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
 from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
-from optbench.wording import in_words, location, show, worth_saying, wrong
+from optbench.wording import in_words, length_in_words, location, show, worth_saying, wrong
 
 MAX_SEEDS = 10_000
 MAX_SAMPLES = 10_000
@@ -112,7 +112,8 @@ class _File(BaseModel):
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     dataset: _Datasets
-    epochs: Epochs
+    epochs: Epochs | None = None
+    steps: Steps | None = None
     seeds: Annotated[_SeedList, BeforeValidator(_seeds), AfterValidator(distinct)] = (0,)
     metric: Annotated[
         Literal["val_accuracy", "val_loss", "train_accuracy", "train_loss"] | None, BeforeValidator(_metric)
@@ -148,19 +149,28 @@ class OptimizerGrid:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file describes: every axis as a tuple of values, inherited and default ones filled in."""
+    """What a sweep file describes: every axis as a tuple of values, inherited and default ones filled in.
+
+    Either `epochs` or `steps` says how long each trial trains.
+    """
 
     name: str
     datasets: tuple[str, ...]
-    epochs: int
+    epochs: int | None
     seeds: tuple[int, ...]
     metric: Score
     optimizers: Mapping[str, OptimizerGrid]
+    steps: int | None = None
     search: Search | None = None
     confirm: tuple[int, ...] = ()
     defaults: bool = False
     exclude: tuple[Mapping[str, tuple[Any, ...]], ...] = ()
     places: Mapping[Key, Place] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def length(self) -> str:
+        """How long each trial trains, in words."""
+        return length_in_words(self.epochs, self.steps)
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -238,6 +248,7 @@ def parse(
     _check_batch_sizes(document, datasets, grids)
     metric = _selecting(document, outline.metric if outline else None, grids)
     exclude = _exclude(document, datasets, grids)
+    _check_length(document)
     if outline is not None:
         _check_search(document, outline, grids)
     _stop_at(document.problems)
@@ -246,6 +257,7 @@ def parse(
         name=outline.name,
         datasets=outline.dataset,
         epochs=outline.epochs,
+        steps=outline.steps,
         seeds=outline.seeds,
         metric=metric,
         optimizers=grids,
@@ -328,6 +340,18 @@ def _num_samples(document: Document, label: str, block: dict[str, Any]) -> int |
     return None
 
 
+def _check_length(document: Document) -> None:
+    """Either epochs or steps say how long to train."""
+    given = [key for key in ("epochs", "steps") if document.data.get(key) is not None]
+    if not given:
+        place = document.place(("epochs",))
+        if str(place) not in {str(p.place) for p in document.problems}:  # else it is there, but cannot be read
+            document.problems.append(Problem(place, "missing key 'epochs' (or 'steps')"))
+    elif len(given) > 1:
+        both = "'epochs' already says how long each trial trains; leave out one of the two"
+        document.problems.append(Problem(document.place(("steps",), key=True), both))
+
+
 def _check_search(document: Document, outline: _File, grids: Mapping[str, OptimizerGrid]) -> None:
     """Check that the ranges, `search`, `confirm` and `defaults` fit together."""
 
@@ -349,7 +373,8 @@ def _check_search(document: Document, outline: _File, grids: Mapping[str, Optimi
     for label, grid in grids.items():
         if is_whole and grid.num_samples and not grid.is_searched:
             problem(("optimizers", label, "num_samples"), f"{label} has no range {{min, max}} to search", True)
-    if search and search.halving and not search.halving.rungs(outline.epochs):
+    # Where the file says steps, how many epochs these are is known of trials only.
+    if search and search.halving and outline.epochs and not search.halving.rungs(outline.epochs):
         problem(("search", "halving", "min_epochs"), f"halving cannot act: the sweep has {outline.epochs} epochs")
     if outline.confirm and set(outline.confirm.seeds) & set(outline.seeds):
         both = min(set(outline.confirm.seeds) & set(outline.seeds))
@@ -480,7 +505,7 @@ def to_yaml(sweep: Sweep) -> str:
         "version": 1,
         "name": sweep.name,
         "dataset": sweep.datasets[0] if len(sweep.datasets) == 1 else list(sweep.datasets),
-        "epochs": sweep.epochs,
+        **({"epochs": sweep.epochs} if sweep.steps is None else {"steps": sweep.steps}),
         "seeds": list(sweep.seeds),
         "metric": str(sweep.metric),
         "optimizers": blocks,

@@ -58,6 +58,12 @@ class Stack:
     def epochs(self) -> int:
         return self.trials[0].epochs
 
+    @property
+    def steps(self) -> int:
+        """How many updates each trial makes, all epochs together."""
+        first = self.trials[0]
+        return first.epochs * first.steps_per_epoch if first.steps is None else first.steps
+
     def __len__(self) -> int:
         return len(self.trials)
 

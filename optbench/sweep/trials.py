@@ -24,6 +24,7 @@ from optbench.sweep.axes import AXES, PARAMETERS, Axes
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
+from optbench.wording import count
 
 MAX_TRIALS = 1_000_000
 # A search over few whole numbers ends when so many draws in a row bring nothing new.
@@ -54,6 +55,11 @@ class Trial(Axes):
     def data(self) -> DatasetInfo:
         """What is known of its data, with its validation set. Raises `ValueError` where that takes too many images."""
         return info_of(self.dataset).validated(self.validation)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many updates a whole epoch makes: the images left over, fewer than a batch, are left out."""
+        return self.data.train // self.batch_size
 
     @cached_property
     def configuration_id(self) -> str:
@@ -174,7 +180,22 @@ def expand(sweep: Sweep) -> list[Trial]:
         raise SweepError(refused)
     if not configurations:
         raise SweepError([sweep.problem("'exclude' leaves no trial", "exclude")])
+    _check_halving(sweep, {trial.epochs for trial in configurations.values()})
     return [replace(trial, seed=seed) for seed in sweep.seeds for trial in configurations.values()]
+
+
+def _check_halving(sweep: Sweep, epochs: set[int]) -> None:
+    """Rungs are epochs, so trials that compete must have the same number of them, and more than the first rung."""
+    halving = sweep.search.halving if sweep.search else None
+    if halving is None:
+        return
+    fewest, most = min(epochs), max(epochs)
+    if fewest < most:
+        differ = f"{sweep.length} are {fewest} to {most} epochs, by batch size and data; say 'epochs' instead"
+        raise SweepError([sweep.problem(f"halving needs trials of equal length: {differ}", "search", "halving")])
+    if not halving.rungs(most):
+        few = f"halving cannot act: the sweep has {count(most, 'epoch')}"
+        raise SweepError([sweep.problem(few, "search", "halving")])
 
 
 # Each combination of the values of these axes has an optimizer's whole budget.
@@ -190,7 +211,8 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
     """The configuration with the first seed. Raises `ValueError` where its optimizer or its dataset refuses it."""
     own = {name: value for name, value in combination.items() if name not in _COMPARED}
     trial = Trial(
-        epochs=sweep.epochs,
+        epochs=sweep.epochs or 1,  # where it says steps they follow below, from the trial's data and batch size
+        steps=sweep.steps,
         optimizer=label,
         hyperparameters=sweep.optimizers[label].hyperparameters(**own),
         seed=sweep.seeds[0],
@@ -206,7 +228,7 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
         raise ValueError(
             f"crop {trial.augment.crop} may leave nothing of the images of {trial.dataset}, {shape} pixels"
         )
-    return trial
+    return trial if trial.steps is None else replace(trial, epochs=math.ceil(trial.steps / trial.steps_per_epoch))
 
 
 def _why(error: ValueError) -> str:

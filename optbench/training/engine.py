@@ -81,8 +81,11 @@ class Training:
         self._average = MovingAverage(self.trials, self.parameters_TP, self.buffers_TQ)
         self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
         self._steps = self._new_steps()
+        first = self.trials[0]
+        self._total_steps = self.epochs * self._steps.per_epoch if first.steps is None else first.steps
         self._rates = [
-            LearningRate(t.schedule, t.hyperparameters.lr, self._steps.per_epoch, stack.epochs) for t in self.trials
+            LearningRate(t.schedule, t.hyperparameters.lr, self._steps.per_epoch, self._total_steps)
+            for t in self.trials
         ]
         self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
 
@@ -94,7 +97,7 @@ class Training:
     @property
     def step_number(self) -> int:
         """How many steps each trial has made."""
-        return self.epoch_number * self._steps.per_epoch + self._steps.done
+        return min(self.epoch_number * self._steps.per_epoch + self._steps.done, self._total_steps)
 
     def step(self) -> Tensor:
         """One step of every trial; returns their losses (T,), before the step, in memory that the next one reuses."""
@@ -102,7 +105,7 @@ class Training:
             self._begin_epoch()
         loss_T = self._steps.step()
         self._average.update(self.parameters_TP, self.buffers_TQ)
-        if self._steps.done == self._steps.per_epoch:
+        if self._steps.done == self._steps.steps:
             self._end_epoch()
         return loss_T
 

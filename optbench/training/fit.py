@@ -31,7 +31,7 @@ def stack_size(trials: Sequence[Trial], device: str) -> int:
     first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
     place = torch.device(device)
     devices.make_deterministic(device)  # as the run will
-    shared = [str(getattr(first, name)) for name in SHARED if name != "epochs"]
+    shared = [str(getattr(first, name)) for name in SHARED if name not in ("epochs", "steps")]
     key = f"{devices.key(place)}, stack size, {', '.join(shared)}"
     return int(remembered(key, lambda: Choice(knee(_measured(first, place), _SMALLEST, LARGEST))))
 

@@ -31,7 +31,8 @@ def on_random_images(stack: Stack, images: int, epochs: int, device: str) -> eng
     data = Dataset(stack.dataset, info, split(images), evaluated, evaluated, evaluated)
     slow = {"lr": LEARNING_RATE}
     trials = [
-        replace(t, epochs=epochs, hyperparameters=t.hyperparameters.model_copy(update=slow)) for t in stack.trials
+        replace(t, epochs=epochs, steps=None, hyperparameters=t.hyperparameters.model_copy(update=slow))
+        for t in stack.trials
     ]
     return engine.train(Stack(tuple(trials)), data, device)
 

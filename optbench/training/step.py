@@ -35,7 +35,7 @@ class Steps:
     """The steps of an epoch for `trials`, whose weights are `parameters_TP`; they train them in place.
 
     The network's `buffers_TQ` change, too, and `finite_T` turns false where a loss was not finite. `per_epoch` is the
-    number of steps, `done` how many were made since `begin`.
+    number of steps of a whole epoch, `steps` that of this one, `done` how many were made since `begin`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Steps:
         self._batch_size = trials[0].batch_size
         examples = len(data.train.labels)
         self.per_epoch = examples // self._batch_size  # the examples left over differ from epoch to epoch
-        self.done = 0
+        self.steps, self.done = self.per_epoch, 0
 
         self._epoch = 0
         self._lrs_NT: Sequence[Sequence[float]] = ()
@@ -96,14 +96,15 @@ class Steps:
     def begin(self, epoch: int, lrs_NT: Sequence[Sequence[float]], done: int = 0) -> None:
         """Begin an epoch, counted from 1, with the learning rates of all its steps; `done` were made before."""
         self._epoch, self._lrs_NT, self.done, self._chunk_ends = epoch, lrs_NT, done, done
+        self.steps = len(lrs_NT)
         self._order_SN.copy_(randomness.permutation(self._seeds, epoch, self._order_SN.shape[1], self._device))
-        self._lr_NT1.copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
+        self._lr_NT1[: self.steps].copy_(torch.tensor(lrs_NT, dtype=torch.float64).unsqueeze(-1))
         self._step_of_epoch.fill_(done)
 
     def step(self) -> Tensor:
         """The next step of the epoch; returns the losses (T,), in memory that the next step reuses."""
         if self.done == self._chunk_ends:
-            n = min(self._dropout.steps, self.per_epoch - self.done)
+            n = min(self._dropout.steps, self.steps - self.done)
             self._dropout.draw(self._seeds, self._epoch, self.done, n)
             self._augmenting.draw(self._seeds, self._epoch, self.done, n)
             self._step_of_chunk.zero_()

@@ -1,0 +1,1 @@
+"""Results that others have published, reproduced: is the difference no larger than that between their own runs?"""
