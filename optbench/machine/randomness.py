@@ -9,8 +9,12 @@ Shapes: S seeds, N numbers or examples, P parameters of one trial, F dropout uni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,3 +84,22 @@ def dropout(seeds: Sequence[int], epoch: int, first: int, n: int, units: int, de
     """
     index_1N = torch.arange(first, first + n, device=device).unsqueeze(0)
     return _uniform(_draw(seeds, index_1N, (units + 3) // 4, epoch, _DROPOUT))[..., :units]
+
+
+@contextmanager
+def seeded(words: str, device: torch.device | str) -> Iterator[None]:
+    """Inside, what code from elsewhere draws from the generators of torch, NumPy and Python follows from `words` alone.
+
+    Afterwards these go on as if nothing had been drawn.
+    """
+    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big")
+    outer = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(outer[0])
+            np.random.set_state(outer[1])

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from optbench import networks
 from optbench.data.datasets import info_of
 from optbench.errors import UserError, did_you_mean
 from optbench.networks import Model
@@ -233,6 +234,7 @@ def parse(
         grids[label] = OptimizerGrid(hyperparameters, defaults | shared | own, num_samples)
     datasets = outline.dataset if outline else ()
     _check_batch_sizes(document, datasets, grids)
+    _check_networks(document, datasets, grids)
     exclude = _exclude(document, datasets, grids)
     if outline is not None:
         _check_search(document, outline, grids)
@@ -372,6 +374,40 @@ def _check_batch_sizes(document: Document, datasets: Sequence[str], grids: Mappi
                 loc = own if own[:3] in document.values else ("parameters", "batch_size", i)
                 message = f"batch_size {size} is larger than the training set of {largest} images"
                 document.problems.append(Problem(document.place(loc), message))
+
+
+def _check_networks(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
+    """No network may be impossible on every dataset; one that is impossible on some can be excluded there."""
+    for label, grid in grids.items():
+        for model in grid.axes["model"]:
+            why = [_impossible(model, name) for name in datasets]
+            if why and all(why):
+                loc = _entry(document, ("optimizers", label, "model"), model) or _entry(
+                    document, ("parameters", "model"), model
+                )
+                document.problems.append(Problem(document.place(loc or ("parameters",)), str(why[0])))
+
+
+def _impossible(model: str, dataset: str) -> str | None:
+    """Why a network cannot train on a dataset."""
+    info = info_of(dataset)
+    try:
+        networks.architecture(model, info.image, info.classes)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _entry(document: Document, path: Key, model: str) -> Key | None:
+    """Which entry of an axis a network comes from."""
+    block: Any = document.data
+    for part in path:
+        block = block.get(part) if isinstance(block, dict) else None
+    name = model.network if isinstance(model, Model) else model
+    for i, entry in enumerate(as_list(block)):
+        if name == (entry.get("name") if isinstance(entry, dict) else entry):
+            return (*path, i)
+    return None
 
 
 def _exclude(
