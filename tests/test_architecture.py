@@ -26,7 +26,7 @@ LINE = {
     "baselines": [],
     "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "settings", "starter"],
     "training": [
-        *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "speed", "fit"),
+        *("rules", "update_kernels", "adapter", "stacked", "step", "autotune", "engine", "check", "check_model", "speed", "fit"),
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],
     "bench": [],

@@ -364,10 +364,13 @@ class ForeignArchitecture:
 
 def channels_last(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those of four dimensions in that memory format."""
-    return {
-        name: own.contiguous(memory_format=torch.channels_last) if own.dim() == 4 else own
-        for name, own in tensors.items()
-    }
+    return {name: _channels_last(own) if own.dim() == 4 else own for name, own in tensors.items()}
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    if x.shape[1] == 1:  # lies in memory alike in both formats, but only these strides say so
+        return x.squeeze(1).contiguous().unsqueeze(-1).movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _generators() -> list[Any]:

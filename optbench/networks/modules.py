@@ -7,11 +7,15 @@ one trial in a row, Q all its buffers.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from optbench.networks.foreign import Callee, ForeignArchitecture, channels_last
 from optbench.networks.forward import Pass, Tensors
@@ -61,7 +65,8 @@ class Modules:
             return compute(callee, stack, images_SBCHW, seed_of_T)
 
     def _loop(self, callee: Callee, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
-        prepared = channels_last if images_SBCHW.device.type == "cpu" and self.architecture.is_channels_last else dict
+        is_last = images_SBCHW.device.type == "cpu" and self.architecture.is_channels_last
+        prepared = channels_last if is_last else dict
         made = []
         for t, trial in enumerate(stack.one_by_one()):
             # A copy, since some libraries round by where in memory a tensor begins.
@@ -71,7 +76,8 @@ class Modules:
             buffers = {name: own.squeeze(0) for name, own in trial.buffers.items()}
             tensors = weights | self._copied(buffers)
             scales_BU = [trial.scales[name].squeeze(0) for name in trial.scales]
-            made.append(callee(tensors, images_BCHW, self._masks(scales_BU), stack.training))
+            with _PoolsInChannelsLast() if is_last else nullcontext():
+                made.append(callee(tensors, images_BCHW, self._masks(scales_BU), stack.training))
             if stack.training:
                 _keep(tensors, buffers)
         return torch.stack(made)
@@ -106,6 +112,16 @@ class Modules:
 
     def _masks(self, scales_BU: Sequence[Tensor]) -> list[Tensor]:
         return [place.mask(own) for place, own in zip(self.architecture.places, scales_BU, strict=False)]
+
+
+class _PoolsInChannelsLast(TorchFunctionMode):
+    """Gradients reach max-pooling in this format, which `flatten` loses: in another it takes five times as long."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (F.max_pool2d, torch.max_pool2d) and isinstance(made, Tensor) and made.requires_grad:
+            made.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+        return made
 
 
 def _row(tensors: Collection[Tensor], dtype: torch.dtype) -> Tensor:

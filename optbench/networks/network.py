@@ -131,27 +131,36 @@ class Network:
 
         The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
-        if self.computed.is_alone(self.convolution) and len(parameters_TP) > 1:
-            each = [
-                self.loss_and_gradients(
-                    parameters_TP[row],
-                    images_SBCHW,
-                    labels_SB,
-                    seed_of_T[row],
-                    None if scale_TBU is None else scale_TBU[row],
-                    None if buffers_TQ is None else buffers_TQ[row],
-                )
-                for row in (slice(t, t + 1) for t in range(len(parameters_TP)))
-            ]
-            losses_1, gradients_1P = zip(*each, strict=True)
-            return torch.cat(losses_1), torch.cat(gradients_1P)
+        batch = images_SBCHW, labels_SB
+        if not self.computed.is_alone(self.convolution):
+            return self._loss_and_gradients(*batch, parameters_TP, seed_of_T, scale_TBU, buffers_TQ)
+        gradients_TP, losses_1 = torch.empty_like(parameters_TP), []
+        for row in (slice(t, t + 1) for t in range(len(parameters_TP))):
+            scale_1BU, buffers_1Q = (None if own is None else own[row] for own in (scale_TBU, buffers_TQ))
+            loss_1, _ = self._loss_and_gradients(
+                *batch, parameters_TP[row], seed_of_T[row], scale_1BU, buffers_1Q, out=gradients_TP[row]
+            )
+            losses_1.append(loss_1)
+        return torch.cat(losses_1), gradients_TP
+
+    def _loss_and_gradients(
+        self,
+        images_SBCHW: Tensor,
+        labels_SB: Tensor,
+        parameters_TP: Tensor,
+        seed_of_T: Tensor,
+        scale_TBU: Tensor | None,
+        buffers_TQ: Tensor | None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of trials with one backward pass, the gradients into `out` if it is given."""
         leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
         logits_TBK = self.forward(
             leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
         )
         loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T)).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
-        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1, out=out)
         return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)
 
 

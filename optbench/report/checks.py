@@ -19,7 +19,7 @@ from optbench.training.check import Finding
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """Whether an optimizer works here, in a sentence."""
+    """Whether what was checked works here, in a sentence."""
     wrong = [finding.check for finding in findings if not finding.ok]
     if wrong:
         return f"It does not work here ({', '.join(wrong)})."
@@ -35,19 +35,37 @@ def content(hyperparameters: Hyperparameters, findings: Sequence[Finding]) -> di
         "provider": kind.provider,
         "stacked": kind.stacked,
         "hyperparameters": hyperparameters.model_dump(mode="json"),
+        **_judged(findings),
+    }
+
+
+def content_of_model(model: str, dataset: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What a check of a network found, as JSON has it."""
+    return {"model": model, "dataset": dataset, **_judged(findings)}
+
+
+def _judged(findings: Sequence[Finding]) -> dict[str, Any]:
+    return {
         "works": all(finding.ok for finding in findings),
         "verdict": verdict(findings),
         "findings": [asdict(finding) for finding in findings],
     }
 
 
-def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
-    """What a check found, and the verdict."""
+def about(hyperparameters: Hyperparameters) -> tuple[str, str]:
+    """What kind of optimizer was checked, and with which arguments."""
     kind = type(hyperparameters)
     stacked = "a stacked rule" if kind.stacked else "an object for each trial"
-    console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
     arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
-    console.print(Text(f"with {arguments}"))
+    return f"{kind.algorithm}: from {kind.provider}, {stacked}", f"with {arguments}"
+
+
+def print_findings(heading: Sequence[str], findings: Sequence[Finding], console: Console) -> None:
+    """What a check found, and the verdict."""
+    first, *others = heading
+    console.print(Text(first, style="bold"))
+    for line in others:
+        console.print(Text(line))
     for finding in findings:
         word, colour = ("no", "red") if not finding.ok else ("but", "yellow") if finding.but else ("ok", "green")
         console.print(Text(f"{word:3}", style=colour) + Text(f" {finding.check}: {finding.seen}"), soft_wrap=True)

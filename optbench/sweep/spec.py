@@ -22,7 +22,7 @@ from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
 from optbench.sweep.axes import PARAMETERS, Dataset, Epochs, Seed
 from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
-from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
+from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError, Unfit
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
 from optbench.wording import in_words, location, show, worth_saying, wrong
@@ -385,7 +385,7 @@ def _check_networks(document: Document, datasets: Sequence[str], grids: Mapping[
                 loc = _entry(document, ("optimizers", label, "model"), model) or _entry(
                     document, ("parameters", "model"), model
                 )
-                document.problems.append(Problem(document.place(loc or ("parameters",)), str(why[0])))
+                document.problems.append(Unfit(document.place(loc or ("parameters",)), str(why[0])))
 
 
 def _impossible(model: str, dataset: str) -> str | None:

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from optbench import networks
 from optbench.errors import warn_slower
@@ -172,9 +173,10 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     images_SBCHW = torch.randn(1, batch_size, *network.image, generator=generator)
     labels_SB = torch.randint(network.classes, (1, batch_size), generator=generator)
     exact = replace(network, precision="fp32", convolution="loop")
-    exact_1P = exact.initialize([0], "cpu", torch.float64)
-    batch_of_one = images_SBCHW.double(), labels_SB, torch.zeros(1, dtype=torch.int64)
-    _, expected_1P = exact.loss_and_gradients(exact_1P, *batch_of_one, None, exact.buffers([0], "cpu", torch.float64))
+    try:
+        expected_1P = _gradient(exact, images_SBCHW.double(), labels_SB)
+    except RuntimeError:  # a module from elsewhere may say itself what type it computes in
+        expected_1P = _gradient(exact, images_SBCHW, labels_SB).double()
 
     same_T = torch.zeros(trials, dtype=torch.int64, device=device)
     parameters_TP, buffers_TQ = network.initialize([0], device)[same_T], network.buffers([0], device)[same_T]
@@ -197,6 +199,14 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     finally:
         if place.type == "cuda":
             torch.cuda.empty_cache()  # the waiting process needs the memory
+
+
+def _gradient(network: Network, images_SBCHW: Tensor, labels_SB: Tensor) -> Tensor:
+    """That of a trial with seed 0 at its initial weights, on the CPU and in the type of the images, (1, P)."""
+    dtype, same_1 = images_SBCHW.dtype, torch.zeros(1, dtype=torch.int64)
+    parameters_1P, buffers_1Q = network.initialize([0], "cpu", dtype), network.buffers([0], "cpu", dtype)
+    _, gradients_1P = network.loss_and_gradients(parameters_1P, images_SBCHW, labels_SB, same_1, None, buffers_1Q)
+    return gradients_1P
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
