@@ -380,38 +380,38 @@ def _generators() -> list[Any]:
 
 
 # Attributes that every module has, and that change when it is called, or have checks of their own.
-_OF_MODULES = {"training", "_parameters", "_buffers", "_modules"}
+_OF_MODULES = {"training", "_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs"}
 _VALUES = (bool, int, float, str, type(None))
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What the parts of a module hold besides parameters and buffers; the objects stay alive for the comparison."""
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """What the parts of a module hold besides parameters and buffers: what tells each value, and the value itself.
+
+    Without the value another object could take its place in memory, and be told alike.
+    """
     return {
-        f"{path}.{name}".lstrip("."): (value, _content(value))
+        f"{path}.{name}".lstrip("."): (_told(value), value)
         for path, part in module.named_modules()
         for name, value in vars(part).items()
         if name not in _OF_MODULES
     }
 
 
-def _content(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value._version
-    if isinstance(value, dict):
-        return tuple(map(id, value.values()))
-    return tuple(map(id, value)) if isinstance(value, list | set) else None
+def _told(value: Any) -> Any:
+    match value:
+        case Tensor():
+            return id(value), value._version
+        case list() | tuple() | set():
+            return [own if isinstance(own, _VALUES) else id(own) for own in value]
+        case dict():
+            return _told([*value, *value.values()])
+    return value if isinstance(value, _VALUES) else id(value)
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+def _changed(before: Mapping[str, tuple[Any, Any]], after: Mapping[str, tuple[Any, Any]]) -> str | None:
     """The first attribute that is not what it was."""
-    for name in before.keys() | after.keys():
-        if name not in before or name not in after:
-            return name
-        (old, old_content), (new, new_content) = before[name], after[name]
-        same = old is new or (type(old) is type(new) and isinstance(old, _VALUES) and old == new)
-        if not same or old_content != new_content:
-            return name
-    return None
+    names = [name for name in before | after if name not in before or name not in after]
+    return next((name for name in [*names, *before] if name in names or before[name][0] != after[name][0]), None)
 
 
 def architecture(name: str, folder: Path, arguments: Arguments, image: Shape, classes: int) -> ForeignArchitecture:
