@@ -16,6 +16,7 @@ from optbench.sweep.document import SweepError
 from optbench.sweep.spec import parse, to_yaml
 from optbench.sweep.stacks import Stack
 from optbench.sweep.trials import expand
+from optbench.training import autotune, check_model
 from optbench.training.engine import Training, train
 
 NETS = """
@@ -31,7 +32,7 @@ class Net(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride=2)
         self.conv2 = nn.Conv2d(width, width, 3)
         self.drop2d = nn.Dropout2d(p)
-        self.drop = nn.Dropout(0.5, inplace=True)
+        self.drop = nn.Dropout(0.5)
         sizes = [width * 25, *hidden]
         self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes, sizes[1:]))
         self.last = nn.Linear(sizes[-1], num_classes)
@@ -92,6 +93,7 @@ def made(depth: int = 1):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), *[nn.Tanh() for _ in range(depth)], nn.Linear(8, 10))
 """
 NAMES = ["Net", "Normed", "Tied", "Recurrent", "Views", "made"]
+UNVECTORISED = ("Recurrent", "vmapped")  # torch has no batching rule for an LSTM's weights
 
 
 @pytest.fixture(scope="module")
@@ -356,11 +358,10 @@ def plain_steps(network, seed, images_BCHW, labels_B, scale_BU, steps):
     return loss.detach(), gradient_P, tensors, module.eval()(images_BCHW).detach()
 
 
-@pytest.mark.parametrize("way", ["loop", "vmapped"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "way"), [(name, way) for name in NAMES for way in ("loop", "vmapped") if (name, way) != UNVECTORISED]
+)
 def test_loss_gradients_buffers_and_evaluation_are_those_of_the_module(name, way, network_of):
-    if (name, way) == ("Recurrent", "vmapped"):
-        pytest.skip("torch cannot vectorise an LSTM over its weights")
     network = network_of(name, arguments={"hidden": (6, 5)} if name == "Net" else {}, convolution=way)
     images_SBCHW, labels_SB = batch_of(2, 8)
     seeds, seed_of_T = [5, 6, 5], torch.tensor([0, 1, 1])
@@ -536,3 +537,76 @@ def test_the_outline_says_which_code_it_was(folder, tmp_path):
     assert outline.digests == {"./nets.py:made": foreign.source("./nets.py:made", folder.resolve())}
     assert outline.networks == {"./nets.py:made": 784 * 8 + 8 + 90}
     assert json.dumps(outline.digests)
+
+
+# ---------------------------------------------------------------- checked
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    for name, value in {"STEPS": 6, "_FEWEST_STEPS": 6, "_TOGETHER_STEPS": 3, "TIMED_STEPS": 1}.items():
+        monkeypatch.setattr(check_model, name, value)
+
+
+def findings_of(name, folder, *settings):
+    found, findings = check_model.findings_about(f"./nets.py:{name}", settings, "digits", folder)
+    return found, {finding.check: finding for finding in findings}
+
+
+def test_a_check_says_what_a_network_is_and_that_it_works(folder, few_steps):
+    name, found = findings_of("Normed", folder)
+    assert name == "./nets.py:Normed"
+    assert list(found) == ["network", "steps", "deterministic", "stack", "vmapped", "cost"]
+    assert found["network"].seen == "94 parameters in 3 layers, 7 buffers"
+    assert all(finding.ok for finding in found.values()) and not found["vmapped"].but
+    assert "GFLOP; a plain loop takes" in found["cost"].seen
+    name, found = findings_of("Net", folder, "width=2")
+    assert name == "./nets.py:Net(width=2)"
+    assert "dropout at drop2d p=0.25 (2 units), drop p=0.5 (50 units)" in found["network"].seen
+
+
+def test_what_cannot_be_vectorised_works_with_a_reservation(folder, few_steps):
+    _, found = findings_of("Recurrent", folder)
+    assert found["vmapped"].ok and found["vmapped"].but == "a GPU can run it only trial by trial"
+    assert found["stack"].ok and found["deterministic"].ok
+
+
+UNSTEADY = """
+import torch
+from torch import nn
+class Shared(nn.Module):
+    '''Keeps what it has seen where no trial is told from another.'''
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+    def forward(self, x):
+        SEEN.append(float(x.sum()))
+        return self.linear(x.flatten(1)) * (1 + 0.1 * (len(SEEN) % 5))
+class Stuck(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+    def forward(self, x):
+        return self.linear(x.flatten(1)) * 0
+SEEN = []
+"""
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("Shared", ["deterministic", "stack"]), ("Stuck", ["steps"])])
+def test_a_check_finds_what_does_not_work(tmp_path, few_steps, name, wrong):
+    (tmp_path / "nets.py").write_text(UNSTEADY)
+    _, found = findings_of(name, tmp_path)
+    assert [check for check, finding in found.items() if not finding.ok] == wrong
+
+
+def test_a_network_of_layers_is_checked_alike(folder, few_steps):
+    _, findings = check_model.findings_about("softmax", [], "digits", folder)
+    assert [finding.check for finding in findings] == ["network", "steps", "deterministic", "stack", "cost"]
+    assert all(finding.ok for finding in findings)
+
+
+def test_candidates_are_measured_as_for_convolutions(network_of):
+    for way in ("loop", "vmapped"):
+        probe = autotune._probe(network_of("Normed", convolution=way), 3, 8, "cpu")
+        assert probe.error < 1e-4 and not probe.unfit
+    assert network_of("Normed").ways == ("loop", "vmapped")

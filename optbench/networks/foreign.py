@@ -410,8 +410,10 @@ def _told(value: Any) -> Any:
 
 def _changed(before: Mapping[str, tuple[Any, Any]], after: Mapping[str, tuple[Any, Any]]) -> str | None:
     """The first attribute that is not what it was."""
-    names = [name for name in before | after if name not in before or name not in after]
-    return next((name for name in [*names, *before] if name in names or before[name][0] != after[name][0]), None)
+    for name in [*before, *after]:
+        if name not in before or name not in after or before[name][0] != after[name][0]:
+            return name
+    return None
 
 
 def architecture(name: str, folder: Path, arguments: Arguments, image: Shape, classes: int) -> ForeignArchitecture:

@@ -116,7 +116,8 @@ def networks() -> list[Table]:
     table = _table(
         "Networks",
         "Write one under 'model'. The trial's activation follows every layer with weights but the last. Parameters are "
-        f"counted for images of {of.image[1]} × {of.image[2]} and {of.classes} classes.",
+        f"counted for images of {of.image[1]} × {of.image[2]} and {of.classes} classes. Any other torch.nn.Module is "
+        "package.module:Class or ./file.py:Class; 'optbench check-model' tries it.",
         {
             "model": list(NETWORKS),
             "parameters": [architecture(name, of.image, of.classes).size for name in NETWORKS],

@@ -35,6 +35,9 @@ FEWEST_STEPS, SECONDS = 6, 3.0
 REFERENCES, HARDLY = {"sgd": 0.1, "adam": 1e-3}, 0.1
 
 
+_HOW_TO_SET = r"optbench check-optimizer OPTIMIZER --set \1=VALUE"
+
+
 @dataclass(frozen=True)
 class Finding:
     """One answer: what was checked, whether it is all right, what was seen, and what is not as it should be even so."""
@@ -118,7 +121,7 @@ def trial_of(name: str, settings: Sequence[str], folder: Path) -> Trial:
             raise ArgumentError("set", setting, f"{key} is not an optimizer's hyperparameter")
     parameters = {"batch_size": BATCH_SIZE, "dropout": 0}
     sweep = {"dataset": "digits", "parameters": parameters, "optimizers": {"it": {"optimizer": name}}}
-    trials = trials_of(sweep, "optimizers.it.", settings, folder, "optbench check-optimizer OPTIMIZER")
+    trials = trials_of(sweep, "optimizers.it.", settings, folder, _HOW_TO_SET)
     if len(trials) > 1:
         raise UserError(f"{name}: give each hyperparameter one value")
     return trials[0]
@@ -129,12 +132,12 @@ def trials_of(
 ) -> list[Trial]:
     """The trials of a sweep that exists only for a check, with settings of what is at `prefix` in it.
 
-    Raises `SweepError` in words for a user who has no sweep file, but gave `command`.
+    Raises `SweepError` in words for a user who has no sweep file; `command` shows how to set what is missing.
     """
 
     def told(problem: Problem) -> Problem:
         message = re.sub(r"^it: | \(use 'exclude' .*\)", "", problem.message)
-        message = re.sub(r"^(?:needs|missing key) '?(\w+)'?$", rf"needs \1: '{command} --set \1=VALUE'", message)
+        message = re.sub(r"^(?:needs|missing key) '?(\w+)'?$", rf"needs \1: '{command}'", message)
         place = problem.place if problem.place and problem.place.is_setting else None
         own = place and replace(place, source=place.source.removeprefix(prefix))
         return replace(problem, place=own, message=message)

@@ -37,6 +37,7 @@ from optbench.training.check import (
 )
 from optbench.training.engine import network_of
 
+_HOW_TO_SET = r"optbench check-model MODEL --set \1=VALUE"
 _TOGETHER_STEPS = 6
 # A network that takes long for a step is judged by fewer steps.
 _FEWEST_STEPS, _SECONDS = 15, 1.5
@@ -56,7 +57,7 @@ def trial_of(model: str, settings: Sequence[str], dataset: str, folder: Path) ->
     parameters = {"batch_size": BATCH_SIZE, "model": {"name": model}}
     sweep = {"dataset": dataset, "parameters": parameters, "optimizers": {"adam": {"lr": REFERENCES["adam"]}}}
     try:
-        trials = trials_of(sweep, "parameters.model.", settings, folder, "optbench check-model MODEL")
+        trials = trials_of(sweep, "parameters.model.", settings, folder, _HOW_TO_SET)
     except SweepError as error:
         if all(isinstance(problem, Unfit) for problem in error.problems):
             raise UnfitError(str(error)) from None
