@@ -614,7 +614,39 @@ def check_optimizer(
     if format is TableFormat.json:
         sys.stdout.write(formats.json_text(checks.content(trial.hyperparameters, findings)))
     else:
-        checks.print_findings(trial.hyperparameters, findings, console)
+        checks.print_findings(checks.about(trial.hyperparameters), findings, console)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(TRIAL_FAILED)
+
+
+@app.command()
+def check_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="As in a sweep file: cnn, ./my_net.py:MyNet, package.module:Class.",
+            show_default=False,
+        ),
+    ],
+    dataset: Annotated[str, typer.Option(help="As in a sweep file: what it is to be trained on.")] = "digits",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of it, e.g. --set width=32. Repeatable."),
+    ] = None,
+    format: AsTable = TableFormat.table,
+) -> None:
+    """Check a network: what is it, does it learn, repeat itself and not depend on its stack, and what does it cost?"""
+    from optbench.report import checks, formats
+    from optbench.training import check_model
+
+    console = _console()
+    with _waiting(console, "training …"):
+        name, findings = check_model.findings_about(model, settings or [], dataset, Path())
+    if format is TableFormat.json:
+        sys.stdout.write(formats.json_text(checks.content_of_model(name, dataset, findings)))
+    else:
+        checks.print_findings([f"{name} on {dataset}"], findings, console)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(TRIAL_FAILED)
 

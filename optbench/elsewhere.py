@@ -98,7 +98,7 @@ def source(found: Any) -> str:
 
 # ---------------------------------------------------------------- signatures
 
-_Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
+Whole = Annotated[int | float, AfterValidator(lambda n: int(n) if float(n).is_integer() else n)]
 
 
 def kind(argument: inspect.Parameter) -> Any:
@@ -115,9 +115,9 @@ def kind(argument: inspect.Parameter) -> Any:
             return float
         case int():
             annotation = getattr(argument.annotation, "__name__", str(argument.annotation))
-            return {"int": int, "float": float}.get(annotation, _Whole)
+            return {"int": int, "float": float}.get(annotation, Whole)
         case tuple() | list() if default and all(type(part) in (int, float) for part in default):
-            parts = tuple(float if isinstance(part, float) else _Whole for part in default)
+            parts = tuple(float if isinstance(part, float) else Whole for part in default)
             return Annotated[tuple[parts], Field(strict=False)]  # type: ignore[valid-type]
         case tuple() | list() | None | argument.empty:
             return Any

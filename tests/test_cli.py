@@ -25,12 +25,13 @@ from typer.testing import CliRunner
 import optbench
 from optbench.cli import app
 from optbench.machine import device
+from optbench.networks import foreign
 from optbench.optimizers.foreign import find_foreign
 from optbench.report import formats
 from optbench.results.store import COLUMNS, Store
 from optbench.sweep.spec import parse, read
 from optbench.sweep.trials import defaults, expand
-from optbench.training import check
+from optbench.training import check, check_model
 from tests.test_report import fill
 
 REPOSITORY = Path(optbench.__file__).parent.parent
@@ -79,7 +80,8 @@ def optbench_(*arguments, cwd, code=0, **environment):
 def invoke(*arguments, cwd, code=0, **environment):
     """The same in this process, which is quicker."""
     env = {"COLUMNS": "80", "OPTBENCH_DATA": None} | environment
-    find_foreign.cache_clear()  # files of optimizers may have changed
+    find_foreign.cache_clear()  # files of optimizers and networks may have changed
+    foreign.find.cache_clear()
     with chdir(cwd):
         result = CliRunner().invoke(app, list(map(str, arguments)), env=env)
     if result.exception and not isinstance(result.exception, SystemExit):
@@ -640,6 +642,50 @@ def test_check_optimizer_compares_the_loss_with_that_of_sgd_and_adam(tmp_path, f
     assert checks["steps"]["ok"] and checks["steps"]["but"] and not checks["cost"]["but"]
 
 
+NET = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, num_classes, width=4):
+        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.Tanh(), nn.Linear(width, num_classes))
+class Pair(Net):
+    def forward(self, x):
+        return super().forward(x), x
+"""
+
+
+def test_check_model_says_what_works_and_what_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_model, "STEPS", 6)
+    (tmp_path / "nets.py").write_text(NET)
+    out, _ = invoke("check-model", "./nets.py:Net", "--set", "width=6", cwd=tmp_path)
+    assert out.startswith("./nets.py:Net(width=6) on digits\nok  network: 4,780 parameters in 2 layers\n")
+    out, _ = invoke("check-model", "./nets.py:Pair", "-f", "json", cwd=tmp_path, code=1)
+    found = json.loads(out)
+    assert (found["model"], found["dataset"], found["works"]) == ("./nets.py:Pair", "digits", False)
+    assert found["findings"][0]["seen"].endswith("its forward returns a tuple, not logits (B, 10)")
+    _, err = invoke("check-model", "./nets.py:Net", "--set", "wdth=6", cwd=tmp_path, code=2)
+    assert err == "optbench: --set wdth=6: unknown key 'wdth'; did you mean 'width'?\n"
+    _, err = invoke("check-model", "./nets.py:Net", "--set", "width=[6, 7]", cwd=tmp_path, code=2)
+    assert err == "optbench: ./nets.py:Net: give each argument one value\n"
+    _, err = invoke("check-model", "torch.nn:Linear", cwd=tmp_path, code=2)
+    assert "needs in_features: 'optbench check-model MODEL --set in_features=VALUE'\n" in err
+
+
+def test_a_network_of_the_users_own_trains_from_two_files(tmp_path):
+    """In worker processes, resumed, and reported."""
+    (tmp_path / "nets.py").write_text(NET)
+    (tmp_path / "sweep.yaml").write_text(
+        "dataset: digits\nepochs: 1\nseeds: 2\noptimizers: {adam: {lr: 0.01}, sgd: {lr: 0.1}}\n"
+        "parameters: {batch_size: 300, model: {name: './nets.py:Net', width: [4, 8]}}\n"
+    )
+    optbench_("run", "sweep.yaml", "--quiet", cwd=tmp_path)
+    rows = pd.read_parquet(tmp_path / "results" / "sweep")
+    assert set(rows["model"]) == {"./nets.py:Net(width=8)", "./nets.py:Net"} and set(rows["status"]) == {"finished"}
+    out, _ = invoke("run", "sweep.yaml", "--dry-run", cwd=tmp_path)
+    assert re.findall(r"^(?:adam|sgd) .* (\d+)$", out, re.MULTILINE) == ["0", "0"]
+    out, _ = invoke("report", "--full", cwd=tmp_path)
+    assert "./nets.py:Net(width=8)" in out
+
+
 def test_a_report_is_not_written_in_a_format_that_its_name_does_not_have(finished):
     err = refused("report", str(finished[0] / "results" / "small"), "-o", "report.png")
     assert (
@@ -767,8 +813,8 @@ def test_every_experiment_is_a_valid_sweep(path):
         assert len(set(budgets.values())) == 1, budgets  # the same tuning budget for every optimizer
 
 
-def blocks_of(path):
-    return re.findall(r"```yaml\n(.*?)```", (REPOSITORY / path).read_text(encoding="utf-8"), re.DOTALL)
+def blocks_of(path, language="yaml"):
+    return re.findall(rf"```{language}\n(.*?)```", (REPOSITORY / path).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_every_sweep_in_the_readme_is_valid():
@@ -797,6 +843,8 @@ def test_every_sweep_in_the_documentation_trains(block, tiny, own_data, monkeypa
     from optbench.training import engine
 
     monkeypatch.chdir(own_data)
+    for code in blocks_of("docs/sweeps.md", "python"):
+        Path(code.split()[1]).write_text(code)  # its first line is "# my_net.py"
     sweep = parse(block)
     trials = expand(sweep) + (defaults(sweep)[0] if sweep.defaults else [])
     assert len(trials) > 1 or "mine" in block

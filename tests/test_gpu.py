@@ -119,9 +119,9 @@ def test_every_way_to_convolve_has_the_gradients_of_float64(convolution, precisi
 @pytest.mark.parametrize("name", ["lenet5", "2c2d", "made up"])
 def test_other_networks_too_have_the_gradients_and_buffers_of_float64(name, convolution, random_batch, made_up):
     exact, network = Network(name), Network(name, convolution=convolution)
-    parameters_TP, buffers_TQ = exact.initialize([1, 2, 3], "cpu", torch.float64), network.buffers(3, "cuda")
+    parameters_TP, buffers_TQ = exact.initialize([1, 2, 3], "cpu", torch.float64), network.buffers(range(3), "cuda")
     batch, seed_of_T = random_batch(2, 64, torch.float64), torch.tensor([0, 1, 1])
-    exact_TQ = exact.buffers(3, "cpu", torch.float64)
+    exact_TQ = exact.buffers(range(3), "cpu", torch.float64)
     _, expected_TP = exact.loss_and_gradients(parameters_TP, batch.images, batch.labels, seed_of_T, None, exact_TQ)
     on_gpu = parameters_TP.float(), batch.images.float(), batch.labels, seed_of_T
     _, gradients_TP = network.loss_and_gradients(*(x.cuda() for x in on_gpu), None, buffers_TQ)

@@ -221,7 +221,7 @@ def check_against_module(network, batch, dropout, steps=1):
     """Loss, gradients and buffers of several steps, and then logits in evaluation."""
     seed_of_T = torch.tensor([0, 1, 1])
     parameters_TP = initial(network, torch.float64)[:3]
-    buffers_TQ = network.buffers(3, "cpu", torch.float64)
+    buffers_TQ = network.buffers(range(3), "cpu", torch.float64)
     scale_TBU = dropout_scales(network, 3, batch.labels.shape[1], torch.float64)
     if not dropout:
         scale_TBU = torch.ones_like(scale_TBU)
@@ -347,7 +347,7 @@ def test_bf16_rounds_and_no_more(names, random_batch):
     model, activation, convolution = (*names, "loop")[:3]
     exact = Network(model, activation)
     network = Network(model, activation, precision="bf16", convolution=convolution)
-    parameters_TP, buffers_TQ = initial(network)[:3], network.buffers(3, "cpu")
+    parameters_TP, buffers_TQ = initial(network)[:3], network.buffers(range(3), "cpu")
     batch = random_batch(1, 32, torch.float32)
     scale_TBU = dropout_scales(network, 3, 32, torch.float32)
     expected_T, expected_TP = exact.loss_and_gradients(
@@ -365,7 +365,7 @@ def test_bf16_rounds_and_no_more(names, random_batch):
         assert 1e-5 < error < 0.1  # where rounding turns a relu on or off, by more than its 0.4 %
         row = slice(t, t + 1)
         alone_T, alone_TP = network.loss_and_gradients(
-            parameters_TP[row], batch.images, batch.labels, same_seed(1), scale_TBU[row], network.buffers(1, "cpu")
+            parameters_TP[row], batch.images, batch.labels, same_seed(1), scale_TBU[row], network.buffers([0], "cpu")
         )
         torch.testing.assert_close(alone_T[0], loss_T[t], rtol=1e-3, atol=0)
         torch.testing.assert_close(alone_TP[0], gradients_TP[t], rtol=0.02, atol=1e-4)
@@ -399,7 +399,8 @@ def check_stacks(network, batch_size, random_batch):
     scale_TBU = dropout_scales(network, trials, batch_size, torch.float32)
 
     def part(first, last):
-        rows, same_T, buffers_TQ = slice(first, last), same_seed(last - first), network.buffers(last - first, "cpu")
+        rows, same_T = slice(first, last), same_seed(last - first)
+        buffers_TQ = network.buffers(range(first, last), "cpu")
         found = network.loss_and_gradients(
             parameters_TP[rows], batch.images, batch.labels, same_T, scale_TBU[rows], buffers_TQ
         )
@@ -427,7 +428,7 @@ def test_nan_in_one_trial_leaves_the_others_bitwise_unchanged(names, precision, 
     batch = random_batch(1, 16, torch.float32)
 
     def run(parameters_TP):
-        buffers_TQ = network.buffers(3, "cpu")
+        buffers_TQ = network.buffers(range(3), "cpu")
         found = network.loss_and_gradients(
             parameters_TP, batch.images, batch.labels, same_seed(3), buffers_TQ=buffers_TQ
         )
@@ -473,7 +474,7 @@ def test_memory_of_activations_is_about_what_autograd_keeps(name):
 
     network = Network(name)
     leaves = {name: weight.requires_grad_() for name, weight in network.weights(initial(network)[:1]).items()}
-    scale_TBU, buffers_TQ = dropout_scales(network, 1, batch_size, torch.float32), network.buffers(1, "cpu")
+    scale_TBU, buffers_TQ = dropout_scales(network, 1, batch_size, torch.float32), network.buffers([0], "cpu")
     images_SBCHW = torch.randn(1, batch_size, 1, 28, 28)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network.forward(leaves, images_SBCHW, same_seed(1), training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ)

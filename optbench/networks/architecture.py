@@ -43,10 +43,19 @@ class Architecture:
         """The shapes of the parameters, by name."""
         return {parameter.name: parameter.shape for parameter in self.parameters}
 
+    @property
+    def buffer_shapes(self) -> dict[str, Shape]:
+        """The shapes of the buffers, by name."""
+        return {buffer.name: buffer.shape for buffer in self.buffers}
+
     @cached_property
     def dropout(self) -> dict[str, tuple[int, int]]:
         """For each place where dropout acts: which of the two rates it has, and for how many units of an example."""
         return {own.name: (own.rate, own.units(shape)) for own, shape in self._walk if isinstance(own, Dropout)}
+
+    def rates(self, of_trial: tuple[float, float]) -> list[float]:
+        """The rate of each place in `dropout`."""
+        return [of_trial[rate] for rate, _ in self.dropout.values()]
 
     @property
     def size(self) -> int:

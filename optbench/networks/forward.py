@@ -4,12 +4,13 @@ Images of a stack are one batch in which the channels of all trials are side by 
 groups, pooling and normalisation then process all trials at once. Features are (T, B, F).
 
 Shape suffixes: T trials, S distinct seeds among them, B batch, C channels, H W image, F features, K classes, U units
-that dropout decides about.
+that dropout decides about, P all parameters of one trial in a row, Q all its buffers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce, singledispatch
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from optbench.machine import randomness
 from optbench.networks import layers
 from optbench.networks.activations import Activation
 from optbench.networks.architecture import Architecture
@@ -256,18 +258,47 @@ WAYS: dict[str, Way] = {
 _FUSED = {"triton"}
 
 
-def ways(architecture: Architecture) -> list[str]:
-    """The names of the ways in which a network can be computed; none for one without convolutions."""
-    first, _ = architecture.parts
-    if not first.layers:
-        return []
-    is_trunk = isinstance(first.layers[0], layers.Trunk)
-    return [name for name in WAYS if is_trunk or name not in _FUSED]
+@dataclass(frozen=True)
+class Layered:
+    """How a network of layers is initialised and computed."""
 
+    architecture: Architecture
 
-def logits(architecture: Architecture, way: Way, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
-    """(T, B, K); trial t sees the batch `seed_of_T[t]`."""
-    first, rest = architecture.parts
-    if first.layers:
-        return forward(rest, way(first, stack, images_SBCHW, seed_of_T), stack)
-    return forward(rest, seen_by(seed_of_T, images_SBCHW), stack)
+    waits = ("loop",)
+    casts_weights = True
+
+    @property
+    def ways(self) -> Sequence[str]:
+        """The names of the ways in which it can be computed; none for a network without convolutions.
+
+        Those in `waits` ask the host for the trials' seeds, which ends a recording.
+        """
+        first, _ = self.architecture.parts
+        if not first.layers:
+            return []
+        is_trunk = isinstance(first.layers[0], layers.Trunk)
+        return [name for name in WAYS if is_trunk or name not in _FUSED]
+
+    def is_alone(self, way: str) -> bool:
+        """Whether each trial has its backward pass before the next one begins."""
+        return False
+
+    def initialize(self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        """Initial weights, (S, P)."""
+        parameters = self.architecture.parameters
+        uniform_SP = randomness.weights(seeds, self.architecture.size, device)
+        parts = uniform_SP.split([parameter.size for parameter in parameters], dim=1)
+        drawn = [parameter.initial.draw(part) for parameter, part in zip(parameters, parts, strict=True)]
+        return torch.cat(drawn, dim=1).to(dtype)
+
+    def buffers(self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        """Buffers before training, (S, Q); the same for every seed."""
+        values = [b.initial for b in self.architecture.buffers for _ in range(math.prod(b.shape))]
+        return torch.tensor(values, dtype=dtype, device=device).repeat(len(seeds), 1)
+
+    def logits(self, way: str, stack: Pass, images_SBCHW: Tensor, seed_of_T: Tensor) -> Tensor:
+        """(T, B, K); trial t sees the batch `seed_of_T[t]`."""
+        first, rest = self.architecture.parts
+        if first.layers:
+            return forward(rest, WAYS[way](first, stack, images_SBCHW, seed_of_T), stack)
+        return forward(rest, seen_by(seed_of_T, images_SBCHW), stack)

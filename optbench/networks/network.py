@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from optbench import networks
-from optbench.machine import randomness
 from optbench.networks.activations import ACTIVATIONS
 from optbench.networks.architecture import Architecture
-from optbench.networks.forward import WAYS, Pass, logits, ways
+from optbench.networks.foreign import ForeignArchitecture
+from optbench.networks.forward import Layered, Pass
 from optbench.networks.layers import Shape
 from optbench.networks.losses import LOSSES
+from optbench.networks.modules import Modules
 
 Tensors = dict[str, Tensor]
 
@@ -28,7 +29,8 @@ Tensors = dict[str, Tensor]
 class Network:
     """What is trained: one each of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, for the whole stack.
 
-    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding.
+    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding. A module from
+    elsewhere has its own activations.
 
     In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
     float32); the weights themselves, the buffers, the losses and the optimizers stay in float32.
@@ -43,33 +45,34 @@ class Network:
     classes: int = 10
 
     @property
-    def architecture(self) -> Architecture:
-        """The layers for these images."""
+    def architecture(self) -> Architecture | ForeignArchitecture:
+        """What it is, for these images."""
         return networks.architecture(self.model, self.image, self.classes)
 
     @property
-    def ways(self) -> list[str]:
+    def computed(self) -> Layered | Modules:
+        """How it is initialised and computed."""
+        own = self.architecture
+        return Layered(own) if isinstance(own, Architecture) else Modules(own)
+
+    @property
+    def ways(self) -> Sequence[str]:
         """The names of the ways to convolve; none for a network without convolutions."""
-        return ways(self.architecture)
+        return self.computed.ways
 
     def initialize(
         self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Initial weights (S, P), one row for each seed; the same seed gives the same row on every device."""
-        parameters = self.architecture.parameters
-        uniform_SP = randomness.weights(seeds, self.architecture.size, device)
-        parts = uniform_SP.split([parameter.size for parameter in parameters], dim=1)
-        drawn = [parameter.initial.draw(part) for parameter, part in zip(parameters, parts, strict=True)]
-        return torch.cat(drawn, dim=1).to(dtype)
+        return self.computed.initialize(seeds, device, dtype)
 
-    def buffers(self, trials: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Buffers before training, (T, Q); Q is 0 for most networks."""
-        values = [b.initial for b in self.architecture.buffers for _ in range(math.prod(b.shape))]
-        return torch.tensor(values, dtype=dtype, device=device).repeat(trials, 1)
+    def buffers(self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Buffers before training (S, Q), one row for each seed; Q is 0 for most networks."""
+        return self.computed.buffers(seeds, device, dtype)
 
     def weights(self, parameters_TP: Tensor) -> Tensors:
         """The parameters under their names, each (T, *shape): views, or copies in bf16."""
-        if self.precision == "bf16":
+        if self.precision == "bf16" and self.computed.casts_weights:
             parameters_TP = parameters_TP.to(torch.bfloat16)
         return _under_names(parameters_TP, self.architecture.shapes)
 
@@ -100,13 +103,12 @@ class Network:
             buffers=self._buffers(buffers_TQ),
             scales={} if scale_TBU is None else self._scales(scale_TBU.to(dtype)),
         )
-        logits_TBK = logits(self.architecture, WAYS[self.convolution], stack, images_SBCHW.to(dtype), seed_of_T)
+        logits_TBK = self.computed.logits(self.convolution, stack, images_SBCHW.to(dtype), seed_of_T)
         return logits_TBK.to(images_SBCHW.dtype)
 
     def _buffers(self, buffers_TQ: Tensor | None) -> Tensors:
-        if buffers_TQ is None or not self.architecture.buffers:
-            return {}
-        return _under_names(buffers_TQ, {buffer.name: buffer.shape for buffer in self.architecture.buffers})
+        shapes = self.architecture.buffer_shapes
+        return {} if buffers_TQ is None or not shapes else _under_names(buffers_TQ, shapes)
 
     def _scales(self, scale_TBU: Tensor) -> Tensors:
         places = self.architecture.dropout
@@ -131,13 +133,37 @@ class Network:
 
         The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
+        batch = images_SBCHW, labels_SB
+        if not self.computed.is_alone(self.convolution):
+            return self._loss_and_gradients(*batch, parameters_TP, seed_of_T, scale_TBU, buffers_TQ, smoothing_T)
+        gradients_TP, losses_1 = torch.empty_like(parameters_TP), []
+        for row in (slice(t, t + 1) for t in range(len(parameters_TP))):
+            mine = (None if own is None else own[row] for own in (scale_TBU, buffers_TQ, smoothing_T))
+            loss_1, _ = self._loss_and_gradients(
+                *batch, parameters_TP[row], seed_of_T[row], *mine, out=gradients_TP[row]
+            )
+            losses_1.append(loss_1)
+        return torch.cat(losses_1), gradients_TP
+
+    def _loss_and_gradients(
+        self,
+        images_SBCHW: Tensor,
+        labels_SB: Tensor,
+        parameters_TP: Tensor,
+        seed_of_T: Tensor,
+        scale_TBU: Tensor | None,
+        buffers_TQ: Tensor | None,
+        smoothing_T: Tensor | None,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of trials with one backward pass, the gradients into `out` if it is given."""
         leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
         logits_TBK = self.forward(
             leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
         )
         loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T), smoothing_T).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))
-        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        gradients_TP = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1, out=out)
         return loss_T.detach(), gradients_TP.to(parameters_TP.dtype)
 
 

@@ -117,7 +117,8 @@ def networks() -> list[Table]:
     table = _table(
         "Networks",
         "Write one under 'model'. Between its layers a network has the trial's activation. Parameters are counted for "
-        f"images of {of.image[1]} × {of.image[2]} and {of.classes} classes.",
+        f"images of {of.image[1]} × {of.image[2]} and {of.classes} classes. Any other torch.nn.Module is "
+        "package.module:Class or ./file.py:Class; 'optbench check-model' tries it.",
         {
             "model": list(NETWORKS),
             "parameters": [architecture(name, of.image, of.classes).size for name in NETWORKS],

@@ -19,13 +19,14 @@ from optbench.report.tables import Column, Table
 from optbench.training.check import Finding
 from optbench.training.check_data import SPLITS, CheckedData
 
+# What a verdict says where nothing is wrong, and where something is.
+_IT = ("It works here", "It does not work here")
+_DATA = ("They can be trained on", "Something is wrong with them")
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """Whether an optimizer works here, in a sentence."""
-    return _verdict(findings, "It works here", "It does not work here")
 
-
-def _verdict(findings: Sequence[Finding], right: str, wrong: str) -> str:
+def _verdict(findings: Sequence[Finding], words: tuple[str, str]) -> str:
+    """Whether what was checked works here, in a sentence."""
+    right, wrong = words
     failed = [finding.check for finding in findings if not finding.ok]
     if failed:
         return f"{wrong} ({', '.join(failed)})."
@@ -41,32 +42,13 @@ def content(hyperparameters: Hyperparameters, findings: Sequence[Finding]) -> di
         "provider": kind.provider,
         "stacked": kind.stacked,
         "hyperparameters": hyperparameters.model_dump(mode="json"),
-        "works": all(finding.ok for finding in findings),
-        "verdict": verdict(findings),
-        "findings": [asdict(finding) for finding in findings],
+        **_judged(findings),
     }
 
 
-def print_findings(hyperparameters: Hyperparameters, findings: Sequence[Finding], console: Console) -> None:
-    """What a check found, and the verdict."""
-    kind = type(hyperparameters)
-    stacked = "a stacked rule" if kind.stacked else "an object for each trial"
-    console.print(Text(f"{kind.algorithm}: from {kind.provider}, {stacked}", style="bold"))
-    arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
-    console.print(Text(f"with {arguments}"))
-    _print(findings, console)
-    console.print(Text(verdict(findings), style="bold"))
-
-
-def _print(findings: Sequence[Finding], console: Console) -> None:
-    for finding in findings:
-        word, colour = ("no", "red") if not finding.ok else ("but", "yellow") if finding.but else ("ok", "green")
-        console.print(Text(f"{word:3}", style=colour) + Text(f" {finding.check}: {finding.seen}"), soft_wrap=True)
-
-
-def verdict_of_data(findings: Sequence[Finding]) -> str:
-    """Whether data can be trained on, in a sentence."""
-    return _verdict(findings, "They can be trained on", "Something is wrong with them")
+def content_of_model(model: str, dataset: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What a check of a network found, as JSON has it."""
+    return {"model": model, "dataset": dataset, **_judged(findings)}
 
 
 def content_of_data(checked: CheckedData) -> dict[str, Any]:
@@ -77,18 +59,47 @@ def content_of_data(checked: CheckedData) -> dict[str, Any]:
         "splits": info.splits,
         "image": info.image,
         "classes": checked.balance.to_dict("records"),
-        "works": all(finding.ok for finding in checked.findings),
-        "verdict": verdict_of_data(checked.findings),
-        "findings": [asdict(finding) for finding in checked.findings],
+        **_judged(checked.findings, _DATA),
     }
+
+
+def _judged(findings: Sequence[Finding], words: tuple[str, str] = _IT) -> dict[str, Any]:
+    return {
+        "works": all(finding.ok for finding in findings),
+        "verdict": _verdict(findings, words),
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def about(hyperparameters: Hyperparameters) -> tuple[str, str]:
+    """What kind of optimizer was checked, and with which arguments."""
+    kind = type(hyperparameters)
+    stacked = "a stacked rule" if kind.stacked else "an object for each trial"
+    arguments = ", ".join(f"{name}={as_yaml(value)}" for name, value in hyperparameters.model_dump().items())
+    return f"{kind.algorithm}: from {kind.provider}, {stacked}", f"with {arguments}"
+
+
+def print_findings(heading: Sequence[str], findings: Sequence[Finding], console: Console) -> None:
+    """What a check of an optimizer or a network found, and the verdict."""
+    first, *others = heading
+    console.print(Text(first, style="bold"))
+    for line in others:
+        console.print(Text(line))
+    _print(findings, _IT, console)
 
 
 def print_data(checked: CheckedData, console: Console) -> None:
     """The classes of data, what a check found, and the verdict."""
     columns = (Column("name", "class"), *(Column(split, words, "count") for split, words in SPLITS.items()))
     print_table(Table(checked.dataset.name, "", columns, checked.balance), console)
-    _print(checked.findings, console)
-    console.print(Text(verdict_of_data(checked.findings), style="bold"))
+    _print(checked.findings, _DATA, console)
+
+
+def _print(findings: Sequence[Finding], words: tuple[str, str], console: Console) -> None:
+    for finding in findings:
+        word, colour = ("no", "red") if not finding.ok else ("but", "yellow") if finding.but else ("ok", "green")
+        console.print(Text(f"{word:3}", style=colour) + Text(f" {finding.check}: {finding.seen}"), soft_wrap=True)
+    console.print(Text(_verdict(findings, words), style="bold"))
 
 
 _UNSTEADY = 1.5  # the fastest repeat against the slowest

@@ -84,7 +84,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("device", _text, "cpu, or the name of the GPU"),
     ("cpu", _text, "model of the CPU; null in rows of older versions"),
     *_of_axes(is_resolved=True),
-    ("convolution", _text, "how convolutions were computed; null for networks without"),
+    ("convolution", _text, "how convolutions, or modules from elsewhere, were computed; null for other networks"),
     ("error", _text, "why the trial failed; null otherwise"),
     ("optbench_version", _text, "version of optbench"),
     ("torch_version", _text, "version of torch"),

@@ -111,9 +111,8 @@ class Job:
             races=tuple(sorted(set(self.races.values()))) if halving else (),
             splits={trial.dataset: info_of(trial.dataset).splits for trial in self.tuning},
             networks={trial.model: _parameters(trial) for trial in self.tuning},
-            digests={
-                name: name.digest for t in self.tuning for name in (t.dataset, t.model) if isinstance(name, OwnData)
-            },
+            digests={t.dataset: t.dataset.digest for t in self.tuning if isinstance(t.dataset, OwnData)}
+            | {t.model: t.model.source for t in self.tuning if isinstance(t.model, networks.ForeignModel)},
             numerics=NUMERICS,
         )
 

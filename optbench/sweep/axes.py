@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
+from optbench import networks
 from optbench.data import own
 from optbench.data.info import DATASETS, Input, OwnData, Validation
 from optbench.errors import UserError, did_you_mean
@@ -48,6 +49,7 @@ class Axis:
     is_resolved: the device decides its value, and the rows have what it was.
     is_of_sweep: a sweep file sets it once, beside its `dataset`, and not under `parameters`.
     is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
+    is_own_of_modules: a network from elsewhere has its own, whatever the trial's value is.
     hashed: the value as it enters ids.
     """
 
@@ -61,6 +63,7 @@ class Axis:
     is_resolved: bool = False
     is_of_sweep: bool = False
     is_always_hashed: bool = False
+    is_own_of_modules: bool = False
     hashed: Callable[[Any], Any] = lambda value: value
 
     @property
@@ -221,12 +224,14 @@ class Axes:
         ),
         default=(0.1, 0.25),
         title="Dropout rates",
+        is_own_of_modules=True,
         is_per_trial=True,
         is_always_hashed=True,
     )
     model: str = axis(
         Column("model", "string", "name of the network, with the arguments that differ from its defaults"),
         default="cnn",
+        hashed=networks.identity,
         title="Model accuracy comparison",
         is_workload=True,
     )
@@ -234,6 +239,7 @@ class Axes:
         Column("activation", "string", "relu, leaky_relu, tanh or sigmoid"),
         default="relu",
         title="Activation functions",
+        is_own_of_modules=True,
         is_workload=True,
     )
     loss: Literal["cross_entropy", "mse", "bce"] = axis(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import product
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
@@ -18,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     create_model,
 )
@@ -196,7 +198,7 @@ def _schedule_grid(name: str) -> type[Grid]:
     return _grid(_fields(SCHEDULES[name]) | {"name": str}, [SCHEDULES[name]])
 
 
-def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
+def _schedules(value: Any, info: ValidationInfo) -> list[Schedule | SearchedSchedule]:
     """An entry of the axis `schedule`."""
     name, given = _name_and_arguments(value, "schedule")
     if name in schedules.IMPOSSIBLE:
@@ -209,23 +211,44 @@ def _schedules(value: Any) -> list[Schedule | SearchedSchedule]:
     return [make_schedule(known, arguments) for arguments in unfolded]
 
 
-def _models(value: Any) -> list[str]:
-    """An entry of the axis `model`."""
+# Arguments of these names cannot be set: an entry's name is no argument, and a grid's own cannot be fields.
+_TAKEN = {"name", *dir(Grid)}
+
+
+def _models(value: Any, info: ValidationInfo) -> list[str]:
+    """An entry of the axis `model`; files are looked for in the folder that is the context."""
     name, given = _name_and_arguments(value, "network")
+    folder = (info.context or Path()).resolve()
     try:
-        taken = networks.arguments(name)
+        taken = _settable(name, networks.arguments(name, folder))
         grid = _grid({"name": str} | {key: kind for key, (kind, _) in taken.items()}, [])
+        required = [key for key, (_, default) in taken.items() if default is networks.REQUIRED]
         lists = [key for key, (_, default) in taken.items() if isinstance(default, tuple)]
-        return [networks.model(name, arguments) for arguments in _unfolded(name, given, grid, [], lists)]
+        return [networks.model(name, own, folder) for own in _unfolded(name, given, grid, required, lists)]
     except UserError as error:
         raise wrong(str(error)) from None
+
+
+def _settable(name: str, taken: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The arguments that a sweep file may set. Raises `UserError` if it would have to set another one."""
+    settable = {}
+    for key, (kind, default) in taken.items():
+        if key not in _TAKEN and not key.startswith(("_", "model_")):
+            settable[key] = kind, default
+        elif default is networks.REQUIRED:
+            raise UserError(f"{name} needs '{key}', which has another meaning in a sweep file")
+    return settable
+
+
+# An entry of an axis, and what is known of the file → the values that it stands for.
+Entry = Callable[[Any, ValidationInfo], list[Any]]
 
 
 def _flat(values: tuple[list[Any], ...]) -> tuple[Any, ...]:
     return tuple(part for value in values for part in value)
 
 
-def _unfolding_axis(entry: Callable[[Any], list[Any]]) -> Any:
+def _unfolding_axis(entry: Entry) -> Any:
     """A grid axis each entry of which may stand for several values."""
     return Annotated[
         tuple[Annotated[Any, AfterValidator(entry)], ...],
@@ -236,20 +259,18 @@ def _unfolding_axis(entry: Callable[[Any], list[Any]]) -> Any:
     ]
 
 
-def _or_name(entry: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+def _or_name(entry: Entry) -> Entry:
     """A bare name stands for itself, whatever arguments go with it."""
-    return lambda value: [value] if isinstance(value, str) else entry(value)
+    return lambda value, info: [value] if isinstance(value, str) else entry(value, info)
 
 
-_UNFOLDING: dict[str, Callable[[Any], list[Any]]] = {"schedule": _schedules, "model": _models}
+_UNFOLDING: dict[str, Entry] = {"schedule": _schedules, "model": _models}
 
 
 # ---------------------------------------------------------------- blocks
 
 
-def _block_grid(
-    kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], unfolding: Mapping[str, Callable[[Any], list[Any]]]
-) -> type[Grid]:
+def _block_grid(kinds: Mapping[str, Any], of: Iterable[type[BaseModel]], unfolding: Mapping[str, Entry]) -> type[Grid]:
     shared = {name: axis.kind for name, axis in PARAMETERS.items() if name not in unfolding}
     fields: dict[str, Any] = {name: (_unfolding_axis(entry), None) for name, entry in unfolding.items()}
     return create_model("Block", __base__=_grid({**shared, **kinds}, of), **fields)

@@ -45,6 +45,10 @@ class Problem:
         return f"{self.place}: {self.message}" if self.place else self.message
 
 
+class Unfit(Problem):
+    """A network that cannot train on the data, although it is named as it should be."""
+
+
 class SweepError(UserError):
     """All that is wrong with a sweep; its text has a line for each problem."""
 

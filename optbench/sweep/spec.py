@@ -14,6 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from optbench import networks
 from optbench.data.info import info_of
 from optbench.errors import UserError, did_you_mean
 from optbench.networks import Model
@@ -22,7 +23,7 @@ from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
 from optbench.sweep.axes import PARAMETERS, Augmentation, Dataset, Epochs, Seed, Steps
 from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
-from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
+from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError, Unfit
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
 from optbench.wording import in_words, length_in_words, location, show, worth_saying, wrong
@@ -247,6 +248,7 @@ def parse(
     datasets = outline.dataset if outline else ()
     _check_batch_sizes(document, datasets, grids)
     metric = _selecting(document, outline.metric if outline else None, grids)
+    _check_networks(document, datasets, grids)
     exclude = _exclude(document, datasets, grids)
     _check_length(document)
     if outline is not None:
@@ -433,6 +435,40 @@ def _selecting(document: Document, metric: str | None, grids: Mapping[str, Optim
             why = "selecting on the training set favours what overfits; select on val_accuracy or val_loss"
         document.problems.append(Problem(document.place(("metric",)), why))
     return Score(metric or ("train_loss" if without else "val_accuracy"))
+
+
+def _check_networks(document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]) -> None:
+    """No network may be impossible on every dataset; one that is impossible on some can be excluded there."""
+    for label, grid in grids.items():
+        for model in grid.axes["model"]:
+            why = [_impossible(model, name) for name in datasets]
+            if why and all(why):
+                loc = _entry(document, ("optimizers", label, "model"), model) or _entry(
+                    document, ("parameters", "model"), model
+                )
+                document.problems.append(Unfit(document.place(loc or ("parameters",)), str(why[0])))
+
+
+def _impossible(model: str, dataset: str) -> str | None:
+    """Why a network cannot train on a dataset."""
+    info = info_of(dataset)
+    try:
+        networks.architecture(model, info.image, info.classes)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _entry(document: Document, path: Key, model: str) -> Key | None:
+    """Which entry of an axis a network comes from."""
+    block: Any = document.data
+    for part in path:
+        block = block.get(part) if isinstance(block, dict) else None
+    name = model.network if isinstance(model, Model) else model
+    for i, entry in enumerate(as_list(block)):
+        if name == (entry.get("name") if isinstance(entry, dict) else entry):
+            return (*path, i)
+    return None
 
 
 def _exclude(

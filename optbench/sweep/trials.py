@@ -19,7 +19,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from optbench import networks
 from optbench.data.info import DatasetInfo, info_of
+from optbench.errors import UserError
 from optbench.sweep.axes import AXES, PARAMETERS, Axes
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
@@ -65,6 +67,14 @@ class Trial(Axes):
     def configuration_id(self) -> str:
         """A hash of everything but the seed: the same configuration has the same id in every sweep."""
         return self._hash(seed=None)
+
+    @cached_property
+    def as_trained(self) -> str:
+        """The `configuration_id`, without the axes of which a network from elsewhere has its own."""
+        if not isinstance(self.model, networks.ForeignModel):
+            return self.configuration_id
+        own = {axis.name: axis.default for axis in AXES.values() if axis.is_own_of_modules}
+        return replace(self, **own).configuration_id
 
     @cached_property
     def trial_id(self) -> str:
@@ -160,6 +170,7 @@ def expand(sweep: Sweep) -> list[Trial]:
         many = f"{count:,} trials are more than the {MAX_TRIALS:,} that one sweep may have"
         raise SweepError([sweep.problem(many, "optimizers")])
     configurations: dict[str, Trial] = {}
+    trained: dict[str, Trial] = {}
     refused: list[Problem] = []
     useful: set[int] = set()
     for label, grid in sweep.optimizers.items():
@@ -172,6 +183,9 @@ def expand(sweep: Sweep) -> list[Trial]:
                     why = f"{label}: {_why(error)} (use 'exclude' for single combinations)"
                     refused.append(sweep.problem(why, "optimizers", label))
                     continue
+                twin = trained.setdefault(trial.as_trained, trial)
+                if twin.configuration_id != trial.configuration_id:
+                    refused.append(sweep.problem(_twins(twin, trial), "optimizers", label))
                 configurations.setdefault(trial.configuration_id, trial)
     for i in range(len(sweep.exclude)):
         if i not in useful:
@@ -223,12 +237,25 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
     if trial.batch_size > images:
         size = f"the training set of {trial.dataset}, {images} images"
         raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")
+    try:
+        networks.architecture(trial.model, trial.data.image, trial.data.classes)
+    except UserError as error:
+        raise ValueError(str(error)) from None
     if trial.augment and trial.augment.crop >= min(trial.data.image[1:]):
         shape = " × ".join(map(str, trial.data.image[1:]))
         raise ValueError(
             f"crop {trial.augment.crop} may leave nothing of the images of {trial.dataset}, {shape} pixels"
         )
     return trial if trial.steps is None else replace(trial, epochs=math.ceil(trial.steps / trial.steps_per_epoch))
+
+
+def _twins(one: Trial, other: Trial) -> str:
+    """Why two trials would train alike."""
+    names = [axis.name for axis in AXES.values() if axis.is_own_of_modules]
+    varied = " and ".join(name for name in names if getattr(one, name) != getattr(other, name))
+    return (
+        f"{other.optimizer}: {one.model} has its own {varied}, and would be trained again; 'exclude' all values but one"
+    )
 
 
 def _why(error: ValueError) -> str:

@@ -5,17 +5,15 @@ Shape suffix: P parameters of one trial (all its tensors, flattened and concaten
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from optbench.machine.randomness import seeded
 from optbench.optimizers import LBFGS, SAM, Adafactor, Muon
 from optbench.optimizers.foreign import Foreign, in_groups
 from optbench.optimizers.hyperparameters import Hyperparameters
@@ -113,21 +111,9 @@ class LeafOptimizer:
         for leaf, gradient in zip(self._leaves, self._views(gradient_P), strict=True):
             leaf.grad = gradient
 
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
+    def _own_randomness(self) -> AbstractContextManager[None]:
         """Random numbers that follow from this trial's seed and step."""
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed} {self._steps}".encode()).digest()[:8], "big")
-        device = self._flat_P.device
-        outer = random.getstate(), np.random.get_state()  # some draw from these, too
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            try:
-                yield
-            finally:
-                random.setstate(outer[0])
-                np.random.set_state(outer[1])
+        return seeded(f"{self._seed} {self._steps}", self._flat_P.device)
 
     def set_training(self, training: bool) -> None:
         """Tell optimizers that evaluate at other weights than they train (schedule-free ones) which ones to show."""

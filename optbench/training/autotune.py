@@ -19,7 +19,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from optbench import networks
 from optbench.errors import warn_slower
 from optbench.machine import device as devices
 from optbench.machine.device import clock
@@ -92,7 +94,7 @@ def with_convolution(network: Network, trials: int, batch_size: int, device: tor
     if device.type == "cpu" or not network.ways:
         return network
     trials = 1 << (trials - 1).bit_length()
-    names = (network.model, network.activation, network.precision)
+    names = (str(networks.identity(network.model)), network.activation, network.precision)
     images = f"{batch_size} × {' × '.join(map(str, network.image))}"
     key = f"{devices.key(device)}, convolution, {', '.join(names)}, {trials} × {images}"
     return replace(network, convolution=str(remembered(key, lambda: fastest(network, trials, batch_size, device))))
@@ -110,7 +112,7 @@ def fastest(network: Network, trials: int, batch_size: int, device: torch.device
     failures: dict[str, str] = {}
     is_too_large = False
     for name in network.ways:
-        if name == "loop" and device.type == "cuda":  # it asks the host for the trials' seeds, which ends a recording
+        if name in network.computed.waits and device.type == "cuda":
             continue
         candidate = replace(network, convolution=name)
         try:
@@ -171,12 +173,13 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     images_SBCHW = torch.randn(1, batch_size, *network.image, generator=generator)
     labels_SB = torch.randint(network.classes, (1, batch_size), generator=generator)
     exact = replace(network, precision="fp32", convolution="loop")
-    exact_1P = exact.initialize([0], "cpu", torch.float64)
-    batch_of_one = images_SBCHW.double(), labels_SB, torch.zeros(1, dtype=torch.int64)
-    _, expected_1P = exact.loss_and_gradients(exact_1P, *batch_of_one, None, exact.buffers(1, "cpu", torch.float64))
+    try:
+        expected_1P = _gradient(exact, images_SBCHW.double(), labels_SB)
+    except RuntimeError:  # a module from elsewhere may say itself what type it computes in
+        expected_1P = _gradient(exact, images_SBCHW, labels_SB).double()
 
     same_T = torch.zeros(trials, dtype=torch.int64, device=device)
-    parameters_TP, buffers_TQ = network.initialize([0], device)[same_T], network.buffers(trials, device)
+    parameters_TP, buffers_TQ = network.initialize([0], device)[same_T], network.buffers([0], device)[same_T]
     batch = images_SBCHW.to(device), labels_SB.to(device), same_T, None, buffers_TQ
     try:
         _, gradients_TP = network.loss_and_gradients(parameters_TP, *batch)
@@ -196,6 +199,14 @@ def _probe(network: Network, trials: int, batch_size: int, device: str) -> Probe
     finally:
         if place.type == "cuda":
             torch.cuda.empty_cache()  # the waiting process needs the memory
+
+
+def _gradient(network: Network, images_SBCHW: Tensor, labels_SB: Tensor) -> Tensor:
+    """That of a trial with seed 0 at its initial weights, on the CPU and in the type of the images, (1, P)."""
+    dtype, same_1 = images_SBCHW.dtype, torch.zeros(1, dtype=torch.int64)
+    parameters_1P, buffers_1Q = network.initialize([0], "cpu", dtype), network.buffers([0], "cpu", dtype)
+    _, gradients_1P = network.loss_and_gradients(parameters_1P, images_SBCHW, labels_SB, same_1, None, buffers_1Q)
+    return gradients_1P
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:

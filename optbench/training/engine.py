@@ -73,7 +73,7 @@ class Training:
         seeds = [trial.seed for trial in self.trials]
         distinct, seed_of_T = distinct_seeds(seeds, self.device)
         self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
-        self.buffers_TQ = self.network.buffers(len(self.trials), self.device, dtype)
+        self.buffers_TQ = self.network.buffers(distinct, self.device, dtype)[seed_of_T]
         shapes = list(self.network.architecture.shapes.values())
         hyperparameters = [trial.hyperparameters for trial in self.trials]
         decayed = [trial.weight_decay_on for trial in self.trials]

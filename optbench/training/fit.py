@@ -9,6 +9,7 @@ import torch
 
 from optbench.machine import device as devices
 from optbench.optimizers import OPTIMIZERS
+from optbench.sweep.axes import AXES
 from optbench.sweep.stacks import SHARED, Stack
 from optbench.sweep.trials import Trial
 from optbench.training.autotune import Choice, remembered, with_convolution
@@ -31,7 +32,7 @@ def stack_size(trials: Sequence[Trial], device: str) -> int:
     first = replace(trials[0], hyperparameters=OPTIMIZERS["adam"](lr=1e-3))
     place = torch.device(device)
     devices.make_deterministic(device)  # as the run will
-    shared = [str(getattr(first, name)) for name in SHARED if name not in ("epochs", "steps")]
+    shared = [str(AXES[name].hashed(getattr(first, name))) for name in SHARED if name not in ("epochs", "steps")]
     key = f"{devices.key(place)}, stack size, {', '.join(shared)}"
     return int(remembered(key, lambda: Choice(knee(_measured(first, place), _SMALLEST, LARGEST))))
 
