@@ -138,9 +138,10 @@ class Network:
             return self._loss_and_gradients(*batch, parameters_TP, seed_of_T, scale_TBU, buffers_TQ, smoothing_T)
         gradients_TP, losses_1 = torch.empty_like(parameters_TP), []
         for row in (slice(t, t + 1) for t in range(len(parameters_TP))):
-            mine = (None if own is None else own[row] for own in (scale_TBU, buffers_TQ, smoothing_T))
+            own = (scale_TBU, buffers_TQ, smoothing_T)
+            scale_1BU, buffers_1Q, smoothing_1 = (None if each is None else each[row] for each in own)
             loss_1, _ = self._loss_and_gradients(
-                *batch, parameters_TP[row], seed_of_T[row], *mine, out=gradients_TP[row]
+                *batch, parameters_TP[row], seed_of_T[row], scale_1BU, buffers_1Q, smoothing_1, out=gradients_TP[row]
             )
             losses_1.append(loss_1)
         return torch.cat(losses_1), gradients_TP
