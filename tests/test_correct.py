@@ -56,7 +56,7 @@ def test_what_is_written_is_read_of_the_trials_and_the_split_that_are_asked_for(
 
 def test_rows_are_as_they_were_and_pandas_does_not_see_the_bits(store):
     rows = pd.read_parquet(store.folder)
-    assert not {"test_correct", "test_images"} & set(rows) and len(rows) == 8
+    assert not {"val_correct", "test_correct"} & set(rows) and len(rows) == 8
     assert SCHEMA.names[-2:] == ["val_correct", "test_correct"]
 
 

@@ -72,7 +72,7 @@ def test_one_seed_says_nothing_about_certainty(tmp_path):
 
 def test_nothing_is_recommended_when_all_diverged(tmp_path):
     text = findings(tmp_path, steady({"sgd": 0.9, "adam": 0.8, "lion": 0.7}), status=lambda trial: "diverged")
-    assert text == "No configuration can be recommended: no trial was trained to its end without diverging."
+    assert text == "No configuration can be recommended: every trial diverged or ended no better than guessing."
 
 
 def test_a_best_learning_rate_at_the_edge_asks_for_a_wider_range(tmp_path):

@@ -530,7 +530,7 @@ def test_listings_name_everything():
     assert others.loc["nero", "hyperparameters"].startswith("CC BY-NC-SA 4.0, not for commercial use; lr=0.01")
     (schedules,), (datasets,) = catalogue.schedules(), catalogue.datasets()
     assert "step_size (required)" in schedules.data.set_index("schedule").loc["step", "parameters"]
-    assert datasets.data["train"].tolist() == [1200, 55000, 55000]
+    assert datasets.data["train"].tolist() == [1200, 55000, 55000, 45000]
 
 
 WITH_DEFAULTS = """

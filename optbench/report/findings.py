@@ -39,7 +39,7 @@ def sentences(results: Results, evidence: Evidence) -> list[str]:
     rows = [{str(name): value for name, value in row.items()} for row in optimizers.to_dict("records")]
     best = next((row for row in rows if row["best"]), None)
     if best is None:
-        return ["No configuration can be recommended: no trial was trained to its end without diverging."]
+        return ["No configuration can be recommended: every trial diverged or ended no better than guessing."]
     if results.baseline:
         found = [*_against(results, optimizers), f"The best mean is that of {_best(results, best)}."]
     else:
