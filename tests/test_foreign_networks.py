@@ -556,9 +556,9 @@ def findings_of(name, folder, *settings):
 def test_a_check_says_what_a_network_is_and_that_it_works(folder, few_steps):
     name, found = findings_of("Normed", folder)
     assert name == "./nets.py:Normed"
-    assert list(found) == ["network", "steps", "deterministic", "stack", "vmapped", "cost"]
+    assert list(found) == ["network", "steps", "deterministic", "stack", "vmapped", "graph", "cost"]
     assert found["network"].seen == "94 parameters in 3 layers, 7 buffers"
-    assert all(finding.ok for finding in found.values()) and not found["vmapped"].but
+    assert all(finding.ok for finding in found.values()) and not found["vmapped"].but and not found["graph"].but
     assert "GFLOP; a plain loop takes" in found["cost"].seen
     name, found = findings_of("Net", folder, "width=2")
     assert name == "./nets.py:Net(width=2)"
@@ -582,6 +582,13 @@ class Shared(nn.Module):
     def forward(self, x):
         SEEN.append(float(x.sum()))
         return self.linear(x.flatten(1)) * (1 + 0.1 * (len(SEEN) % 5))
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+    def forward(self, x):
+        x = self.linear(x.flatten(1))
+        return x if x.mean() > 0 else x * 2
 class Stuck(nn.Module):
     def __init__(self):
         super().__init__()
@@ -597,6 +604,14 @@ def test_a_check_finds_what_does_not_work(tmp_path, few_steps, name, wrong):
     (tmp_path / "nets.py").write_text(UNSTEADY)
     _, found = findings_of(name, tmp_path)
     assert [check for check, finding in found.items() if not finding.ok] == wrong
+
+
+def test_control_flow_that_depends_on_the_data_works_with_reservations(tmp_path, few_steps):
+    (tmp_path / "nets.py").write_text(UNSTEADY)
+    _, found = findings_of("Branches", tmp_path)
+    assert all(finding.ok for finding in found.values())
+    assert found["graph"].but == "a GPU cannot record its steps and launches them one by one"
+    assert found["vmapped"].but == "a GPU can run it only trial by trial"
 
 
 def test_a_network_of_layers_is_checked_alike(folder, few_steps):

@@ -270,7 +270,8 @@ class ForeignArchitecture:
     def callee(self, device: torch.device) -> Callee:
         """The module that computes on a device, made once."""
         if device not in self._callees:
-            self._callees[device] = Callee(self.build(0).to(device))
+            with torch.inference_mode(False):  # an evaluation may be the first to ask
+                self._callees[device] = Callee(self.build(0).to(device))
         return self._callees[device]
 
     def tensors(self, module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Modules:
     architecture: ForeignArchitecture
 
     ways = ("loop", "vmapped")
-    waits: Collection[str] = ()
+    waits: ClassVar[Collection[str]] = ()
     casts_weights = False  # `torch.autocast` says where a module rounds
 
     def is_alone(self, way: str) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optbench.data.datasets import load
 from optbench.elsewhere import one_line
@@ -39,6 +41,7 @@ from optbench.training.engine import network_of
 
 _HOW_TO_SET = r"optbench check-model MODEL --set \1=VALUE"
 _TOGETHER_STEPS = 6
+_WAITS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "_unique2", "masked_select"}
 # A network that takes long for a step is judged by fewer steps.
 _FEWEST_STEPS, _SECONDS = 15, 1.5
 # Of gradients, relative; in float32 turned relus make up to a tenth.
@@ -91,7 +94,7 @@ def check(trial: Trial) -> list[Finding]:
             _learns(trial, training),
             deterministic(training, after(Watched(trial), steps)),
             _alone(trial),
-            *([_vmapped(network, trial)] if "vmapped" in network.ways else []),
+            *([_vmapped(network, trial), _recordable(network, trial)] if "vmapped" in network.ways else []),
             _cost(network, trial),
         ]
 
@@ -162,6 +165,30 @@ def _vmapped(network: Network, trial: Trial) -> Finding:
     return Finding("vmapped", True, seen, "" if error < _TOLERANCES[dtype] else "vectorised it is another network")
 
 
+class _Waits(TorchDispatchMode):
+    """Notes what a GPU would have to wait for: the host asks for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in _WAITS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _recordable(network: Network, trial: Trial) -> Finding:
+    """Whether a GPU can record a step of it once and replay it."""
+    with _Waits() as waits:
+        _gradients(network, "loop", torch.float32, *_batch(trial))
+    if not waits.found:
+        return Finding("graph", True, "no step waits for a value, so that a GPU can record it")
+    what = "its forward pass looks at values of tensors (item, if, nonzero), and so may depend on the data"
+    return Finding("graph", True, f"no: {what}", "a GPU cannot record its steps and launches them one by one")
+
+
 def _gradients(network: Network, way: str, dtype: torch.dtype, images_SBCHW: Tensor, labels_SB: Tensor) -> Tensor:
     """Those of two seeds, at their initial weights."""
     seeds = [0, 1]
@@ -174,16 +201,17 @@ def _gradients(network: Network, way: str, dtype: torch.dtype, images_SBCHW: Ten
 
 
 def _cost(network: Network, trial: Trial) -> Finding:
-    """Median time of a step with Adam; of a module from elsewhere against a plain loop, in alternation."""
-    ours = Watched(trial)
-    own, batch = network.architecture, _batch(trial)
-    plain = _plain_step(own, *batch) if isinstance(own, ForeignArchitecture) else None
-    times = [(ours.step(), plain() if plain else 1.0) for _ in range(TIMED_STEPS + 1)][1:]  # the first makes the state
+    """Median time of a step with Adam; of a module from elsewhere beside a plain loop, in alternation."""
+    ours, own = Watched(trial), network.architecture
     gflop = own.step_operations * BATCH_SIZE / 1e9
-    seen = f"{1e3 * median(t for t, _ in times):.1f} ms a step on one core" + (f", {gflop:.2f} GFLOP" if gflop else "")
-    if plain:
-        seen += f"; a plain loop takes {median(other / t for t, other in times):.2f} × as long"
-    return Finding("cost", True, seen)
+    operations = f", {gflop:.2f} GFLOP" if gflop else ""
+    plain = _plain_step(own, *_batch(trial)) if isinstance(own, ForeignArchitecture) else None
+    try:
+        times = [(ours.step(), plain() if plain else 1.0) for _ in range(TIMED_STEPS + 1)][1:]  # the first makes state
+    except RuntimeError as error:
+        return Finding("cost", True, f"a plain loop over the module raises {one_line(error)}")
+    beside = f"; a plain loop takes {median(other / t for t, other in times):.2f} × as long" if plain else ""
+    return Finding("cost", True, f"{1e3 * median(t for t, _ in times):.1f} ms a step on one core{operations}{beside}")
 
 
 def _plain_step(own: ForeignArchitecture, images_SBCHW: Tensor, labels_SB: Tensor) -> Callable[[], float]:
