@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from optbench.data import datasets, named
+from optbench.data.arrays import Part
 from optbench.data.datasets import load
-from optbench.data.info import DATASETS
+from optbench.data.info import DATASETS, Last
 from optbench.errors import UserError
 from optbench.machine.randomness import augmentation
 from optbench.report import build, formats, html, plots
@@ -57,38 +59,52 @@ def test_neutral_values_leave_the_ids_as_they_were():
     (plain,) = expand(sweep())
     (written,) = expand(sweep("validation: null", "input: standardised", "augment: {flip: false, crop: 0}"))
     assert written.trial_id == plain.trial_id
-    changed = ("validation: 100", "validation: 0.1", "input: unit", "augment: {flip: true}", "augment: {crop: 1}")
-    assert len({plain.trial_id, *(expand(sweep(one))[0].trial_id for one in changed)}) == 6
+    changed = (
+        "validation: 100",
+        "validation: {last: 100}",
+        "validation: 0.1",
+        "input: unit",
+        "augment: {flip: true}",
+        "augment: {crop: 1}",
+    )
+    assert len({plain.trial_id, *(expand(sweep(one))[0].trial_id for one in changed)}) == 7
 
 
 def test_each_of_them_is_a_grid_and_is_written_as_it_was_read():
     found = sweep(
-        "validation: [null, 100, 0.5]",
+        "validation: [null, 100, 0.5, {last: 100}]",
         "input: [standardised, unit, [0.13, 0.3]]",
         "augment: [null, {flip: true}, {flip: true, crop: 4}]",
     )
     trials = expand(found)
-    assert len(trials) == 27 and parse(to_yaml(found)) == found
-    assert {trial.validation for trial in trials} == {None, 100, 0.5}
+    assert len(trials) == 36 and parse(to_yaml(found)) == found
+    assert {trial.validation for trial in trials} == {None, 100, 0.5, Last(100)}
     assert {trial.input for trial in trials} == {"standardised", "unit", (0.13, 0.3)}
     assert {trial.augment for trial in trials} == {None, Augmentation(flip=True), Augmentation(flip=True, crop=4)}
     stacks = plan(trials, 4)
-    assert len(stacks) == 27
+    assert len(stacks) == 36
     columns = pd.DataFrame([trial.columns() for trial in trials])
-    assert set(columns["validation"]) == {"default", "100", "0.5"}
+    assert set(columns["validation"]) == {"default", "100", "0.5", "the last 100"}
     assert set(columns["input"]) == {"standardised", "unit", "[0.13, 0.3]"}
     assert set(columns["augment"]) == {"none", "flip", "flip + crop 4"}
     sizes = {trial.validation: (trial.data.train, trial.data.val, trial.data.test) for trial in trials}
-    assert sizes == {None: (1200, 297, 300), 100: (1397, 100, 300), 0.5: (749, 748, 300)}
+    assert sizes == {None: (1200, 297, 300), 100: (1397, 100, 300), 0.5: (749, 748, 300), Last(100): (1397, 100, 300)}
 
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ("validation: 0", "takes a number of images, a share below 1, none or null, not 0"),
-        ("validation: 1.5", "takes a number of images, a share below 1, none or null, not 1.5"),
-        ("validation: true", "takes a number of images, a share below 1, none or null, not true"),
-        ("validation: all", "takes a number of images, a share below 1, none or null, not the text 'all'"),
+        ("validation: 0", "takes a number of images, a share below 1, {last: 6000}, none or null, not 0"),
+        ("validation: 1.5", "takes a number of images, a share below 1, {last: 6000}, none or null, not 1.5"),
+        ("validation: true", "takes a number of images, a share below 1, {last: 6000}, none or null, not true"),
+        (
+            "validation: all",
+            "takes a number of images, a share below 1, {last: 6000}, none or null, not the text 'all'",
+        ),
+        (
+            "validation: {last: 0}",
+            "takes a number of images, a share below 1, {last: 6000}, none or null, not {'last': 0}",
+        ),
         ("validation: 1497", "adam: validation 1497 is 1497 images of 1497 that are not test images (use 'exclude'"),
         ("input: raw", "takes standardised, unit or a pair, written [[mean, std]], not the text 'raw'"),
         ("input: [0.1, 0.3]", "takes standardised, unit or a pair, written [[mean, std]], not 0.1"),
@@ -105,6 +121,22 @@ def test_each_of_them_is_a_grid_and_is_written_as_it_was_read():
 def test_what_is_wrong_has_its_place(parameters, words):
     assert problem(parameters).partition(": ")[2].startswith(words)
     assert problem(parameters).startswith(("sweep:3:", "sweep:4:"))
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_the_last_images_in_the_order_of_the_data_validate(name, monkeypatch):
+    n, test = 40, 10
+    pool = Part(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.zeros(n, np.int64))
+    parts = {"all": pool} if name == "digits" else {"train": pool, "test": pool}
+    monkeypatch.setattr(named, "read", lambda *_: parts)
+    monkeypatch.setattr(datasets, "ensure", lambda *_: None)
+    left = n - test if name == "digits" else n
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], train=left - 5, val=5, test=test))
+    data = datasets.load(name, validation=Last(7))
+    train, val = (sorted(part.images.flatten().tolist()) for part in (data.train, data.val))
+    tested = data.test.images.flatten().tolist() if name == "digits" else []
+    assert [*train, *val] == [pixel for pixel in range(n) if pixel not in tested] and len(val) == 7
+    assert data.train.images.flatten().tolist() != train  # drawn, by split_seed
 
 
 def test_what_selects_is_measured():

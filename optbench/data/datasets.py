@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from optbench.data import named, own
 from optbench.data.arrays import Part, joined
 from optbench.data.downloads import ensure, known, locate
-from optbench.data.info import DATASETS, DatasetInfo, Input, OwnData, Validation, info_of
+from optbench.data.info import DATASETS, DatasetInfo, Input, Last, OwnData, Validation, info_of
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,8 @@ def load(name: str, data_dir: Path | None = None, split_seed: int = 0, validatio
     order = permutation(seeds=[split_seed], epoch=0, n=len(pool.labels), device="cpu")[0]
     for split, n in (("test", info.test), ("val", info.val)):
         if split not in splits:
+            if split == "val" and isinstance(validation, Last):
+                order = order[(order < order.sort(descending=True).values[n - 1]).argsort(stable=True)]
             splits[split], order = pool[order[:n]], order[n:]
     train = pool[order]
     if is_own:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from optbench.wording import count
 
-Validation = int | float | Literal["none"] | None
+
+class Last(NamedTuple):
+    """A validation set that is not drawn: the last images in the order of the data."""
+
+    last: int
+
+    def __str__(self) -> str:
+        return f"the last {self.last}"
+
+
+Validation = int | float | Last | Literal["none"] | None
 Input = Literal["standardised", "unit"] | tuple[float, float]
 
 
@@ -43,7 +53,7 @@ class DatasetInfo:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def validated(self, validation: Validation) -> DatasetInfo:
-        """The same with another validation set: a number of images, a share of those that are not test, or "none".
+        """The same with another validation set: so many images, a share of those that are not test, or "none".
 
         None is the default. Raises `ValueError` where that leaves no images to train on, or to validate.
         """
@@ -52,7 +62,8 @@ class DatasetInfo:
         images = self.train + self.val
         if validation == "none":
             return replace(self, train=images, val=0, default_val=self.val)
-        val = round(validation * images) if isinstance(validation, float) else validation
+        val = validation.last if isinstance(validation, Last) else validation
+        val = round(val * images) if isinstance(val, float) else val
         if not 0 < val < images:
             raise ValueError(f"validation {validation} is {count(val, 'image')} of {images} that are not test images")
         return replace(self, train=images - val, val=val)

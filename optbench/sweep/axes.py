@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
 from optbench import networks
 from optbench.data import own
-from optbench.data.info import DATASETS, Input, OwnData, Validation
+from optbench.data.info import DATASETS, Input, Last, OwnData, Validation
 from optbench.errors import UserError, did_you_mean
 from optbench.optimizers.bounds import BelowOne, Positive
 from optbench.optimizers.hyperparameters import Hyperparameters
@@ -97,10 +97,14 @@ def _dataset(value: Any, info: ValidationInfo) -> str:
 
 
 def _validation(value: Any) -> Any:
+    if isinstance(value, dict) and list(value) == ["last"] and type(value["last"]) is int and value["last"] >= 1:
+        return Last(value["last"])
+    if isinstance(value, Last):
+        return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None or value == "none" or (is_number and (value >= 1 if isinstance(value, int) else 0 < value < 1)):
         return value
-    raise wrong(f"takes a number of images, a share below 1, none or null, not {show(value)}")
+    raise wrong(f"takes a number of images, a share below 1, {{last: 6000}}, none or null, not {show(value)}")
 
 
 def _input(value: Any) -> Any:
@@ -287,7 +291,7 @@ class Axes:
         Column(
             "validation",
             "string",
-            "validation set: a number of images, a share, none, or default",
+            "validation set: a number of images, a share, the last ones, none, or default",
             lambda given: "default" if given is None else str(given),
         ),
         default=None,

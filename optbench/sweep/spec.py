@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from pydantic_core import ErrorDetails
 
 from optbench import networks
-from optbench.data.info import info_of
+from optbench.data.info import Last, info_of
 from optbench.errors import UserError, did_you_mean
 from optbench.networks import Model
 from optbench.optimizers.hyperparameters import Hyperparameters
@@ -522,7 +522,7 @@ def plain(name: str, value: Any) -> Any:
         return {"name": value.network} | {k: [plain(k, v)] for k, v in value.arguments.items()}
     if isinstance(value, Range):
         return {"min": value.min, "max": value.max} | ({"log": True} if value.log else {})
-    if isinstance(value, Augmentation):
+    if isinstance(value, Augmentation | Last):
         return value._asdict()
     if isinstance(value, tuple):
         return value[0] if name == "dropout" and value[0] == value[1] else [plain("", part) for part in value]
