@@ -28,7 +28,9 @@ Tensors = dict[str, Tensor]
 class Network:
     """What is trained: one each of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, for the whole stack.
 
-    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding.
+    `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding. With
+    `is_frozen` only the head is trained, the last layer that has parameters: all before it is fixed, and computed as
+    in evaluation, its buffers and dropout included.
 
     In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
     float32); the weights themselves, the buffers, the losses and the optimizers stay in float32.
@@ -41,11 +43,32 @@ class Network:
     convolution: str = "loop"
     image: Shape = (1, 28, 28)
     classes: int = 10
+    is_frozen: bool = False
 
     @property
     def architecture(self) -> Architecture:
         """The layers for these images."""
         return networks.architecture(self.model, self.image, self.classes)
+
+    @property
+    def trained(self) -> dict[str, Shape]:
+        """The shapes of the parameters that are trained, by name; they are neighbours in a trial's row."""
+        shapes = self.architecture.shapes
+        return {name: shapes[name] for name in self.architecture.head} if self.is_frozen else shapes
+
+    @property
+    def trained_columns(self) -> slice:
+        """Where these parameters are in a trial's row."""
+        shapes = self.architecture.shapes
+        before = list(shapes)[: list(shapes).index(next(iter(self.trained)))]
+        first = sum(math.prod(shapes[name]) for name in before)
+        return slice(first, first + sum(map(math.prod, self.trained.values())))
+
+    def dropout_rates(self, rates: tuple[float, float]) -> list[float]:
+        """The rate at each place of `architecture.dropout` for a trial's two rates; 0 in layers that are fixed."""
+        architecture = self.architecture
+        acts = architecture.head_dropout if self.is_frozen else architecture.dropout
+        return [rates[rate] if name in acts else 0.0 for name, (rate, _) in architecture.dropout.items()]
 
     @property
     def ways(self) -> list[str]:
@@ -66,6 +89,10 @@ class Network:
         """Buffers before training, (T, Q); Q is 0 for most networks."""
         values = [b.initial for b in self.architecture.buffers for _ in range(math.prod(b.shape))]
         return torch.tensor(values, dtype=dtype, device=device).repeat(trials, 1)
+
+    def tensors(self, parameters_TP: Tensor, buffers_TQ: Tensor) -> Tensors:
+        """The parameters and buffers under their names, each (T, *shape): views."""
+        return _under_names(parameters_TP, self.architecture.shapes) | self._buffers(buffers_TQ)
 
     def weights(self, parameters_TP: Tensor) -> Tensors:
         """The parameters under their names, each (T, *shape): views, or copies in bf16."""
@@ -127,11 +154,19 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`.
 
+        The gradient is of the `trained` parameters; P counts these.
+
         The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
-        leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
+        weights = self.weights(parameters_TP)
+        leaves = {name: weights[name].detach().requires_grad_() for name in self.trained}
         logits_TBK = self.forward(
-            leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
+            weights | leaves,
+            images_SBCHW,
+            seed_of_T,
+            training=not self.is_frozen,
+            scale_TBU=scale_TBU,
+            buffers_TQ=buffers_TQ,
         )
         loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T)).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))

@@ -7,9 +7,9 @@ have it, and older rows have its default. What is left to do is to train by it, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_type_hints
 
 from pydantic import BeforeValidator, Field
 
@@ -42,6 +42,9 @@ class Axis:
     is_workload: another value makes another task, what is learned by what; how it is trained, such as the batch size,
         is chosen like a hyperparameter and makes none.
     is_resolved: the device decides its value, and the rows have what it was.
+    is_pretrained: the network that a trial begins with was trained with the trial's own value of it; of the other axes
+        a sweep file's `pretrain` has the values.
+    is_against_default: a report compares its other values with its default.
     is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
     hashed: the value as it enters ids.
     """
@@ -54,6 +57,8 @@ class Axis:
     is_per_trial: bool = False
     is_workload: bool = False
     is_resolved: bool = False
+    is_pretrained: bool = False
+    is_against_default: bool = False
     is_always_hashed: bool = False
     hashed: Callable[[Any], Any] = lambda value: value
 
@@ -71,6 +76,36 @@ class Axis:
 def axis(*columns: Column, default: Any = MISSING, **about: Any) -> Any:
     """A field of `Axes`; `about` holds further attributes of its `Axis`."""
     return field(default=default, metadata={"columns": columns, **about})
+
+
+class Transfer(str):
+    """What a trial takes from a pretrained network, `features` or `fine_tune`.
+
+    `recipe` says how that was trained: what its trial has of each axis whose value is not that of the trial itself.
+    """
+
+    __slots__ = ("recipe",)
+
+    recipe: Mapping[str, Any]
+
+    def __new__(cls, way: str, recipe: Mapping[str, Any]) -> Self:
+        made = super().__new__(cls, way)
+        made.recipe = recipe
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:  # text alone would be copied without its attribute
+        return type(self), (str(self), self.recipe)
+
+
+def _recipe(transfer: str) -> str | None:
+    """How the network that a trial begins with was trained, as a sweep file says it, without what is default."""
+    if not isinstance(transfer, Transfer):
+        return None
+    given, own = transfer.recipe, transfer.recipe["hyperparameters"]
+    said = {name: given[name] for name in ("dataset", "epochs", "optimizer")} | {"lr": own.lr}
+    said |= own.model_dump(exclude={"lr"}, exclude_defaults=True)
+    said |= {name: value for name, value in given.items() if name in PARAMETERS and value != PARAMETERS[name].default}
+    return ", ".join(f"{name}={value}" for name, value in said.items())
 
 
 def _dataset(value: Any) -> Any:
@@ -160,31 +195,51 @@ class Axes:
         default="cnn",
         title="Model accuracy comparison",
         is_workload=True,
+        is_pretrained=True,
     )
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = axis(
         Column("activation", "string", "relu, leaky_relu, tanh or sigmoid"),
         default="relu",
         title="Activation functions",
         is_workload=True,
+        is_pretrained=True,
     )
     loss: Literal["cross_entropy", "mse", "bce"] = axis(
         Column("loss", "string", "cross_entropy, mse or bce"),
         default="cross_entropy",
         title="Loss functions",
         is_workload=True,
+        is_pretrained=True,
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = axis(
         Column("precision", "string", "fp32, tf32 or bf16"),
         default="auto",
         title="Precision",
         is_resolved=True,
+        is_pretrained=True,
     )
     split_seed: Seed = axis(
         Column("split_seed", "int64", "seed of the split into training and validation images"),
         default=0,
         title="Splits of the data",
+        is_pretrained=True,
     )
-    seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
+    transfer: Literal["scratch", "features", "fine_tune"] = axis(
+        Column(
+            "transfer", "string", "scratch; features: only the last layer of a pretrained network is trained; fine_tune"
+        ),
+        Column(
+            "pretrain", "string", "how that network was trained, without what is default; null for scratch", _recipe
+        ),
+        default="scratch",
+        title="Transfer",
+        is_against_default=True,
+    )
+    seed: Seed = axis(
+        Column("seed", "int64", "seed of initial weights, batch order and dropout"),
+        is_per_trial=True,
+        is_pretrained=True,
+    )
 
 
 _KINDS = get_type_hints(Axes, include_extras=True)

@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from optbench import networks
 from optbench.data.datasets import DatasetInfo, info_of
-from optbench.sweep.axes import AXES, PARAMETERS, Axes
+from optbench.sweep.axes import AXES, PARAMETERS, Axes, Transfer
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
@@ -38,8 +39,9 @@ class Trial(Axes):
     """One training with one seed, every hyperparameter resolved.
 
     `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune",
-    "confirm" for fresh seeds of a selected configuration, or "default" for an optimizer at its defaults. `group`
-    numbers the combinations of compared axes within each optimizer: configurations of one group compete for its budget.
+    "confirm" for fresh seeds of a selected configuration, "default" for an optimizer at its defaults, or "pretrain" for
+    a network that others begin with. `group` numbers the combinations of compared axes within each optimizer:
+    configurations of one group compete for its budget.
     """
 
     phase: str = field(default="tune", compare=False)
@@ -54,6 +56,14 @@ class Trial(Axes):
     def data(self) -> DatasetInfo:
         """What is known of its data."""
         return info_of(self.dataset)
+
+    @cached_property
+    def pretraining(self) -> Trial | None:
+        """The trial that trains the network which this one begins with; None where it begins from scratch."""
+        if not isinstance(self.transfer, Transfer):
+            return None
+        own = {axis.name: getattr(self, axis.name) for axis in AXES.values() if axis.is_pretrained}
+        return Trial(**own, **self.transfer.recipe, phase="pretrain")
 
     @cached_property
     def configuration_id(self) -> str:
@@ -75,6 +85,8 @@ class Trial(Axes):
             value = getattr(self, axis.name)
             if axis.is_always_hashed or value != axis.default:
                 resolved[axis.name] = axis.hashed(value)
+        if self.pretraining:
+            resolved["pretraining"] = self.pretraining.configuration_id
         resolved["seed"] = seed
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -189,19 +201,35 @@ def _compared(sweep: Sweep, grid: OptimizerGrid) -> dict[str, tuple[Any, ...]]:
 def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int) -> Trial:
     """The configuration with the first seed. Raises `ValueError` where its optimizer or its dataset refuses it."""
     own = {name: value for name, value in combination.items() if name not in _COMPARED}
+    compared = {name: combination[name] for name in _COMPARED}
+    if sweep.pretrain and compared["transfer"] != "scratch":
+        compared["transfer"] = Transfer(compared["transfer"], sweep.pretrain)
     trial = Trial(
         epochs=sweep.epochs,
         optimizer=label,
         hyperparameters=sweep.optimizers[label].hyperparameters(**own),
         seed=sweep.seeds[0],
         group=group,
-        **{name: combination[name] for name in _COMPARED},
+        **compared,
     )
     images = trial.data.train
     if trial.batch_size > images:
         size = f"the training set of {trial.dataset}, {images} images"
         raise ValueError(f"batch_size {trial.batch_size} is larger than {size}")
+    if trial.pretraining:
+        _check_transfer(trial, trial.pretraining)
     return trial
+
+
+def _check_transfer(trial: Trial, pretraining: Trial) -> None:
+    """Raises `ValueError` where the network has other layers than the one that it would begin with, or too few."""
+    ours, theirs = (networks.architecture(t.model, t.data.image, t.data.classes) for t in (trial, pretraining))
+    if not ours.body:
+        raise ValueError(f"{trial.model} has no layers to transfer, only the last one, which is always fresh")
+    if ours.body != theirs.body:
+        sizes = [" × ".join(map(str, t.data.image)) for t in (trial, pretraining)]
+        where = f"of {trial.dataset}, {sizes[0]}, begin with one for those of {pretraining.dataset}, {sizes[1]}"
+        raise ValueError(f"{trial.model} cannot, for the images {where}")
 
 
 def _why(error: ValueError) -> str:

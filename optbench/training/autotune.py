@@ -92,7 +92,7 @@ def with_convolution(network: Network, trials: int, batch_size: int, device: tor
     if device.type == "cpu" or not network.ways:
         return network
     trials = 1 << (trials - 1).bit_length()
-    names = (network.model, network.activation, network.precision)
+    names = (network.model, network.activation, network.precision, *(["head alone"] if network.is_frozen else []))
     images = f"{batch_size} × {' × '.join(map(str, network.image))}"
     key = f"{devices.key(device)}, convolution, {', '.join(names)}, {trials} × {images}"
     return replace(network, convolution=str(remembered(key, lambda: fastest(network, trials, batch_size, device))))

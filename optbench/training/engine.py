@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from optbench.data.datasets import Dataset, Split
+from optbench.errors import UserError
 from optbench.machine.device import allow_tf32, clock, memory_bytes, precision_on
 from optbench.networks.network import Network
 from optbench.optimizers.schedules import LearningRate
 from optbench.sweep.stacks import Stack
+from optbench.training import pretrained
 from optbench.training.adapter import Cost
 from optbench.training.autotune import with_convolution
 from optbench.training.stacked import StackedOptimizer
@@ -44,6 +47,7 @@ def network_of(stack: Stack, device: torch.device | str) -> Network:
         precision_on(device, first.precision),
         image=data.image,
         classes=data.classes,
+        is_frozen=first.transfer == "features",
     )
 
 
@@ -64,7 +68,7 @@ class Training:
         self.peak_memory_bytes: int | None = None
         # Stacks that wait at a rung would count with it, and a CPU's allocator does not tell what is in use.
         self._is_memory_its_own = self.device.type == "cuda" and len(stack) == 1 and not stack.rungs
-        self._data, self._dtype = dataset.to(device), dtype
+        self._data, self._dtype, self._keeps_weights = dataset.to(device), dtype, stack.keeps_weights
         network = network_of(stack, device)
         allow_tf32(network.precision == "tf32")
         self.network = with_convolution(network, len(stack), stack.batch_size, self.device)
@@ -73,15 +77,41 @@ class Training:
         distinct, seed_of_T = distinct_seeds(seeds, self.device)
         self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
         self.buffers_TQ = self.network.buffers(len(self.trials), self.device, dtype)
-        shapes = list(self.network.architecture.shapes.values())
+        without = self._transfer(stack.pretrained) if stack.pretrained else {}
+        shapes = list(self.network.trained.values())
         hyperparameters = [trial.hyperparameters for trial in self.trials]
-        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds)
+        self.optimizer = StackedOptimizer(self._trained_TP, shapes, hyperparameters, seeds)
+        self.optimizer.failures |= without
         self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
         self._steps = self._new_steps()
         self._rates = [
             LearningRate(t.schedule, t.hyperparameters.lr, self._steps.per_epoch, stack.epochs) for t in self.trials
         ]
         self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
+
+    @property
+    def _trained_TP(self) -> Tensor:
+        """The parameters that are trained: of networks of which most is fixed, only some columns."""
+        return self.parameters_TP[:, self.network.trained_columns]
+
+    def _transfer(self, folder: Path) -> dict[int, str]:
+        """Begin with the pretrained networks, but with a fresh head; returns why a trial cannot, by its row."""
+        own, head, without = (
+            self.network.tensors(self.parameters_TP, self.buffers_TQ),
+            self.network.architecture.head,
+            {},
+        )
+        for t, trial in enumerate(self.trials):
+            if trial.pretraining is None:
+                continue
+            try:
+                found = pretrained.read(folder, trial.pretraining.trial_id)
+            except UserError as error:
+                without[t] = str(error)
+                continue
+            for name in own.keys() - set(head):
+                own[name][t].copy_(torch.from_numpy(found[name]))
+        return without
 
     def _new_steps(self) -> Steps:
         return Steps(
@@ -134,6 +164,7 @@ class Training:
                 )
                 self._finite_T &= loss_T.isfinite()
                 measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, _share(correct[name])
+            networks = self._trained_networks() if self.epoch_number == self.epochs and self._keeps_weights else []
         finite = self._finite_T.tolist()
         columns = {
             name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
@@ -158,9 +189,17 @@ class Training:
                 **{name: values[t] for name, values in columns.items()},
                 **{f"{split}_images": mask_TN.shape[1] for split, mask_TN in masks.items()},
                 **{f"{split}_correct": np.packbits(mask_TN[t]).tobytes() for split, mask_TN in masks.items()},
+                **({"weights": networks[t]} if networks else {}),
             }
             for t, trial in enumerate(self.trials)
         ]
+
+    def _trained_networks(self) -> list[pretrained.Arrays]:
+        """The parameters and buffers of each trial, by name."""
+        tensors = {
+            n: own.to("cpu", copy=True) for n, own in self.network.tensors(self.parameters_TP, self.buffers_TQ).items()
+        }
+        return [{name: own[t].numpy() for name, own in tensors.items()} for t in range(len(self.trials))]
 
     def _status(self, t: int, is_finite: bool) -> Row:
         if not is_finite:
@@ -176,7 +215,7 @@ class Training:
         self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
         self.parameters_TP, self.buffers_TQ = self.parameters_TP[kept], self.buffers_TQ[kept]
         self._finite_T = self._finite_T[kept]
-        self.optimizer.keep(kept, self.parameters_TP)
+        self.optimizer.keep(kept, self._trained_TP)
         self._steps = self._new_steps()
 
     def release(self) -> None:
@@ -222,7 +261,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     numbers are NaN; else one whose optimizer raised is "failed", with the traceback as `error`. Such a row is a trial's
     last, and so is that of a trial whose id is sent into the generator. The stack goes on without them. Rows of the
     last epoch also hold which of the `val_images` and `test_images` were classified correctly, as bits, eight in a
-    byte: `val_correct` and `test_correct`.
+    byte: `val_correct` and `test_correct`; and `weights`, the network, if the stack keeps it. A trial whose pretrained
+    network is not there has failed at epoch 0.
     """
     training = Training(stack, dataset, device, dtype)
     while True:
