@@ -24,7 +24,7 @@ from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, 
 from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
-from optbench.wording import in_words, location, show, worth_saying, wrong
+from optbench.wording import in_words, location, refusal, show, worth_saying, wrong
 
 MAX_SEEDS = 10_000
 MAX_SAMPLES = 10_000
@@ -400,7 +400,7 @@ def _pretrain(document: Document) -> dict[str, Any] | None:
     try:
         hyperparameters = optimizer(**own)
     except ValidationError as error:
-        document.problems.append(Problem(document.place(("pretrain",), key=True), in_words(error.errors()[0])))
+        document.problems.append(Problem(document.place(("pretrain",), key=True), refusal(error)))
         return None
     images = info_of(checked.dataset).train
     if checked.batch_size > images:

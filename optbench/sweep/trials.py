@@ -17,14 +17,13 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
 from optbench import networks
 from optbench.data.datasets import DatasetInfo, info_of
 from optbench.sweep.axes import AXES, PARAMETERS, Axes, Transfer
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
+from optbench.wording import refusal
 
 MAX_TRIALS = 1_000_000
 # A search over few whole numbers ends when so many draws in a row bring nothing new.
@@ -121,7 +120,7 @@ def defaults(sweep: Sweep) -> tuple[list[Trial], dict[str, str]]:
             try:
                 found.append(_default(sweep, label, dataset))
             except ValueError as error:
-                without[label] = _why(error)
+                without[label] = refusal(error)
     found = [trial for trial in found if trial.optimizer not in without]
     return [
         replace(trial, seed=seed, phase="default") for seed in sweep.confirm or sweep.seeds for trial in found
@@ -175,7 +174,7 @@ def expand(sweep: Sweep) -> list[Trial]:
                 try:
                     trial = _trial(sweep, label, combination, group)
                 except ValueError as error:
-                    why = f"{label}: {_why(error)} (use 'exclude' for single combinations)"
+                    why = f"{label}: {refusal(error)} (use 'exclude' for single combinations)"
                     refused.append(sweep.problem(why, "optimizers", label))
                     continue
                 configurations.setdefault(trial.configuration_id, trial)
@@ -230,16 +229,6 @@ def _check_transfer(trial: Trial, pretraining: Trial) -> None:
         sizes = [" × ".join(map(str, t.data.image)) for t in (trial, pretraining)]
         where = f"of {trial.dataset}, {sizes[0]}, begin with one for those of {pretraining.dataset}, {sizes[1]}"
         raise ValueError(f"{trial.model} cannot, for the images {where}")
-
-
-def _why(error: ValueError) -> str:
-    """What is wrong with a combination."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    detail = error.errors()[0]
-    if detail["type"] == "missing":
-        return f"needs {detail['loc'][0]}"
-    return detail["msg"].removeprefix("Value error, ")
 
 
 def _budget(grid: OptimizerGrid, search: Search | None) -> int:

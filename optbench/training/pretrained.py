@@ -39,7 +39,7 @@ def read(folder: Path, trial_id: str) -> Arrays:
     """A network. Raises `UserError` where it is damaged, and where there is none: its training failed or diverged."""
     path = _path(folder, trial_id)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise UserError(f"no pretrained network to begin with: its trial {trial_id} failed or diverged") from None
