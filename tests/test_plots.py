@@ -28,6 +28,8 @@ DEFAULTS = {
     "dropout": (0.1, 0.25),
     "precision": "fp32",
     "split_seed": 0,
+    "transfer": "scratch",
+    "pretrain": "",
     "stack_size": 1,
     "workers": 1,
 }

@@ -61,7 +61,7 @@ class _Side:
     def trained(self) -> dict[str, list[Any]]:
         """The values, in order, of what its trials vary, by name: their seeds, and every axis of `AXES`."""
         found = {name.replace("_", " "): self.tuning[name] for name in AXES}
-        found["pretraining"] = self.tuning["pretrain"].dropna()
+        found["pretraining"] = self.tuning["pretrain"][self.tuning["pretrain"] != ""]
         for phase, what in (("tune", "seeds"), ("confirm", "fresh seeds")):
             found[what] = self.trials["seed"][self.trials["phase"] == phase]
         return {what: values.drop_duplicates().sort_values().tolist() for what, values in found.items()}

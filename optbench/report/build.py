@@ -141,8 +141,8 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
 
 def _pretraining(results: Results) -> str:
     """What trials began with, where any did not begin from scratch, and what that took."""
-    networks, recipes = results.pretraining, results.finals["pretrain"].dropna().unique()
-    if networks.empty or not len(recipes):
+    networks, recipes = results.pretraining, [text for text in results.finals["pretrain"].unique() if text]
+    if networks.empty or not recipes:
         return ""
     where, finished = sorted(networks["device"].unique()), int((networks["status"] == "finished").sum())
     text = (

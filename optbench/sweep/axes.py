@@ -97,10 +97,10 @@ class Transfer(str):
         return type(self), (str(self), self.recipe)
 
 
-def _recipe(transfer: str) -> str | None:
+def _recipe(transfer: str) -> str:
     """How the network that a trial begins with was trained, as a sweep file says it, without what is default."""
     if not isinstance(transfer, Transfer):
-        return None
+        return ""
     given, own = transfer.recipe, transfer.recipe["hyperparameters"]
     said = {name: given[name] for name in ("dataset", "epochs", "optimizer")} | {"lr": own.lr}
     said |= own.model_dump(exclude={"lr"}, exclude_defaults=True)
@@ -229,7 +229,7 @@ class Axes:
             "transfer", "string", "scratch; features: only the last layer of a pretrained network is trained; fine_tune"
         ),
         Column(
-            "pretrain", "string", "how that network was trained, without what is default; null for scratch", _recipe
+            "pretrain", "string", "how that network was trained, without what is default; empty for scratch", _recipe
         ),
         default="scratch",
         title="Transfer",
