@@ -16,7 +16,7 @@ from optbench.errors import UserError
 from optbench.machine import randomness
 from optbench.networks import architecture
 from optbench.networks.network import Network
-from optbench.report import build
+from optbench.report import agreement, build
 from optbench.report.query import Query
 from optbench.report.status import status
 from optbench.results.store import Store
@@ -562,7 +562,20 @@ def test_what_would_begin_with_a_network_that_diverged_fails_and_the_report_says
         "fine_tune": ["failed"],
     }
     report = build.build(job.store)
-    assert " 1 of them diverged or failed; trials that would begin with these failed. The same" not in report.note
+    assert " 1 of them diverged or failed; trials that would begin with these failed. The same" in report.note
     (table,) = (table for table in report.tables if table.title.startswith("Failed"))
     assert "no pretrained network to begin with" in json.dumps(table.data.astype(str).to_dict())
     assert status(job.store).line.endswith(", 1/1 pretrained")  # once more would diverge again
+
+
+def test_results_that_began_with_other_networks_are_not_shown_together(tmp_path):
+    first = fill(tmp_path / "a", RUN)
+    other = RUN.replace("epochs: 2, batch_size", "epochs: 3, batch_size").replace("sgd:", "nadam:")
+    second = fill(tmp_path / "b", other.replace("adam: }", "radam: }"))
+    with pytest.raises(UserError) as caught:
+        agreement.beside(first, [second])
+    said = [line for line in str(caught.value).splitlines() if "pretraining" in line]
+    begins = "dataset=digits, epochs={}, optimizer=adam, lr=0.001, batch_size=128"
+    assert said == [f"  pretraining: {begins.format(2)} in {first.folder}, {begins.format(3)} in {second.folder}"]
+    alike = fill(tmp_path / "c", RUN.replace("sgd:", "nadam:").replace("adam: }", "radam: }").replace("run", "alike"))
+    assert agreement.beside(first, [alike]).pretraining(["trial_id"]).empty  # made-up rows have none

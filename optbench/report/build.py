@@ -141,14 +141,14 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
 
 def _pretraining(results: Results) -> str:
     """What trials began with, where any did not begin from scratch, and what that took."""
-    networks, recipes = results.pretraining, [text for text in results.finals["pretrain"].unique() if text]
+    networks, recipes = results.pretraining, [text for text in results.rows["pretrain"].unique() if text]
     if networks.empty or not recipes:
         return ""
     where, finished = sorted(networks["device"].unique()), int((networks["status"] == "finished").sum())
     text = (
         f" Trials that are not from scratch begin with a network that was pretrained ({'; '.join(recipes)}) with their "
         f"own seed, so that intervals contain the spread of pretraining: {count(len(networks), 'network')}, "
-        f"{networks['epochs'].sum():,} epochs in all, on {', '.join(where)}, which no epochs and seconds here contain."
+        f"{networks['epoch'].sum():,} epochs in all, on {', '.join(where)}, which no epochs and seconds here contain."
     )
     lost = len(networks) - finished
     return text + f" {lost} of them diverged or failed; trials that would begin with these failed." * (lost > 0)

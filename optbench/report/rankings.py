@@ -22,7 +22,7 @@ _SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
 _RANK = Column("rank", "rank", "rank")
 _AGAINST = (
     "Differences: to {0}, seed by seed, with their own 95 % interval. p: paired t test with moderated variances, "
-    "corrected for an optimizer's comparisons with {0}."
+    "corrected for the comparisons with {0} of rows that are ranked together."
 )
 
 

@@ -288,7 +288,7 @@ def prepare(store: Store | Joined, query: Query) -> Results:
         defaults=defaults,
         failed=failed,
         timed=store.timed([*_COLUMNS, "cpu"]),
-        pretraining=store.pretraining(["status", "epochs", "device", "seed"]),
+        pretraining=store.pretraining(["status", "epoch", "device"]),
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),
