@@ -542,7 +542,7 @@ def compact(
     store = Store(results or newest(Path("results")))
     store.rows(["epoch"])  # raises unless there are results and all of them can be read
     with store.locked():
-        for each in (store, store.timing):
+        for each in (store, store.timing, store.pretrained):
             before, after = each.compact()
             if after < before:
                 print(f"{each.folder}: {before} parts → {after}")

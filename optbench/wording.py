@@ -70,6 +70,16 @@ def in_words(detail: ErrorDetails) -> str:
     return message if message == detail["msg"] else f"{message}, not {show(value)}"
 
 
+def refusal(error: ValueError) -> str:
+    """What is wrong with values that are valid one by one."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    detail = error.errors()[0]
+    if detail["type"] == "missing":
+        return f"needs {detail['loc'][0]}"
+    return detail["msg"].removeprefix("Value error, ")
+
+
 def show(value: Any) -> str:
     """A value as the user would write it, shortened."""
     if value is None:

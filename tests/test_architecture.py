@@ -27,7 +27,7 @@ LINE = {
     "baselines": [],
     "sweep": ["search", "axes", "lookup", "document", "blocks", "spec", "trials", "stacks", "settings", "starter"],
     "training": [
-        *("rules", "update_kernels", "adapter", "stacked", "recipe", "step", "autotune", "engine"),
+        *("rules", "update_kernels", "adapter", "stacked", "recipe", "step", "autotune", "pretrained", "engine"),
         *("check", "check_model", "check_data", "speed", "fit"),
     ],
     "execution": ["event", "in_process", "workers", "processes", ""],

@@ -28,6 +28,8 @@ DEFAULTS = {axis.name: axis.columns[0].of(axis.default) for axis in PARAMETERS.v
     "dropout": (0.1, 0.25),
     "precision": "fp32",
     "split_seed": 0,
+    "transfer": "scratch",
+    "pretrain": "",
     "stack_size": 1,
     "workers": 1,
 }

@@ -57,6 +57,28 @@ class Architecture:
         """The rate of each place in `dropout`."""
         return [of_trial[rate] for rate, _ in self.dropout.values()]
 
+    @cached_property
+    def head(self) -> tuple[str, ...]:
+        """The names of the parameters of the last layer that has any."""
+        layer, shape = self._walk[self._with_parameters[-1]]
+        return tuple(own.name for own in layer.parameters(shape))
+
+    @cached_property
+    def body(self) -> dict[str, Shape]:
+        """The shapes of the parameters of all other layers, by name."""
+        return {name: shape for name, shape in self.shapes.items() if name not in self.head}
+
+    @cached_property
+    def head_dropout(self) -> tuple[str, ...]:
+        """The places where dropout acts on what reaches the head: after all other layers that have parameters."""
+        first = self._with_parameters[-2] + 1 if self.body else 0
+        return tuple(own.name for own, _ in self._walk[first:] if isinstance(own, Dropout))
+
+    @cached_property
+    def _with_parameters(self) -> list[int]:
+        """The places in `_walk` of the layers that have parameters."""
+        return [i for i, (layer, shape) in enumerate(self._walk) if layer.parameters(shape)]
+
     @property
     def size(self) -> int:
         """How many parameters there are, counted as numbers."""

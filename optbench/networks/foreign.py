@@ -242,6 +242,19 @@ class ForeignArchitecture:
         """For each place where dropout acts: which of `rates` it has, and for how many units of an example."""
         return {place.name: (i, place.units) for i, place in enumerate(self.places)}
 
+    @cached_property
+    def head(self) -> tuple[str, ...]:
+        """The names of the parameters of the last linear layer, in the order of its constructor."""
+        linear = [name for name, part in self.build(0).named_modules() if isinstance(part, nn.Linear)]
+        return tuple(own for own in self.shapes if linear and own.rpartition(".")[0] == linear[-1])
+
+    @property
+    def body(self) -> dict[str, Shape]:
+        """The shapes of all other parameters, by name; none where there is no such layer."""
+        return {name: shape for name, shape in self.shapes.items() if name not in self.head} if self.head else {}
+
+    head_dropout: tuple[str, ...] = ()  # where all but the head is fixed, the module is in evaluation mode
+
     def rates(self, of_trial: tuple[float, float]) -> list[float]:
         """The rate of each place: the module's own, whatever the trial's are."""
         return [place.rate for place in self.places]

@@ -30,7 +30,8 @@ class Network:
     """What is trained: one each of `NETWORKS`, `ACTIVATIONS`, `LOSSES` and `PRECISIONS`, for the whole stack.
 
     `image` is the shape (C, H, W) of the images. `convolution`, one of `ways`, changes only the rounding. A module from
-    elsewhere has its own activations.
+    elsewhere has its own activations. With `is_frozen` only the head is trained, the last layer that has parameters:
+    all before it is fixed, and computed as in evaluation, its buffers and dropout included.
 
     In bf16 the forward and the backward pass work on copies of the weights in bfloat16 (products are summed up in
     float32); the weights themselves, the buffers, the losses and the optimizers stay in float32.
@@ -43,6 +44,7 @@ class Network:
     convolution: str = "loop"
     image: Shape = (1, 28, 28)
     classes: int = 10
+    is_frozen: bool = False
 
     @property
     def architecture(self) -> Architecture | ForeignArchitecture:
@@ -54,6 +56,27 @@ class Network:
         """How it is initialised and computed."""
         own = self.architecture
         return Layered(own) if isinstance(own, Architecture) else Modules(own)
+
+    @property
+    def trained(self) -> dict[str, Shape]:
+        """The shapes of the parameters that are trained, by name; they are neighbours in a trial's row."""
+        shapes = self.architecture.shapes
+        return {name: shapes[name] for name in self.architecture.head} if self.is_frozen else shapes
+
+    @property
+    def trained_columns(self) -> slice:
+        """Where these parameters are in a trial's row."""
+        shapes = self.architecture.shapes
+        before = list(shapes)[: list(shapes).index(next(iter(self.trained)))]
+        first = sum(math.prod(shapes[name]) for name in before)
+        return slice(first, first + sum(map(math.prod, self.trained.values())))
+
+    def dropout_rates(self, rates: tuple[float, float]) -> list[float]:
+        """The rate at each place of `architecture.dropout` for a trial's two rates; 0 in layers that are fixed."""
+        architecture = self.architecture
+        acts = architecture.head_dropout if self.is_frozen else architecture.dropout
+        every = zip(architecture.dropout, architecture.rates(rates), strict=True)
+        return [rate if name in acts else 0.0 for name, rate in every]
 
     @property
     def ways(self) -> Sequence[str]:
@@ -69,6 +92,10 @@ class Network:
     def buffers(self, seeds: Sequence[int], device: torch.device | str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Buffers before training (S, Q), one row for each seed; Q is 0 for most networks."""
         return self.computed.buffers(seeds, device, dtype)
+
+    def tensors(self, parameters_TP: Tensor, buffers_TQ: Tensor) -> Tensors:
+        """The parameters and buffers under their names, each (T, *shape): views."""
+        return _under_names(parameters_TP, self.architecture.shapes) | self._buffers(buffers_TQ)
 
     def weights(self, parameters_TP: Tensor) -> Tensors:
         """The parameters under their names, each (T, *shape): views, or copies in bf16."""
@@ -131,12 +158,14 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """Each trial's mean loss over its own batch (T,) and its gradient (T, P), in training; see `forward`, `losses`.
 
+        The gradient is of the `trained` parameters; P counts these.
+
         The T losses are summed for the backward pass, so the gradients stay separate, as if each trial were alone.
         """
         batch = images_SBCHW, labels_SB
         if not self.computed.is_alone(self.convolution):
             return self._loss_and_gradients(*batch, parameters_TP, seed_of_T, scale_TBU, buffers_TQ, smoothing_T)
-        gradients_TP, losses_1 = torch.empty_like(parameters_TP), []
+        gradients_TP, losses_1 = torch.empty_like(parameters_TP[:, self.trained_columns]), []
         for row in (slice(t, t + 1) for t in range(len(parameters_TP))):
             own = (scale_TBU, buffers_TQ, smoothing_T)
             scale_1BU, buffers_1Q, smoothing_1 = (None if each is None else each[row] for each in own)
@@ -158,9 +187,15 @@ class Network:
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Those of trials with one backward pass, the gradients into `out` if it is given."""
-        leaves = {name: view.detach().requires_grad_() for name, view in self.weights(parameters_TP).items()}
+        weights = self.weights(parameters_TP)
+        leaves = {name: weights[name].detach().requires_grad_() for name in self.trained}
         logits_TBK = self.forward(
-            leaves, images_SBCHW, seed_of_T, training=True, scale_TBU=scale_TBU, buffers_TQ=buffers_TQ
+            weights | leaves,
+            images_SBCHW,
+            seed_of_T,
+            training=not self.is_frozen,
+            scale_TBU=scale_TBU,
+            buffers_TQ=buffers_TQ,
         )
         loss_T = self.losses(logits_TBK, labels_SB.index_select(0, seed_of_T), smoothing_T).mean(dim=1)
         gradients = torch.autograd.grad(loss_T.sum(), list(leaves.values()))

@@ -62,6 +62,7 @@ class _Side:
         """The values, in order, of what its trials vary, by name: their seeds, and every axis of `AXES`."""
         found = {name.replace("_", " "): self.tuning[name] for name in AXES}
         found["steps"] = self.tuning["steps"].dropna().astype("int64")  # null where epochs were asked for
+        found["pretraining"] = self.tuning["pretrain"][self.tuning["pretrain"] != ""]
         for phase, what in (("tune", "seeds"), ("confirm", "fresh seeds")):
             found[what] = self.trials["seed"][self.trials["phase"] == phase]
         return {what: sorted(values.unique(), key=_numbers_first) for what, values in found.items()}

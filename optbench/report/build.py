@@ -15,6 +15,7 @@ from optbench.report.tables import Report, Table
 from optbench.results.joined import Joined
 from optbench.results.store import Store
 from optbench.sweep.axes import COMPARED
+from optbench.wording import count
 
 
 def build(store: Store | Joined, query: Query | None = None) -> Report:
@@ -133,8 +134,24 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
         "guessing, of those scored: scores leave them out, order and tests count them as guessing. Rank: those that "
         "share one cannot be told apart; 2–5 is where the true rank lies, with 95 % confidence for all rows together "
         "(paired t tests on common seeds, their variances moderated by those of all rows, Shaffer's correction over "
-        f"all pairs of rows that are ranked together). {_images(parts)} The same for all: {', '.join(constant)}."
+        f"all pairs of rows that are ranked together). {_images(parts)}{_pretraining(results)} The same for all: "
+        f"{', '.join(constant)}."
     )
+
+
+def _pretraining(results: Results) -> str:
+    """What trials began with, where any did not begin from scratch, and what that took."""
+    networks, recipes = results.pretraining, [text for text in results.rows["pretrain"].unique() if text]
+    if networks.empty or not recipes:
+        return ""
+    where, finished = sorted(networks["device"].unique()), int((networks["status"] == "finished").sum())
+    text = (
+        f" Trials that are not from scratch begin with a network that was pretrained ({'; '.join(recipes)}) with their "
+        f"own seed, so that intervals contain the spread of pretraining: {count(len(networks), 'network')}, "
+        f"{networks['epoch'].sum():,} epochs in all, on {', '.join(where)}, which no epochs and seconds here contain."
+    )
+    lost = len(networks) - finished
+    return text + f" {lost} of them diverged or failed; trials that would begin with these failed." * (lost > 0)
 
 
 def _images(parts: Sequence[Results]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -20,12 +20,15 @@ _AXES = {name: (axis.title, axis.heading) for name, axis in COMPARED.items()} | 
 _GAP = Column("gap", "train − validation", "points")
 _SECONDS = Column("seconds_per_epoch", "seconds per epoch", "seconds")
 _RANK = Column("rank", "rank", "rank")
+_AGAINST = (
+    "Differences: to {0}, seed by seed, with their own 95 % interval. p: paired t test with moderated variances, "
+    "corrected for the comparisons with {0} of rows that are ranked together."
+)
 
 
-def _scores(results: Results, *others: Column) -> tuple[Column, ...]:
-    """The score that ranks, and other columns next to it."""
-    own = Column.of(results.score)
-    return (own, *(column for column in others if column != own))
+def _others(results: Results, *columns: Column) -> list[Column]:
+    """Columns that stand beside the score that ranks, without that itself."""
+    return [column for column in columns if column != Column.of(results.score)]
 
 
 def optimizers(results: Results) -> Table:
@@ -175,9 +178,12 @@ def axis(results: Results, by: Sequence[str]) -> Table:
     """A table with a row for each combination of the columns `by`: the best configuration of all else."""
     by, axis, finals, confirming = list(by), by[-1], _selecting(results, by), _confirming(results, by)
     correct = results.correct if by == ["optimizer"] else None
-    data = stats.compare(
-        finals, by, results.metric, confirming, results.score, results.timed, results.reference, correct
-    )
+    reference = results.reference
+    if is_against_default := axis in COMPARED and COMPARED[axis].is_against_default:
+        reference = replace(reference, baseline=COMPARED[axis].default, asked=frozenset())
+    data = stats.compare(finals, by, results.metric, confirming, results.score, results.timed, reference, correct)
+    if is_against_default:
+        data = _with(data, by, reference.baseline)
     if axis != "optimizer":
         data = _in_order(data, by)
     choices = [name for name in results.choices if name not in by]
@@ -198,10 +204,26 @@ def axis(results: Results, by: Sequence[str]) -> Table:
     columns = [Column(name, _AXES.get(name, ("", name))[1]) for name in by[:-1]] + [Column(axis, heading)]
     if len(data) > 1:
         columns.append(_RANK)
-    columns += [*_scores(results, *others), Column("n", "n", "count"), Column("lost_of", "lost", "count")]
+    columns.append(Column.of(results.score))
+    compared = is_against_default and bool(data["p"].notna().any())
+    if compared:
+        columns.append(Column.of_difference(results.score, "difference", f"difference to {reference.baseline}"))
+        columns += [Column("verdict", "verdict"), Column("p", "p", "p")]
+    columns += [*_others(results, *others), Column("n", "n", "count"), Column("lost_of", "lost", "count")]
     if choices:
         columns.append(Column("configuration", "best configuration", "prose"))
-    return Table(title, _caption(results, data, columns, confirming), tuple(columns), data, keys=len(by))
+    caption = _caption(results, data, columns, confirming)
+    if compared:
+        caption = f"{_AGAINST.format(reference.baseline)} {caption}".strip()
+    return Table(title, caption, tuple(columns), data, keys=len(by))
+
+
+def _with(data: pd.DataFrame, by: Sequence[str], default: Hashable) -> pd.DataFrame:
+    """The table without differences where there is no row to compare with: those are to the best row."""
+    is_default, outer = data[by[-1]] == default, [data[name] for name in by[:-1]] or [data[by[-1]].notna()]
+    has = is_default.groupby(outer, observed=True).transform("any")
+    none = dict.fromkeys(("difference", "difference_low", "difference_high", "p"), math.nan) | {"verdict": ""}
+    return data.assign(**{name: data[name].where(has, other) for name, other in none.items()})
 
 
 def _caption(results: Results, data: pd.DataFrame, columns: Sequence[Column], confirming: pd.DataFrame | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ class Results:
     searched: hyperparameters whose values were drawn; each draw is a value of its own.
     read_correct: which images of a split some trials classified correctly, as far as that is known.
     shares: what each of several folders holds, the author's own first; empty where all is of one folder.
+    pretraining: the last row of each trial that trained a network for others to begin with.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Results:
     searched: frozenset[str]
     read_correct: Callable[[Collection[str], str], stats.Correct] = _nothing_known
     shares: tuple[Share, ...] = ()
+    pretraining: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -298,6 +300,7 @@ def prepare(store: Store | Joined, query: Query) -> Results:
         defaults=defaults,
         failed=failed,
         timed=store.timed([*_COLUMNS, "cpu"]),
+        pretraining=store.pretraining(["status", "epoch", "device"]),
         metric=metric,
         varying=tuple(stats.varying(tuning, list(COMPARED))),
         hyperparameters=tuple(hyperparameters),

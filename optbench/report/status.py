@@ -26,13 +26,16 @@ _FRAME = 5  # lines of a screen beside the rows of the table
 class Status:
     """How many trials of each optimizer are in which state: `counts` has a column for each, and one for all trials.
 
-    is_running: whether a run is training them now.
+    is_running: whether a run is training them now.   pretrained, to_pretrain: how many of how many networks that they
+    begin with are there.
     """
 
     sweep: str
     folder: Path
     is_running: bool
     counts: pd.DataFrame
+    pretrained: int = 0
+    to_pretrain: int = 0
 
     @property
     def total(self) -> int:
@@ -52,7 +55,8 @@ class Status:
     @property
     def line(self) -> str:
         """It in a line."""
-        return f"{self.done}/{self.total} trials done in {self.folder}"
+        before = f", {self.pretrained}/{self.to_pretrain} pretrained" if self.to_pretrain else ""
+        return f"{self.done}/{self.total} trials done in {self.folder}{before}"
 
     @property
     def table(self) -> Table:
@@ -65,6 +69,8 @@ class Status:
     def content(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         numbers = {"done": self.done, "trials": self.total, "is_running": self.is_running}
+        if self.to_pretrain:
+            numbers |= {"pretrained": self.pretrained, "to_pretrain": self.to_pretrain}
         return {"sweep": self.sweep, "folder": str(self.folder), **numbers, "optimizers": formats.rows(self.table)}
 
 
@@ -79,7 +85,8 @@ def status(store: Store) -> Status:
         found = counts[state].to_dict() if state in counts else {}
         data[state] = [int(found.get(label, 0)) for label in data["optimizer"]]
     data["missing"] = data["trials"] - data[states].sum(axis=1)
-    return Status(outline.name, store.folder, is_running, data)
+    settled = store.pretraining(["status"])["status"].isin(["finished", "diverged"]).sum()
+    return Status(outline.name, store.folder, is_running, data, int(settled), len(outline.pretrain_ids))
 
 
 def watch(store: Store, console: Console) -> None:

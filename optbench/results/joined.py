@@ -106,6 +106,7 @@ class Joined:
             trial_ids=_each(outline.trial_ids for outline in outlines),
             confirm_ids=_each(outline.confirm_ids for outline in outlines),
             default_ids=_each(outline.default_ids for outline in outlines),
+            pretrain_ids=_each(outline.pretrain_ids for outline in outlines),
             without_defaults=_first(outline.without_defaults for outline in outlines),
             optimizers=_first(outline.optimizers for outline in outlines),
             budgets=_first(outline.budgets for outline in outlines),
@@ -126,6 +127,11 @@ class Joined:
     def rows(self, columns: Sequence[str] | None = None) -> DataFrame:
         """The rows of all trials, or some columns of them, as `Store.rows` gives them."""
         return _concat([store.rows(columns, ids) for store, ids in self.parts])
+
+    def pretraining(self, columns: Sequence[str]) -> DataFrame:
+        """These columns of the last row of each trial that pretrained a network for one of the folders."""
+        found = _concat([store.pretraining(_each([columns, ["trial_id"]])) for store in self.stores])
+        return found.drop_duplicates("trial_id")[list(columns)]
 
     @property
     def correct(self) -> JoinedImages:

@@ -3,6 +3,8 @@
 results/<sweep>/part-<id>.parquet       rows; `pandas.read_parquet("results/<sweep>")` works at any moment
 results/<sweep>/_optbench/              everything else; pandas skips names that begin with an underscore
 results/<sweep>/_optbench/timing/       rows of trials that trained once more, alone, to measure their seconds
+results/<sweep>/_optbench/pretrained/   rows of the trials that trained networks for others to begin with, and in
+                                        their own _optbench/weights/ these networks (`training.pretrained`)
 results/<sweep>/_optbench/correct/      which images each finished trial classified correctly (`correct`)
 
 Many parts are merged into few when a phase ends (`parts.merge`).
@@ -28,6 +30,7 @@ from optbench.results import parts
 from optbench.results.correct import CorrectImages
 from optbench.scores import Score
 from optbench.sweep.axes import AXES
+from optbench.training import pretrained
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,7 +53,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
         "phase",
         _text,
         "tune: configurations are selected by it; confirm: a fresh seed of a selected one; "
-        "default: an optimizer at its defaults; timing: retrained alone",
+        "default: an optimizer at its defaults; timing: retrained alone; pretrain: a network for others to begin with",
     ),
     ("trial_id", _text, "hash of the resolved trial"),
     ("configuration_id", _text, "hash of the resolved trial without its seed"),
@@ -109,7 +112,7 @@ SCHEMA = pa.schema(
 )
 
 # The fields of an outline that are tuples; JSON has lists.
-_LISTS = ("trial_ids", "confirm_ids", "default_ids", "searched", "searched_schedules", "races")
+_LISTS = ("trial_ids", "confirm_ids", "default_ids", "pretrain_ids", "searched", "searched_schedules", "races")
 
 # A part is rewritten as epochs finish, but not more often than this, and for only a small share of the time.
 _SECONDS_BETWEEN_WRITES = 1.0
@@ -123,13 +126,14 @@ _METRIC = Score.val_accuracy  # selects where a folder does not say which metric
 class Outline:
     """What the folder says about its sweep besides rows.
 
-    Which trials belong to it, in the order of the file, which confirm its selected configurations, and which have an
-    optimizer at its defaults, of which some may be among the others; why an optimizer has no defaults, by label; how
-    many trials each optimizer has in all phases, and how many configurations were tuned; which hyperparameters and
-    which schedules' parameters were searched; the halving that stopped trials, and a digest of the trials of each race;
-    the sizes of each dataset's splits, and how many parameters each network has (both empty where an earlier version
-    wrote the folder; a version with a single dataset left out its name); a digest of each of the user's own data and
-    networks, by name; the `trials.NUMERICS` that is in the ids (versions that did not say so had 1).
+    Which trials belong to it, in the order of the file, which confirm its selected configurations, which have an
+    optimizer at its defaults, of which some may be among the others, and which pretrain networks for all these; why an
+    optimizer has no defaults, by label; how many trials each optimizer has in all phases, and how many configurations
+    were tuned; which hyperparameters and which schedules' parameters were searched; the halving that stopped trials,
+    and a digest of the trials of each race; the sizes of each dataset's splits, and how many parameters each network
+    has (both empty where an earlier version wrote the folder; a version with a single dataset left out its name); a
+    digest of each of the user's own data and networks, by name; the `trials.NUMERICS` that is in the ids (versions that
+    did not say so had 1).
     """
 
     name: str
@@ -139,6 +143,7 @@ class Outline:
     budgets: dict[str, int] = field(default_factory=dict)
     confirm_ids: tuple[str, ...] = ()
     default_ids: tuple[str, ...] = ()
+    pretrain_ids: tuple[str, ...] = ()
     without_defaults: dict[str, str] = field(default_factory=dict)
     searched: tuple[str, ...] = ()
     searched_schedules: tuple[str, ...] = ()
@@ -209,6 +214,7 @@ class Store:
         self.write_meta("outline.json", json.dumps(vars(outline), indent=1))
         planned = frozenset().union(*stacks.values())
         self.correct.forget(planned)
+        pretrained.forget(self.weights, planned)
         paths, phases = self.parts(), outline.phases
         for path, trials in zip(paths, parts.trials(paths, SCHEMA, ["status", "phase"]), strict=True):
             self._tidy(path, trials, planned, phases)
@@ -328,6 +334,21 @@ class Store:
         return Store(self.meta / "timing")
 
     @property
+    def pretrained(self) -> Store:
+        """The rows of trials that trained networks for others to begin with, and these networks."""
+        return Store(self.meta / "pretrained")
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the networks that these trials have left."""
+        return self.meta / "weights"
+
+    def pretraining(self, columns: Sequence[str] | None = None) -> DataFrame:
+        """The last row of each trial that pretrained a network for the sweep that ran last; empty if none did."""
+        table = self.pretrained._read(columns, self.outline().pretrain_ids, last=True)
+        return _to_pandas(parts.read([], SCHEMA, columns) if table is None else table)
+
+    @property
     def correct(self) -> CorrectImages:
         """Which images the finished trials classified correctly."""
         return CorrectImages(self.meta / "correct")
@@ -397,8 +418,11 @@ class Part:
         if rows[0]["epoch"] == 0:
             self._rows = []
             self._status = dict.fromkeys(self._columns, "running")
-        self._rows += [self._columns[row["trial_id"]] | row for row in rows]
+        self._rows += [
+            self._columns[row["trial_id"]] | {k: v for k, v in row.items() if k != "weights"} for row in rows
+        ]
         self._keep_correct(rows)
+        self._keep_weights(rows)
         self._status |= {row["trial_id"]: row["status"] for row in rows}
         self._errors |= {row["trial_id"]: row["error"] for row in rows if row.get("error")}
         if rows[0]["epoch"] == 0 or self.is_settled or time.monotonic() >= self._next_write:
@@ -412,6 +436,12 @@ class Part:
         ended = [self._columns[row["trial_id"]] | row for row in rows if row["status"] == "finished"]
         if ended and "test_correct" in ended[0]:
             self._store.correct.replace(self._stack_id, ended)
+
+    def _keep_weights(self, rows: list[dict[str, Any]]) -> None:
+        """Write the networks of trials that finish, where these are kept; before their rows say that they did."""
+        for row in rows:
+            if row["status"] == "finished" and "weights" in row:
+                pretrained.write(self._store.weights, row["trial_id"], row["weights"])
 
     def stop(self, trial_ids: Collection[str]) -> None:
         """These trials stop training."""

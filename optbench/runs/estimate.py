@@ -23,10 +23,12 @@ _Kind = tuple[Network, int, int]
 
 
 def disk_bytes(phase: Phase) -> int:
-    """Size of the rows that the phase will add, and of the bits beside them."""
+    """Size of the rows that the phase will add, and of the bits and networks beside them."""
     rows = sum(len(stack) * (stack.epochs + 1) for stack in phase.stacks)
     images = sum(len(stack) * (stack.data.val + stack.data.test) for stack in phase.stacks)
-    return len(phase.stacks) * _BYTES_PER_PART + rows * _BYTES_PER_ROW + images // 8
+    kept = [len(stack) * network_of(stack, phase.job.device).architecture.size for stack in phase.stacks]
+    weights = 4 * sum(kept) if phase.keeps_weights else 0
+    return len(phase.stacks) * _BYTES_PER_PART + rows * _BYTES_PER_ROW + images // 8 + weights
 
 
 def seconds(phase: Phase) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Job:
 
     tuning: the trials of the sweep file.   defaults: the optimizers at their defaults, where the sweep asks for them;
     some of these trials may be among the others.   without_defaults: why an optimizer has none, by label.
+    pretraining: the trials that train networks for others to begin with, for all seeds of the sweep.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Job:
         self.stack_size = stack_size
         self.tuning = expand(sweep)
         self.defaults, self.without_defaults = defaults(sweep) if sweep.defaults else ([], {})
+        self.pretraining = _pretraining([*self.tuning, *self.defaults], (*sweep.seeds, *sweep.confirm))
         self.device = resolve_device(device)
         self.workers = (workers or execution.default_workers()) if self.device == "cpu" else 1
         for precision in {trial.precision for trial in self.tuning}:
@@ -100,6 +103,7 @@ class Job:
             trial_ids=tuple(trial.trial_id for trial in self.tuning),
             confirm_ids=tuple(trial.trial_id for trial in confirming),
             default_ids=tuple(trial.trial_id for trial in defaults),
+            pretrain_ids=tuple(trial.trial_id for trial in self.pretraining),
             without_defaults=self.without_defaults,
             optimizers={
                 label: n + self.selections[label] * len(sweep.confirm) + more[label] for label, n in tuned.items()
@@ -115,6 +119,12 @@ class Job:
             | {t.model: t.model.source for t in self.tuning if isinstance(t.model, networks.ForeignModel)},
             numerics=NUMERICS,
         )
+
+
+def _pretraining(trials: Iterable[Trial], seeds: Iterable[int]) -> list[Trial]:
+    """The trials that train what these begin with, seed by seed, also for seeds that only a later phase has."""
+    needed = dict.fromkeys(replace(trial.pretraining, seed=0) for trial in trials if trial.pretraining)
+    return [replace(trial, seed=seed) for seed in seeds for trial in needed]
 
 
 def _parameters(trial: Trial) -> int:

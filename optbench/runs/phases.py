@@ -1,4 +1,4 @@
-"""The phases of a sweep: tune, confirm, default, timing. Each has trials to train, and knows which comes after it.
+"""The phases of a sweep: pretrain, tune, confirm, default, timing. Each has trials to train, and knows what follows it.
 
 Each class says what is special about its phase: no other code asks for a phase's name.
 """
@@ -25,7 +25,7 @@ from optbench.sweep import stacks
 from optbench.sweep.spec import to_yaml
 from optbench.sweep.stacks import Stack
 from optbench.sweep.trials import Trial, confirmations
-from optbench.training import fit
+from optbench.training import fit, pretrained
 from optbench.wording import count
 
 # Four trials together are a tenth faster than one alone on a CPU, and more gain nothing; but there must be enough
@@ -36,7 +36,7 @@ _CPU_STACKS_AT_LEAST = 16
 
 def phases_of(job: Job) -> Iterator[Phase]:
     """The phases of a job in order; each is planned when it is asked for, from what the one before has left."""
-    phase: Phase | None = Tune(job)
+    phase: Phase | None = Pretrain(job) if job.pretraining else Tune(job)
     while phase is not None:
         yield phase
         phase = phase.following()
@@ -47,12 +47,16 @@ class Phase(ABC):
 
     name: ClassVar[str]  # as the column "phase" has it
     done: ClassVar[str] = "done"  # what to call its trials that need no more training
+    decides: ClassVar[bool] = True  # whether its scores decide what comes after it
+    keeps_weights: ClassVar[bool] = False  # whether the networks that it trains are kept
     rungs: tuple[int, ...] = ()  # epochs after which trials may be stopped
 
     def __init__(self, job: Job, trials: Sequence[Trial], earlier: Sequence[Phase] = ()) -> None:
         self.job, self.trials, self._earlier = job, list(trials), list(earlier)
         with settings_given_back():  # on a GPU this tries how many trials fit
-            self.stacks = stacks.plan(self.trials, self._stack_size(), self.settled(), self.rungs)
+            planned = stacks.plan(self.trials, self._stack_size(), self.settled(), self.rungs)
+        folder = job.store.pretrained.weights
+        self.stacks = [replace(stack, pretrained=folder, keeps_weights=self.keeps_weights) for stack in planned]
 
     def _stack_size(self) -> int | Callable[[Sequence[Trial]], int]:
         if self.job.stack_size:
@@ -64,6 +68,11 @@ class Phase(ABC):
     @property
     def store(self) -> Store:
         """Where its rows go."""
+        return self.job.store
+
+    @property
+    def scored(self) -> Store:
+        """Where the scores of its settled trials are."""
         return self.job.store
 
     @property
@@ -91,6 +100,10 @@ class Phase(ABC):
 
     def _outline(self) -> Outline:
         return self.job.outline()
+
+    def _aside(self) -> Outline:
+        """The outline of a place beside the sweep's own rows, which has no trials of the sweep."""
+        return Outline(self.job.sweep.name, self.job.sweep.metric, (), {})
 
     def judge(self) -> Judge | None:
         """What decides which trials are stopped; None: no trial is."""
@@ -166,6 +179,61 @@ class Phase(ABC):
     def _total(self) -> int:
         """How many trials the sweep has, not counting those that are timed once more."""
         return sum(len(phase.trials) for phase in [*self._earlier, self]) + self.to_follow
+
+
+class Pretrain(Phase):
+    """The networks that trials of later phases begin with, one of its own for each seed."""
+
+    name = "pretrain"
+    done = "pretrained"
+    decides = False
+    keeps_weights = True
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, job.pretraining)
+
+    @property
+    def store(self) -> Store:
+        """A place of their own, beside the networks: they are no trials of the sweep."""
+        return self.job.store.pretrained
+
+    @property
+    def scored(self) -> Store:
+        return self.store
+
+    def settled(self) -> set[str]:
+        """Ids of the trials that have left a network which is whole, and of those that diverged."""
+        statuses, weights = self.store.statuses(), self.store.weights
+        found = {trial.trial_id: statuses.get(trial.trial_id) for trial in self.trials}
+        return {
+            i
+            for i, status in found.items()
+            if status == "diverged" or (status == "finished" and pretrained.is_whole(weights, i))
+        }
+
+    def following(self) -> Phase:
+        return Tune(self.job)
+
+    def begin(self) -> None:
+        """Also says in the sweep's own folder what is on its way there, so that its status can be asked for."""
+        super().begin()
+        none = {stack.stack_id: list[str]() for stack in self.stacks}
+        self.job.store.begin(self.job.outline(), to_yaml(self.job.sweep), none)
+
+    def _outline(self) -> Outline:
+        return self._aside()
+
+    @property
+    def title(self) -> str:
+        trials, (first, *_) = count(len(self.trials), "trial"), self.trials
+        return f"{self.job.sweep.name}, pretraining: {trials} of {count(first.epochs, 'epoch')} on {first.dataset}"
+
+    @property
+    def notes(self) -> list[str]:
+        return ["then the sweep: its trials begin with the networks of their own seeds"] if self.stacks else []
+
+    def progress(self) -> str:
+        return f"{len(self.settled())}/{len(self.trials)} pretrained"
 
 
 class Tune(Phase):
@@ -367,7 +435,7 @@ class Timing(Phase):
             super().begin()
 
     def _outline(self) -> Outline:
-        return Outline(self.job.sweep.name, self.job.sweep.metric, (), {})
+        return self._aside()
 
     @property
     def title(self) -> str:

@@ -192,7 +192,7 @@ class Progress:
         """Take in the scores of the trials that earlier runs have trained."""
         missing = {trial.trial_id for stack in self._phase.stacks for trial in stack.trials}
         columns = ["trial_id", "epoch", self._metric]
-        for row in self._phase.job.store.rows(columns, self._trials.keys() - missing, last=True).to_dict("records"):
+        for row in self._phase.scored.rows(columns, self._trials.keys() - missing, last=True).to_dict("records"):
             self._observe(row)
 
     def _observe(self, row: Mapping[Any, Any]) -> None:

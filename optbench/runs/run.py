@@ -63,10 +63,13 @@ RunEvent = PhasePlanned | PhaseBegun | StackEvent | PhaseEnded
 
 
 def preview(job: Job) -> Generator[RunEvent, None, None]:
-    """What `events` would begin with, without changing anything: up to the first phase that has to train."""
+    """What `events` would begin with, without changing anything.
+
+    That is up to the first phase that has to train and whose scores decide what comes after it.
+    """
     for phase in phases_of(job):
         yield PhasePlanned(phase)
-        if phase.stacks:
+        if phase.stacks and phase.decides:
             return
         yield PhaseEnded(phase)
 

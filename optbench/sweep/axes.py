@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_type_hints
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo
 
@@ -48,6 +48,9 @@ class Axis:
         is chosen like a hyperparameter and makes none.
     is_resolved: the device decides its value, and the rows have what it was.
     is_of_sweep: a sweep file sets it once, beside its `dataset`, and not under `parameters`.
+    is_pretrained: the network that a trial begins with was trained with the trial's own value of it; of the other axes
+        a sweep file's `pretrain` has the values.
+    is_against_default: a report compares its other values with its default.
     is_always_hashed: it is in ids even with its default; a new axis is not, or it would change the ids of older trials.
     is_own_of_modules: a network from elsewhere has its own, whatever the trial's value is.
     hashed: the value as it enters ids.
@@ -62,6 +65,8 @@ class Axis:
     is_workload: bool = False
     is_resolved: bool = False
     is_of_sweep: bool = False
+    is_pretrained: bool = False
+    is_against_default: bool = False
     is_always_hashed: bool = False
     is_own_of_modules: bool = False
     hashed: Callable[[Any], Any] = lambda value: value
@@ -80,6 +85,36 @@ class Axis:
 def axis(*columns: Column, default: Any = MISSING, **about: Any) -> Any:
     """A field of `Axes`; `about` holds further attributes of its `Axis`."""
     return field(default=default, metadata={"columns": columns, **about})
+
+
+class Transfer(str):
+    """What a trial takes from a pretrained network, `features` or `fine_tune`.
+
+    `recipe` says how that was trained: what its trial has of each axis whose value is not that of the trial itself.
+    """
+
+    __slots__ = ("recipe",)
+
+    recipe: Mapping[str, Any]
+
+    def __new__(cls, way: str, recipe: Mapping[str, Any]) -> Self:
+        made = super().__new__(cls, way)
+        made.recipe = recipe
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:  # text alone would be copied without its attribute
+        return type(self), (str(self), self.recipe)
+
+
+def _recipe(transfer: str) -> str:
+    """How the network that a trial begins with was trained, as a sweep file says it, without what is default."""
+    if not isinstance(transfer, Transfer):
+        return ""
+    given, own = transfer.recipe, transfer.recipe["hyperparameters"]
+    said = {name: given[name] for name in ("dataset", "epochs", "optimizer")} | {"lr": own.lr}
+    said |= own.model_dump(exclude={"lr"}, exclude_defaults=True)
+    said |= {name: value for name, value in given.items() if name in PARAMETERS and value != PARAMETERS[name].default}
+    return ", ".join(f"{name}={value}" for name, value in said.items())
 
 
 def _dataset(value: Any, info: ValidationInfo) -> str:
@@ -238,6 +273,7 @@ class Axes:
         hashed=networks.identity,
         title="Model accuracy comparison",
         is_workload=True,
+        is_pretrained=True,
     )
     activation: Literal["relu", "leaky_relu", "tanh", "sigmoid"] = axis(
         Column("activation", "string", "relu, leaky_relu, tanh or sigmoid"),
@@ -245,18 +281,21 @@ class Axes:
         title="Activation functions",
         is_own_of_modules=True,
         is_workload=True,
+        is_pretrained=True,
     )
     loss: Literal["cross_entropy", "mse", "bce"] = axis(
         Column("loss", "string", "cross_entropy, mse or bce"),
         default="cross_entropy",
         title="Loss functions",
         is_workload=True,
+        is_pretrained=True,
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = axis(
         Column("precision", "string", "fp32, tf32 or bf16"),
         default="auto",
         title="Precision",
         is_resolved=True,
+        is_pretrained=True,
     )
     clip_norm: Positive | None = axis(
         Column("clip_norm", "float64", "norm to which a longer gradient is scaled down; null: it is not"),
@@ -286,6 +325,7 @@ class Axes:
         Column("split_seed", "int64", "seed of the split into training and validation images"),
         default=0,
         title="Splits of the data",
+        is_pretrained=True,
     )
     validation: ValidationSet = axis(
         Column(
@@ -306,6 +346,7 @@ class Axes:
         ),
         default="standardised",
         title="Scaling of the input",
+        is_pretrained=True,
     )
     augment: Augment = axis(
         Column(
@@ -317,7 +358,22 @@ class Axes:
         default=None,
         title="Augmentation",
     )
-    seed: Seed = axis(Column("seed", "int64", "seed of initial weights, batch order and dropout"), is_per_trial=True)
+    transfer: Literal["scratch", "features", "fine_tune"] = axis(
+        Column(
+            "transfer", "string", "scratch; features: only the last layer of a pretrained network is trained; fine_tune"
+        ),
+        Column(
+            "pretrain", "string", "how that network was trained, without what is default; empty for scratch", _recipe
+        ),
+        default="scratch",
+        title="Transfer",
+        is_against_default=True,
+    )
+    seed: Seed = axis(
+        Column("seed", "int64", "seed of initial weights, batch order and dropout"),
+        is_per_trial=True,
+        is_pretrained=True,
+    )
 
 
 _KINDS = get_type_hints(Axes, include_extras=True)

@@ -31,7 +31,7 @@ from optbench.optimizers import OPTIMIZERS, schedules
 from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import SCHEDULES, Schedule
 from optbench.sweep.axes import AXES, PARAMETERS
-from optbench.sweep.search import Range, SearchedSchedule
+from optbench.sweep.search import Range, SearchedSchedule, ranges
 from optbench.sweep.search import schedule as make_schedule
 from optbench.wording import in_words, location, show, worth_saying, wrong, wrong_at
 
@@ -283,6 +283,41 @@ def block_model(of: frozenset[type[Hyperparameters]]) -> type[Grid]:
     each = [_fields(model) for model in ordered]
     common = {name: kind for name, kind in each[0].items() if all(name in other for other in each)}
     return _block_grid(common, ordered, _UNFOLDING)
+
+
+class Pretrain(Grid):
+    """The block `pretrain`, in which every key has one value."""
+
+    @classmethod
+    def in_words(cls, detail: ErrorDetails) -> str:
+        key, value = str(detail["loc"][-1]), detail["input"]
+        if detail["type"] == "extra_forbidden" and key in AXES:
+            return f"'{key}' cannot be set here: it is that of the trials that begin with the network"
+        if isinstance(value, dict) and {"min", "max"} & set(value):
+            return "takes one value: nothing is searched here"
+        return super().in_words(detail)
+
+
+@cache
+def pretrain_model(of: type[Hyperparameters]) -> type[Pretrain]:
+    """What `pretrain` may set for this optimizer: its hyperparameters, and the axes that are not the trials' own."""
+    fields: dict[str, Any] = {name: (info.annotation, info) for name, info in of.model_fields.items()}
+    for name, axis in AXES.items():
+        if not (axis.is_pretrained or axis.is_of_sweep) and name not in ("optimizer", "hyperparameters", "transfer"):
+            entry = _UNFOLDING.get(name)
+            kind = Annotated[Any, AfterValidator(partial(_only, entry=entry))] if entry else axis.kind
+            fields[name] = kind, axis.default if axis.has_default else ...
+    made = create_model("Pretrain", __base__=Pretrain, **fields)
+    made.of = (of,)
+    return made
+
+
+def _only(value: Any, info: ValidationInfo, entry: Entry) -> Any:
+    """The one value that an entry of an axis stands for."""
+    values = [value] if isinstance(value, list) else entry(value, info)
+    if isinstance(value, list) or len(values) > 1 or ranges(values[0]):
+        raise wrong("takes one value: nothing is searched here")
+    return values[0]
 
 
 @cache

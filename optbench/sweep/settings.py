@@ -50,6 +50,8 @@ class Settings:
         if data["metric"] != "val_accuracy":
             found["metric"] = data["metric"]
         found["search"] = {"num_samples": self._num_samples()} | self._search()
+        if data.get("pretrain"):
+            found["pretrain"] = data["pretrain"]
         if data["confirm"]:
             found["confirm"] = {"seeds": _seeds(data["confirm"]["seeds"], MAX_SEEDS)}
         if exclude := [entry for entry in data["exclude"] if "optimizer" not in entry]:

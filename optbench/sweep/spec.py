@@ -22,11 +22,11 @@ from optbench.optimizers.hyperparameters import Hyperparameters
 from optbench.optimizers.schedules import Schedule
 from optbench.scores import Score
 from optbench.sweep.axes import PARAMETERS, Augmentation, Dataset, Epochs, Seed, Steps
-from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model
+from optbench.sweep.blocks import STRICT, Grid, as_list, block_model, distinct, exclusion_model, pretrain_model
 from optbench.sweep.document import Document, Dumper, Key, Place, Problem, SweepError, Unfit
 from optbench.sweep.lookup import find
 from optbench.sweep.search import Method, Range, SearchedSchedule, ranges
-from optbench.wording import in_words, length_in_words, location, show, worth_saying, wrong
+from optbench.wording import in_words, length_in_words, location, refusal, show, worth_saying, wrong
 
 MAX_SEEDS = 10_000
 MAX_SAMPLES = 10_000
@@ -121,6 +121,7 @@ class _File(BaseModel):
     ] = None
     parameters: dict[str, Any] | None = None
     optimizers: Annotated[dict[str, dict[str, Any] | None], Field(min_length=1)]
+    pretrain: dict[str, Any] | None = None
     search: Search | None = None
     confirm: Confirm | None = None
     defaults: bool = False
@@ -153,6 +154,7 @@ class Sweep:
     """What a sweep file describes: every axis as a tuple of values, inherited and default ones filled in.
 
     Either `epochs` or `steps` says how long each trial trains.
+    `pretrain` is the recipe of the networks that trials begin with (see `axes.Transfer`), where any does.
     """
 
     name: str
@@ -162,6 +164,7 @@ class Sweep:
     metric: Score
     optimizers: Mapping[str, OptimizerGrid]
     steps: int | None = None
+    pretrain: Mapping[str, Any] | None = None
     search: Search | None = None
     confirm: tuple[int, ...] = ()
     defaults: bool = False
@@ -249,6 +252,8 @@ def parse(
     _check_batch_sizes(document, datasets, grids)
     metric = _selecting(document, outline.metric if outline else None, grids)
     _check_networks(document, datasets, grids)
+    pretrain = _pretrain(document)
+    _check_transfer(document, grids)
     exclude = _exclude(document, datasets, grids)
     _check_length(document)
     if outline is not None:
@@ -263,6 +268,7 @@ def parse(
         seeds=outline.seeds,
         metric=metric,
         optimizers=grids,
+        pretrain=pretrain,
         search=outline.search,
         confirm=outline.confirm.seeds if outline.confirm else (),
         defaults=outline.defaults,
@@ -471,6 +477,53 @@ def _entry(document: Document, path: Key, model: str) -> Key | None:
     return None
 
 
+def _pretrain(document: Document) -> dict[str, Any] | None:
+    """How the networks are trained that trials begin with; None where none is, or where it is not valid."""
+    block = document.data.get("pretrain")
+    if not isinstance(block, dict):
+        return None
+    try:
+        optimizer = find(str(block.get("optimizer", "adam")), document.folder)
+    except UserError as error:
+        document.problems.append(Problem(document.place(("pretrain", "optimizer")), str(error)))
+        return None
+    given = {key: value for key, value in block.items() if key != "optimizer"}
+    checked = _check(document, pretrain_model(optimizer), given, ("pretrain",))
+    if checked is None:
+        return None
+    own = {name: getattr(checked, name) for name in optimizer.model_fields}
+    try:
+        hyperparameters = optimizer(**own)
+    except ValidationError as error:
+        document.problems.append(Problem(document.place(("pretrain",), key=True), refusal(error)))
+        return None
+    images = info_of(checked.dataset).train
+    if checked.batch_size > images:
+        message = f"batch_size {checked.batch_size} is larger than the training set of {images} images"
+        document.problems.append(Problem(document.place(("pretrain", "batch_size")), message))
+    axes = {name: getattr(checked, name) for name in type(checked).model_fields if name not in own}
+    return axes | {"optimizer": optimizer.algorithm, "hyperparameters": hyperparameters}
+
+
+def _check_transfer(document: Document, grids: Mapping[str, OptimizerGrid]) -> None:
+    """Where trials begin with pretrained networks, `pretrain` must say how these are trained, and only there."""
+    is_given, is_used = bool(document.data.get("pretrain")), False
+    for label, grid in grids.items():
+        for i, way in enumerate(grid.axes["transfer"]):
+            if way != "scratch":
+                is_used = True
+                own: Key = ("optimizers", label, "transfer", i)
+                loc = own if own[:3] in document.values else ("parameters", "transfer", i)
+                if not is_given:
+                    message = f"{way} needs a pretrained network: 'pretrain: {{dataset: mnist, epochs: 5}}' trains it"
+                    document.problems.append(Problem(document.place(loc), message))
+    if is_given and not is_used and not document.problems:
+        message = (
+            "nothing begins with a pretrained network: 'parameters: {transfer: [scratch, features, fine_tune]}' does"
+        )
+        document.problems.append(Problem(document.place(("pretrain",), key=True), message))
+
+
 def _exclude(
     document: Document, datasets: Sequence[str], grids: Mapping[str, OptimizerGrid]
 ) -> tuple[dict[str, tuple[Any, ...]], ...]:
@@ -529,6 +582,11 @@ def plain(name: str, value: Any) -> Any:
     return value
 
 
+def _plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    axes = {name: plain(name, value) for name, value in recipe.items() if name != "hyperparameters"}
+    return axes | {name: plain(name, value) for name, value in recipe["hyperparameters"]}
+
+
 def to_yaml(sweep: Sweep) -> str:
     """The sweep as a file that parses to an equal sweep, with everything inherited written out."""
     blocks = {
@@ -545,6 +603,7 @@ def to_yaml(sweep: Sweep) -> str:
         "seeds": list(sweep.seeds),
         "metric": str(sweep.metric),
         "optimizers": blocks,
+        "pretrain": _plain_recipe(sweep.pretrain) if sweep.pretrain else None,
         "search": sweep.search.model_dump() if sweep.search else None,
         "confirm": {"seeds": list(sweep.confirm)} if sweep.confirm else None,
         "defaults": sweep.defaults,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from optbench.data.info import DatasetInfo, Validation
@@ -24,10 +25,14 @@ class Stack:
     """Trials that train together.
 
     `rungs` are the epochs after which some of them may be stopped, so that training waits for the verdict.
+    `pretrained` is the folder of the networks that they begin with; without it all begin from scratch, as is enough to
+    measure speed. `keeps_weights`: the last rows hold the trained networks, for others to begin with.
     """
 
     trials: tuple[Trial, ...]
     rungs: tuple[int, ...] = ()
+    pretrained: Path | None = None
+    keeps_weights: bool = False
 
     @cached_property
     def stack_id(self) -> str:
@@ -70,7 +75,7 @@ class Stack:
     def halves(self) -> tuple[Stack, ...]:
         """The same trials in two stacks, or this one if it is alone."""
         middle = len(self) // 2
-        return tuple(Stack(part, self.rungs) for part in (self.trials[:middle], self.trials[middle:]) if part)
+        return tuple(replace(self, trials=part) for part in (self.trials[:middle], self.trials[middle:]) if part)
 
 
 def _optimizer(trial: Trial) -> tuple[int, str]:

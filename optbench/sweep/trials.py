@@ -17,16 +17,14 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from pydantic import ValidationError
-
 from optbench import networks
 from optbench.data.info import DatasetInfo, info_of
 from optbench.errors import UserError
-from optbench.sweep.axes import AXES, PARAMETERS, Axes
+from optbench.sweep.axes import AXES, PARAMETERS, Axes, Transfer
 from optbench.sweep.document import Problem, SweepError
 from optbench.sweep.search import draws, fill, ranges
 from optbench.sweep.spec import OptimizerGrid, Search, Sweep, matches
-from optbench.wording import count
+from optbench.wording import count, refusal
 
 MAX_TRIALS = 1_000_000
 # A search over few whole numbers ends when so many draws in a row bring nothing new.
@@ -41,8 +39,9 @@ class Trial(Axes):
     """One training with one seed, every hyperparameter resolved.
 
     `optimizer` is the sweep file's label, `dropout` the rates of the network's two places for it. `phase` is "tune",
-    "confirm" for fresh seeds of a selected configuration, or "default" for an optimizer at its defaults. `group`
-    numbers the combinations of compared axes within each optimizer: configurations of one group compete for its budget.
+    "confirm" for fresh seeds of a selected configuration, "default" for an optimizer at its defaults, or "pretrain" for
+    a network that others begin with. `group` numbers the combinations of compared axes within each optimizer:
+    configurations of one group compete for its budget.
     """
 
     phase: str = field(default="tune", compare=False)
@@ -62,6 +61,14 @@ class Trial(Axes):
     def steps_per_epoch(self) -> int:
         """How many updates a whole epoch makes: the images left over, fewer than a batch, are left out."""
         return self.data.train // self.batch_size
+
+    @cached_property
+    def pretraining(self) -> Trial | None:
+        """The trial that trains the network which this one begins with; None where it begins from scratch."""
+        if not isinstance(self.transfer, Transfer):
+            return None
+        own = {axis.name: getattr(self, axis.name) for axis in AXES.values() if axis.is_pretrained}
+        return Trial(**own, **self.transfer.recipe, phase="pretrain")
 
     @cached_property
     def configuration_id(self) -> str:
@@ -91,6 +98,8 @@ class Trial(Axes):
             value = getattr(self, axis.name)
             if axis.is_always_hashed or value != axis.default:
                 resolved[axis.name] = axis.hashed(value)
+        if self.pretraining:
+            resolved["pretraining"] = self.pretraining.configuration_id
         resolved["seed"] = seed
         return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -125,7 +134,7 @@ def defaults(sweep: Sweep) -> tuple[list[Trial], dict[str, str]]:
             try:
                 found.append(_default(sweep, label, dataset))
             except ValueError as error:
-                without[label] = _why(error)
+                without[label] = refusal(error)
     found = [trial for trial in found if trial.optimizer not in without]
     return [
         replace(trial, seed=seed, phase="default") for seed in sweep.confirm or sweep.seeds for trial in found
@@ -180,7 +189,7 @@ def expand(sweep: Sweep) -> list[Trial]:
                 try:
                     trial = _trial(sweep, label, combination, group)
                 except ValueError as error:
-                    why = f"{label}: {_why(error)} (use 'exclude' for single combinations)"
+                    why = f"{label}: {refusal(error)} (use 'exclude' for single combinations)"
                     refused.append(sweep.problem(why, "optimizers", label))
                     continue
                 twin = trained.setdefault(trial.as_trained, trial)
@@ -224,6 +233,9 @@ def _compared(sweep: Sweep, grid: OptimizerGrid) -> dict[str, tuple[Any, ...]]:
 def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int) -> Trial:
     """The configuration with the first seed. Raises `ValueError` where its optimizer or its dataset refuses it."""
     own = {name: value for name, value in combination.items() if name not in _COMPARED}
+    compared = {name: combination[name] for name in _COMPARED}
+    if sweep.pretrain and compared["transfer"] != "scratch":
+        compared["transfer"] = Transfer(compared["transfer"], sweep.pretrain)
     trial = Trial(
         epochs=sweep.epochs or 1,  # where it says steps they follow below, from the trial's data and batch size
         steps=sweep.steps,
@@ -231,7 +243,7 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
         hyperparameters=sweep.optimizers[label].hyperparameters(**own),
         seed=sweep.seeds[0],
         group=group,
-        **{name: combination[name] for name in _COMPARED},
+        **compared,
     )
     images = trial.data.train
     if trial.batch_size > images:
@@ -246,6 +258,8 @@ def _trial(sweep: Sweep, label: str, combination: Mapping[str, Any], group: int)
         raise ValueError(
             f"crop {trial.augment.crop} may leave nothing of the images of {trial.dataset}, {shape} pixels"
         )
+    if trial.pretraining:
+        _check_transfer(trial, trial.pretraining)
     return trial if trial.steps is None else replace(trial, epochs=math.ceil(trial.steps / trial.steps_per_epoch))
 
 
@@ -258,14 +272,15 @@ def _twins(one: Trial, other: Trial) -> str:
     )
 
 
-def _why(error: ValueError) -> str:
-    """What is wrong with a combination."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    detail = error.errors()[0]
-    if detail["type"] == "missing":
-        return f"needs {detail['loc'][0]}"
-    return detail["msg"].removeprefix("Value error, ")
+def _check_transfer(trial: Trial, pretraining: Trial) -> None:
+    """Raises `ValueError` where the network has other layers than the one that it would begin with, or too few."""
+    ours, theirs = (networks.architecture(t.model, t.data.image, t.data.classes) for t in (trial, pretraining))
+    if not ours.body:
+        raise ValueError(f"{trial.model} has no layers to transfer, only the last one, which is always fresh")
+    if ours.body != theirs.body:
+        sizes = [" × ".join(map(str, t.data.image)) for t in (trial, pretraining)]
+        where = f"of {trial.dataset}, {sizes[0]}, begin with one for those of {pretraining.dataset}, {sizes[1]}"
+        raise ValueError(f"{trial.model} cannot, for the images {where}")
 
 
 def _budget(grid: OptimizerGrid, search: Search | None) -> int:

@@ -94,7 +94,8 @@ def with_convolution(network: Network, trials: int, batch_size: int, device: tor
     if device.type == "cpu" or not network.ways:
         return network
     trials = 1 << (trials - 1).bit_length()
-    names = (str(networks.identity(network.model)), network.activation, network.precision)
+    frozen = ["head alone"] if network.is_frozen else []
+    names = (str(networks.identity(network.model)), network.activation, network.precision, *frozen)
     images = f"{batch_size} × {' × '.join(map(str, network.image))}"
     key = f"{devices.key(device)}, convolution, {', '.join(names)}, {trials} × {images}"
     return replace(network, convolution=str(remembered(key, lambda: fastest(network, trials, batch_size, device))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from optbench.data.datasets import Dataset, Split
+from optbench.errors import UserError
 from optbench.machine.device import allow_tf32, clock, memory_bytes, precision_on
 from optbench.networks.network import Network
 from optbench.optimizers.schedules import LearningRate
 from optbench.sweep.stacks import Stack
+from optbench.training import pretrained
 from optbench.training.adapter import Cost
 from optbench.training.autotune import with_convolution
 from optbench.training.recipe import MovingAverage
@@ -45,6 +48,7 @@ def network_of(stack: Stack, device: torch.device | str) -> Network:
         precision_on(device, first.precision),
         image=data.image,
         classes=data.classes,
+        is_frozen=first.transfer == "features",
     )
 
 
@@ -66,6 +70,7 @@ class Training:
         # Stacks that wait at a rung would count with it, and a CPU's allocator does not tell what is in use.
         self._is_memory_its_own = self.device.type == "cuda" and len(stack) == 1 and not stack.rungs
         self._data, self._dtype = dataset.to(device).scaled(stack.trials[0].input), dtype
+        self._keeps_weights = stack.keeps_weights
         network = network_of(stack, device)
         allow_tf32(network.precision == "tf32")
         self.network = with_convolution(network, len(stack), stack.batch_size, self.device)
@@ -74,10 +79,12 @@ class Training:
         distinct, seed_of_T = distinct_seeds(seeds, self.device)
         self.parameters_TP = self.network.initialize(distinct, self.device, dtype)[seed_of_T]
         self.buffers_TQ = self.network.buffers(distinct, self.device, dtype)[seed_of_T]
-        shapes = list(self.network.architecture.shapes.values())
+        without = self._transfer(stack.pretrained) if stack.pretrained else {}
+        shapes = list(self.network.trained.values())
         hyperparameters = [trial.hyperparameters for trial in self.trials]
         decayed = [trial.weight_decay_on for trial in self.trials]
-        self.optimizer = StackedOptimizer(self.parameters_TP, shapes, hyperparameters, seeds, decayed)
+        self.optimizer = StackedOptimizer(self._trained_TP, shapes, hyperparameters, seeds, decayed)
+        self.optimizer.failures |= without
         self._average = MovingAverage(self.trials, self.parameters_TP, self.buffers_TQ)
         self._finite_T = torch.ones(len(self.trials), dtype=torch.bool, device=self.device)
         self._steps = self._new_steps()
@@ -88,6 +95,30 @@ class Training:
             for t in self.trials
         ]
         self._scheduled_lrs = [trial.hyperparameters.lr for trial in self.trials]
+
+    @property
+    def _trained_TP(self) -> Tensor:
+        """The parameters that are trained: of networks of which most is fixed, only some columns."""
+        return self.parameters_TP[:, self.network.trained_columns]
+
+    def _transfer(self, folder: Path) -> dict[int, str]:
+        """Begin with the pretrained networks, but with a fresh head; returns why a trial cannot, by its row."""
+        own, head, without = (
+            self.network.tensors(self.parameters_TP, self.buffers_TQ),
+            self.network.architecture.head,
+            {},
+        )
+        for t, trial in enumerate(self.trials):
+            if trial.pretraining is None:
+                continue
+            try:
+                found = pretrained.read(folder, trial.pretraining.trial_id)
+            except UserError as error:
+                without[t] = str(error)
+                continue
+            for name in own.keys() - set(head):
+                own[name][t].copy_(torch.from_numpy(found[name]))
+        return without
 
     def _new_steps(self) -> Steps:
         return Steps(
@@ -145,6 +176,11 @@ class Training:
                 )
                 self._finite_T &= loss_T.isfinite()
                 measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, _share(correct[name])
+            networks = (
+                self._networks(parameters_TP, buffers_TQ)
+                if self.epoch_number == self.epochs and self._keeps_weights
+                else []
+            )
         finite = self._finite_T.tolist()
         columns = {
             name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
@@ -172,9 +208,16 @@ class Training:
                 **{name: values[t] for name, values in columns.items()},
                 **{f"{split}_images": mask_TN.shape[1] for split, mask_TN in masks.items()},
                 **{f"{split}_correct": np.packbits(mask_TN[t]).tobytes() for split, mask_TN in masks.items()},
+                **({"weights": networks[t]} if networks else {}),
             }
             for t, trial in enumerate(self.trials)
         ]
+
+    def _networks(self, parameters_TP: Tensor, buffers_TQ: Tensor) -> list[pretrained.Arrays]:
+        """Those parameters and buffers of each trial, by name."""
+        tensors = self.network.tensors(parameters_TP, buffers_TQ)
+        tensors = {name: own.to("cpu", copy=True) for name, own in tensors.items()}
+        return [{name: own[t].numpy() for name, own in tensors.items()} for t in range(len(self.trials))]
 
     def _status(self, t: int, is_finite: bool) -> Row:
         if not is_finite:
@@ -190,7 +233,7 @@ class Training:
         self.trials, self._rates = [self.trials[t] for t in kept], [self._rates[t] for t in kept]
         self.parameters_TP, self.buffers_TQ = self.parameters_TP[kept], self.buffers_TQ[kept]
         self._finite_T = self._finite_T[kept]
-        self.optimizer.keep(kept, self.parameters_TP)
+        self.optimizer.keep(kept, self._trained_TP)
         self._average.keep(kept)
         self._steps = self._new_steps()
 
@@ -239,7 +282,8 @@ def train(stack: Stack, dataset: Dataset, device: torch.device | str, dtype: tor
     not finite is "diverged", its numbers are NaN; else one whose optimizer raised is "failed", with the traceback
     as `error`. Such a row is a trial's last, and so is that of a trial whose id is sent into the generator. The
     stack goes on without them. Rows of the last epoch also hold which of the `val_images` and `test_images` were
-    classified correctly, as bits, eight in a byte: `val_correct` and `test_correct`.
+    classified correctly, as bits, eight in a byte: `val_correct` and `test_correct`; and `weights`, the network that
+    was scored, if the stack keeps it. A trial whose pretrained network is not there has failed at epoch 0.
     """
     training = Training(stack, dataset, device, dtype)
     while True:

@@ -147,6 +147,8 @@ class StackedOptimizer:
         """The rule as one kernel, if there is one for this device and type; a warning says why it cannot be used."""
         if not self.parameters_TP.is_cuda or self.parameters_TP.dtype != torch.float32:
             return None
+        if not self.parameters_TP.is_contiguous():  # a few columns of larger rows
+            return None
         try:
             from optbench.training.update_kernels import obstacle_on, update_of
 

@@ -163,7 +163,7 @@ class _Dropout:
     def __init__(self, network: Network, trials: Sequence[Trial], seeds: int, steps: int, like: Tensor) -> None:
         device, batch_size = like.device, trials[0].batch_size
         places = network.architecture.dropout.values()
-        rates = [network.architecture.rates(trial.dropout) for trial in trials]
+        rates = [network.dropout_rates(trial.dropout) for trial in trials]
         self._is_on = any(map(any, rates))
         self.steps = steps
         if not self._is_on:
