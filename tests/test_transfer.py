@@ -156,7 +156,12 @@ from torch import nn
 class Net(nn.Sequential):
     def __init__(self):
         super().__init__(
-            nn.Conv2d(1, 4, 3, stride=3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(324, 10)
+            nn.Conv2d(1, 4, 3, stride=3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(324, 10),
         )
 """
 
