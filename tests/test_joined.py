@@ -179,8 +179,8 @@ def test_all_that_differs_is_named_at_once(whole, own, tmp_path):
     named = {line.strip().partition(": ")[0]: line.partition(": ")[2] for line in lines}
     assert list(named) == [
         *(name.replace("_", " ") for name in agreement.AXES),
-        *("seeds", "fresh seeds", "configurations of each optimizer", "successive halving", "metric that selects"),
-        *("version of the numerics", "mnist, images of the train split", "parameters of cnn"),
+        *("pretraining", "seeds", "fresh seeds", "configurations of each optimizer", "successive halving"),
+        *("metric that selects", "version of the numerics", "mnist, images of the train split", "parameters of cnn"),
     ]
     assert named["epochs"] == f"3 in {with_sizes.folder}, 2 in {store.folder}"
     assert named["seeds"] == f"0, 1, 2 in {with_sizes.folder}, 0, 1 in {store.folder}"

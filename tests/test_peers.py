@@ -139,3 +139,18 @@ def test_verdicts_on_accuracy(drivers):
     assert "-1.00 ± 0.11 | no |" in rows["stock"]
     assert "not measured: no time was left" in rows["hfta"]
     assert "98.95 ± 0.12 | 3 | – | – |" in rows["optbench"]
+
+
+@pytest.mark.slow
+def test_each_network_has_figures_of_the_loop_and_of_stacks(tmp_path):
+    options = ["--models", "softmax,lenet5,./own_networks.py:Convnet", "--rounds", "2", "--seconds", "0.1"]
+    command = [sys.executable, str(PEERS / "networks.py"), *options, "-o", str(tmp_path / "networks.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "networks.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in report["networks"]] == options[1].split(",")
+    for row in report["networks"]:
+        assert (
+            row["ratio"] == [b / a for a, b in zip(row["loop"], row["stacks"], strict=True)] and len(row["ratio"]) == 2
+        )
+        assert f"| `{row['model']}` |" in done.stdout
