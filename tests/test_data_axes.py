@@ -290,7 +290,7 @@ def test_all_images_that_are_not_test_are_trained_on(unvalidated):
 def test_a_report_says_nothing_of_a_validation_set_that_is_not_there(unvalidated):
     report = build.build(unvalidated)
     text = formats.markdown(report)
-    assert "validation none" in report.note
+    assert "validation none" in report.note and "augment" not in report.note and "as by default" in report.note
     assert "validation" not in text.replace("validation none", "").lower() and "val_" not in text
     assert "Each row shows its best configuration by mean train_loss" in text.replace("\\", "")
     tables = {table.title: table for table in report.tables}

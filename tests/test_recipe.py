@@ -139,7 +139,9 @@ def plain_loop(trial, data, make):
     return float(F.cross_entropy(logits, data.val.labels))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("library", "torch") else ()) for name in OPTIMIZERS]
+)
 def test_each_part_of_a_recipe_and_all_together_are_those_of_a_plain_loop(name, trials_of, tiny, monkeypatch, made_up):
     text, make = OPTIMIZERS[name]
     # Where batch norm follows, the gradient of a bias is 0 but for its rounding, which Lion makes a whole step of.
@@ -319,7 +321,12 @@ def stacked(trials):
 
 @pytest.mark.parametrize(
     ("model", "loss"),
-    [("softmax", "cross_entropy"), ("softmax", "bce"), ("lenet5", "cross_entropy"), ("lenet5", "mse")],
+    [
+        ("softmax", "cross_entropy"),
+        pytest.param("softmax", "bce", marks=pytest.mark.slow),
+        pytest.param("lenet5", "cross_entropy", marks=pytest.mark.slow),
+        ("lenet5", "mse"),
+    ],
 )
 def test_a_trial_is_the_same_bit_by_bit_whatever_the_recipes_of_its_neighbours(model, loss, trials_of, tiny):
     plain = [dataclasses.replace(trial, loss=loss, model=model) for trial in trials_of(MIXED, *LINES)]

@@ -126,7 +126,8 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
     budgets = parts[0].outline.budgets
     if budgets and len({n for part in parts for n in part.outline.budgets.values()}) == 1:
         text += f" Tuning budget: {stats.budgets_in_words(budgets)}."
-    constant = [f"{name} {written(results.finals[name].iloc[0])}" for name in COMPARED if name not in results.varying]
+    said = [name for name in COMPARED if name not in results.varying and not _is_left_out(results, name)]
+    constant = [f"{name} {written(results.finals[name].iloc[0])}" for name in said]
     constant.insert("dataset" not in results.varying, length_in_words(results.finals))
     return (
         f"{text} n: seeds behind the scores; ±: 95 % interval of the mean (Student's t; from 20 seeds on BCa bootstrap "
@@ -135,8 +136,17 @@ def _note(results: Results, parts: Sequence[Results]) -> str:
         "share one cannot be told apart; 2–5 is where the true rank lies, with 95 % confidence for all rows together "
         "(paired t tests on common seeds, their variances moderated by those of all rows, Shaffer's correction over "
         f"all pairs of rows that are ranked together). {_images(parts)}{_pretraining(results)} The same for all: "
-        f"{', '.join(constant)}."
+        f"{', '.join(constant)}; and what is not named, as by default."
     )
+
+
+def _is_left_out(results: Results, name: str) -> bool:
+    """Whether an axis that all trials leave at its default goes without saying."""
+    axis = COMPARED[name]
+    if axis.is_always_hashed or axis.is_workload or axis.is_resolved or not axis.has_default:
+        return False
+    default = axis.columns[0].of(axis.default)
+    return written(results.finals[name].iloc[0]) == written("none" if default is None else default)
 
 
 def _pretraining(results: Results) -> str:
