@@ -21,7 +21,6 @@ from optbench.sweep.trials import Trial, expand
 from tests.modules import made_up as made_up_layers
 
 torch.set_num_threads(1)
-os.environ |= {name: value for name, value in processes.ENVIRONMENT.items() if name == "MKL_CBWR"}  # as workers have
 # Triton reads this when it is first imported, whoever does so; without a GPU its kernels run in its interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -499,3 +499,17 @@ sys.exit("torch" in sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str({name: count for name, (_, count) in MODULES.items() if name != "made up"})
+
+
+@pytest.mark.parametrize("widths", [(1,), (7,), (33, 21), (100, 50)])
+@pytest.mark.parametrize("image", [(1, 28, 28), (3, 5, 5)])
+def test_sizes_that_no_vector_divides_round_alike_in_any_stack(widths, image, random_batch):
+    """MKL rounds some of them by how many trials there are, on AMD's processors."""
+    network = Network(Model("mlp", {"widths": widths}), image=image)
+    parameters_TP = network.initialize(range(5), "cpu")
+    for batch_size in (1, 7, 64):
+        batch = random_batch(1, batch_size, torch.float32, image)
+        loss_T, gradients_TP = network.loss_and_gradients(parameters_TP, batch.images, batch.labels, same_seed(5))
+        for row in (slice(t, t + 1) for t in range(5)):
+            alone = network.loss_and_gradients(parameters_TP[row].clone(), batch.images, batch.labels, same_seed(1))
+            assert torch.equal(loss_T[row], alone[0]) and torch.equal(gradients_TP[row], alone[1])

@@ -18,20 +18,16 @@ from typing import Any, Self
 
 from optbench.execution.event import Event, Failure, Verdict
 from optbench.execution.workers import Idle, Worker, WorkerDiedError, run_in_workers
-from optbench.machine.device import cpu_name
 from optbench.sweep.stacks import Stack
 
 # Set before a worker starts, since libraries read them when they load. Without the last two every step's buffers are
 # returned to the kernel and mapped again page by page, which takes up to a third of the time.
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
 }
-# Without this, MKL rounds small products on AMD's processors in a way that depends on how many there are in a stack.
-if "Intel" not in cpu_name():
-    ENVIRONMENT["MKL_CBWR"] = "AUTO"
 # A process that was forked from this one would have half of what its threads were doing.
 CONTEXT = multiprocessing.get_context("spawn")
 _STARTING = threading.Lock()  # the environment belongs to all threads, the interrupts to one
@@ -87,8 +83,8 @@ def spawn(work: Callable[..., None], *arguments: object) -> tuple[Connection, Ba
 @contextmanager
 def _environment() -> Iterator[None]:
     """One thread per worker."""
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from optbench.networks import layers
 from optbench.networks.activations import Activation
 from optbench.networks.architecture import Architecture
 from optbench.networks.convolution import Convolve, grouped, of_one_trial, unfolded
-from optbench.networks.functions import activate_, affine, flatten, recur
+from optbench.networks.functions import activate_, affine, flatten, is_independent, recur
 
 Tensors = Mapping[str, Tensor]
 
@@ -101,6 +101,8 @@ def _(layer: layers.Activation, x: Tensor, stack: Pass) -> Tensor:
 @forward.register
 def _(layer: layers.Linear, x_TBF: Tensor, stack: Pass) -> Tensor:
     weight, bias = _own(layer.name, stack)
+    if not is_independent(x_TBF, layer.features):
+        return affine(x_TBF, weight, bias)
     return torch.baddbmm(bias.unsqueeze(1), x_TBF, weight.mT)
 
 

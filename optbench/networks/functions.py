@@ -5,6 +5,7 @@ Shape suffixes: T trials, B batch, C channels, H W image (of a recurrence: steps
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -31,18 +32,37 @@ class _Activate(torch.autograd.Function):
         return ctx.activation.backward(grad, output), None
 
 
+def is_independent(x_TBF: Tensor, outputs: int) -> bool:
+    """Whether products of a layer round each trial as if it were alone.
+
+    Where MKL multiplies on AMD's processors, that was found to hold for features in fours, and neither a single example
+    nor a single output; else it rounds by where in memory a matrix begins, and by how many there are.
+    """
+    _, batch, features = x_TBF.shape
+    return x_TBF.is_cuda or (features % 4 == 0 and batch > 1 and outputs > 1)
+
+
+def _products(function: Callable[..., Tensor], together: bool, *tensors: Tensor) -> Tensor:
+    """A batched product, of all trials together or of each by itself, from copies that begin where memory does."""
+    if together:
+        return function(*tensors)
+    each = zip(*(tensor.split(1) for tensor in tensors), strict=True)
+    return torch.cat([function(*(own.clone() for own in trial)) for trial in each])
+
+
 class _Affine(torch.autograd.Function):
     # Plain autograd computes the gradient of W transposed, and transposing it back costs a fifth more.
     @staticmethod
     def forward(ctx: Any, x_TBF: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x_TBF, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x_TBF, weight.mT)
+        ctx.together = is_independent(x_TBF, bias.shape[1])
+        return _products(torch.baddbmm, ctx.together, bias.unsqueeze(1), x_TBF, weight.mT)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Grads:
         x_TBF, weight = ctx.saved_tensors
-        grad_x = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
-        return grad_x, torch.bmm(grad.mT, x_TBF), grad.sum(dim=1)
+        grad_x = _products(torch.bmm, ctx.together, grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, _products(torch.bmm, ctx.together, grad.mT, x_TBF), grad.sum(dim=1)
 
 
 class _Flatten(torch.autograd.Function):
@@ -70,7 +90,9 @@ class _Recurrence(torch.autograd.Function):
     def forward(
         ctx: Any, x_THBW: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: Activation
     ) -> Tensor:
-        inputs_TNF = torch.baddbmm((b_ih + b_hh).unsqueeze(1), x_THBW.flatten(1, 2), w_ih.mT)
+        x_TNW = x_THBW.flatten(1, 2)
+        ctx.together = is_independent(x_TNW, b_ih.shape[1])
+        inputs_TNF = _products(torch.baddbmm, ctx.together, (b_ih + b_hh).unsqueeze(1), x_TNW, w_ih.mT)
         states_THBF: Tensor = inputs_TNF.unflatten(1, x_THBW.shape[1:3])  # step by step, states take their place
         steps = states_THBF.unbind(1)
         activation.apply_(steps[0])
@@ -88,7 +110,7 @@ class _Recurrence(torch.autograd.Function):
             step_TBF.copy_(ctx.activation.backward(grad_TBF, state_TBF))
             grad_TBF = torch.bmm(step_TBF, w_hh)
         every_TNF = grads_THBF.flatten(1, 2)
-        grad_ih = torch.bmm(every_TNF.mT, x_THBW.flatten(1, 2))
+        grad_ih = _products(torch.bmm, ctx.together, every_TNF.mT, x_THBW.flatten(1, 2))
         grad_hh = torch.bmm(grads_THBF[:, 1:].flatten(1, 2).mT, states_THBF[:, :-1].flatten(1, 2))
         grad_b = every_TNF.sum(dim=1)
         return None, grad_ih, grad_hh, grad_b, grad_b, None
