@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import optbench
 from optbench import networks
 from optbench.errors import UserError
-from optbench.networks import NETWORKS, Model
+from optbench.networks import NETWORKS, Model, densenet, mlp, wide_resnet
 from optbench.networks.activations import ACTIVATIONS
 from optbench.networks.architecture import Architecture
 from optbench.networks.layers import (
