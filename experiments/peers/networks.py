@@ -1,6 +1,6 @@
 """How fast stacks of each network train on a CPU, against the loop that everybody writes.
 
-    python experiments/peers/networks.py -o results/throughput/networks.json
+    python experiments/peers/networks.py -o results/throughput/cpu-networks.json
 
 loop: one process with torch's own number of threads, the network as a plain module (`tests/modules.py`, or the user's
 own) under fused Adam, batches taken from a tensor of images. stacks: a single-threaded process for each core, each with

@@ -512,11 +512,9 @@ def _check_transfer(document: Document, grids: Mapping[str, OptimizerGrid]) -> N
         for i, way in enumerate(grid.axes["transfer"]):
             if way != "scratch":
                 is_used = True
-                own: Key = ("optimizers", label, "transfer", i)
-                loc = own if own[:3] in document.values else ("parameters", "transfer", i)
                 if not is_given:
                     message = f"{way} needs a pretrained network: 'pretrain: {{dataset: mnist, epochs: 5}}' trains it"
-                    document.problems.append(Problem(document.place(loc), message))
+                    document.problems.append(Problem(_place_of(document, label, "transfer", i), message))
     if is_given and not is_used and not document.problems:
         message = (
             "nothing begins with a pretrained network: 'parameters: {transfer: [scratch, features, fine_tune]}' does"

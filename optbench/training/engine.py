@@ -103,11 +103,7 @@ class Training:
 
     def _transfer(self, folder: Path) -> dict[int, str]:
         """Begin with the pretrained networks, but with a fresh head; returns why a trial cannot, by its row."""
-        own, head, without = (
-            self.network.tensors(self.parameters_TP, self.buffers_TQ),
-            self.network.architecture.head,
-            {},
-        )
+        own, without = self.network.tensors(self.parameters_TP, self.buffers_TQ), dict[int, str]()
         for t, trial in enumerate(self.trials):
             if trial.pretraining is None:
                 continue
@@ -116,7 +112,7 @@ class Training:
             except UserError as error:
                 without[t] = str(error)
                 continue
-            for name in own.keys() - set(head):
+            for name in own.keys() - set(self.network.architecture.head):
                 own[name][t].copy_(torch.from_numpy(found[name]))
         return without
 
@@ -165,6 +161,7 @@ class Training:
     def rows(self) -> list[Row]:
         """Evaluate every trial, and tell its schedule; once after each epoch. The columns are those of `train`."""
         measured, correct = {}, {}
+        is_last = self.epoch_number == self.epochs
         splits = {"train": self._data.train_eval, "val": self._data.val, "test": self._data.test}
         with self.optimizer.evaluating():
             parameters_TP, buffers_TQ = self._average.averaged(self.parameters_TP, self.buffers_TQ)
@@ -176,11 +173,7 @@ class Training:
                 )
                 self._finite_T &= loss_T.isfinite()
                 measured[f"{name}_loss"], measured[f"{name}_accuracy"] = loss_T, _share(correct[name])
-            networks = (
-                self._networks(parameters_TP, buffers_TQ)
-                if self.epoch_number == self.epochs and self._keeps_weights
-                else []
-            )
+            networks = self._networks(parameters_TP, buffers_TQ) if is_last and self._keeps_weights else []
         finite = self._finite_T.tolist()
         columns = {
             name: [value if ok else math.nan for value, ok in zip(values_T.tolist(), finite, strict=True)]
@@ -190,7 +183,6 @@ class Training:
             observed = columns["val_loss" if "val_loss" in columns else "train_loss"]
             for rate, loss in zip(self._rates, observed, strict=True):
                 rate.observe(loss)
-        is_last = self.epoch_number == self.epochs
         masks = {split: correct[split].cpu().numpy() for split in _KEPT if split in correct and is_last}
         costs = self.optimizer.costs()
         return [
